@@ -1,0 +1,30 @@
+"""Which learning rate, initialiser and schedule train a soft prompt best, and does the answer depend on its length?
+
+Conditional chess prompts on a small trained model, one thing changed at a time from the default recipe. The verdict is in
+exploratory_tests/README.md; the defaults of TrainConfig follow it.
+
+    python -m exploratory_tests.recipe_test --models path/to/stories260K --games games.pgn.zst
+"""
+
+from dataclasses import replace
+
+from soft_prompts import Sweep, TrainConfig
+from soft_prompts.sweep import main
+from soft_prompts.tasks.chess_moves import ChessMoves
+
+DEFAULT = Sweep(
+    experiment="recipe",
+    task=ChessMoves(continued_from=()),
+    models=("path/to/stories260K",),
+    n_tokens=(1, 4, 16, 64),
+    seeds=(0,),
+    train=TrainConfig(steps=400, batch_size=8, max_tokens=128, n_evaluations=3, eval_documents=256),
+)
+CHANGES = [
+    *({"lr": lr} for lr in (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)),
+    *({"init": init} for init in ("normal", "zeros")),
+    {"init": "text", "init_text": "A game of chess: e2e4 e7e5 g1f3 b8c6"},
+    {"schedule": "constant"},
+    {"init": "zeros", "schedule": "constant"},
+    {"clip_norm": 1e9},
+]

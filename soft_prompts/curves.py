@@ -1,0 +1,85 @@
+"""What a person watches while prompts train: TensorBoard curves for every run, a progress bar for all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from soft_prompts.run import Run
+
+console = Console(stderr=True, highlight=False)
+
+
+class Curves:
+    """The TensorBoard log of one run; the same names in every experiment."""
+
+    def __init__(self, run: Run, folder: Path):
+        folder = folder / run.path
+        shutil.rmtree(folder, ignore_errors=True)  # points of an earlier, redone or broken-off run would mix with ours
+        self.writer = SummaryWriter(str(folder))
+        self.writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")
+
+    def training(self, step: int, loss: float, gradient_norm: float, lr: float, prompt_norm: float, tokens_per_second: float) -> None:
+        """``prompt_norm``: root mean square of the prompt over that of the vocabulary's embeddings; ``lr`` in its units."""
+        self.writer.add_scalar("loss/train", loss, step)
+        self.writer.add_scalar("training/learning_rate", lr, step)
+        self.writer.add_scalar("training/gradient_norm", gradient_norm, step)
+        self.writer.add_scalar("training/prompt_norm_over_vocabulary_norm", prompt_norm, step)
+        self.writer.add_scalar("speed/data_tokens_per_second", tokens_per_second, step)
+
+    def held_out(self, step: int, loss: float) -> None:
+        self.writer.add_scalar("loss/held_out", loss, step)
+
+    def samples(self, step: int, samples: list[dict[str, str]]) -> None:
+        text = "\n\n".join("\n".join(f"    {part}: {value}" for part, value in sample.items()) for sample in samples)
+        self.writer.add_text("samples", text, step)
+
+    def scores(self, step: int, scores: dict) -> None:
+        for name, score in scores.items():
+            if "value" in score:
+                self.writer.add_scalar(f"scores/{name}", score["value"], step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Clock:
+    """Wall-clock seconds of training, held-out evaluation left out."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds, self._since = device, 0.0, time.perf_counter()
+
+    def read(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.seconds + time.perf_counter() - self._since
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.seconds = self.read()
+        yield
+        self._since = time.perf_counter()
+
+
+@contextmanager
+def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
+    """A bar with rate and time left on a terminal; yields the function that moves it one step on."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=n_steps, rate="", start=True)
+
+        def advance() -> None:
+            bar.advance(task)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.2f} steps/s" if speed else "")
+
+        yield advance

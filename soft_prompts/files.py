@@ -1,0 +1,46 @@
+"""Files: written whole or not at all, and recognised by their content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from soft_prompts.errors import SoftPromptsError
+
+_MIB = 2**20
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path`` in one step: a crash or a full disk leaves what was there before.
+
+    Raises SoftPromptsError if the file system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise SoftPromptsError(
+            f"could not write {path} ({error.strerror}): free some space or choose another folder with --out, then run again; finished runs are kept."
+        ) from error
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits over a file's size, first and last MiB, or over those of a folder's files: quick for 30 GB too."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        digest.update(f"{file.name if path.is_dir() else ''}:{size}:".encode())
+        with file.open("rb") as content:
+            digest.update(content.read(_MIB))
+            content.seek(max(0, size - _MIB))
+            digest.update(content.read(_MIB))
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""Tables of results: `python -m soft_prompts.report results/chess`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from soft_prompts.curves import console as messages
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.results import Result, load_results
+from soft_prompts.stats import ratio, ratio_interval
+
+CAPTION = (
+    "Held-out loss in nats per scored token, 95 % interval over documents; with several seeds their mean, and the spread from best to worst "
+    "seed. Gain: loss at 0 tokens minus this loss, paired by document. Scores: mean over seeds, and the widest interval."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """All seeds of one prompt length on one curve."""
+
+    results: list[Result]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.results[0].n_tokens
+
+    @property
+    def documents(self) -> list[str]:
+        return self.results[0].held_out.documents
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Scored tokens by document, [documents]."""
+        return np.array(self.results[0].held_out.document_scored)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Nats by document, averaged over the seeds, [documents]."""
+        return np.mean([r.held_out.document_losses for r in self.results], axis=0)
+
+    @property
+    def losses(self) -> list[float]:
+        """Nats per scored token of every seed."""
+        return [r.held_out.loss for r in self.results]
+
+    def gain_over(self, other: Point) -> dict | None:
+        """Nats per token that this length is better than ``other``, paired by document; None where they do not pair."""
+        if self.documents != other.documents or (self.counts != other.counts).any():
+            return None
+        return ratio(other.sums - self.sums, self.counts)
+
+
+def curves(results: Sequence[Result]) -> list[list[Point]]:
+    """Results sorted into curves: one per experiment, model and configuration, by ascending prompt length."""
+    found: dict[str, dict[int, list[Result]]] = {}
+    for r in sorted(results, key=lambda r: (r.experiment, r.model, r.n_tokens, r.seed)):
+        key = json.dumps([r.experiment, r.model, r.config], sort_keys=True)
+        found.setdefault(key, {}).setdefault(r.n_tokens, []).append(r)
+    return [[Point(same_length) for same_length in by_length.values()] for by_length in found.values()]
+
+
+def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
+    """What makes a point suspect, in words."""
+    found = []
+    if shorter:
+        best = min(shorter, key=lambda p: float(np.mean(p.losses)))
+        gain = point.gain_over(best)
+        if gain is None:
+            found.append("other documents")
+        elif gain["interval"][1] < 0:
+            found.append(f"worse than {best.n_tokens} tokens")
+    if point.n_tokens and np.mean(point.losses) > point.results[0].baselines["unigram"]:
+        found.append("worse than unigram")
+    return found
+
+
+def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
+    """Cells of a curve's table, the header first."""
+    table = [["tokens", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]]
+    zero = next((p for p in curve if p.n_tokens == 0), None)
+    for i, point in enumerate(curve):
+        losses, gain = point.losses, point.gain_over(zero) if zero and point.n_tokens else None
+        loss = _cell(float(np.mean(losses)), ratio_interval(point.sums, point.counts))
+        seeds = f"{len(losses)}" + (f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else "")
+        scores = [_score_cell([r.scores.get(name) for r in point.results]) for name in headline]
+        table.append([str(point.n_tokens), loss, seeds, _cell(gain["value"], gain["interval"]) if gain else "", *scores, ", ".join(flags(point, curve[:i]))])
+    for name, value in curve[0].results[0].baselines.items():
+        table.append([name, f"{value:.3f}"] + [""] * (len(table[0]) - 2))
+    return table
+
+
+def _cell(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _score_cell(scores: Sequence[dict | None]) -> str:
+    known = [s for s in scores if s and s["value"] is not None]
+    if not known:
+        return "-"
+    low, high = min(s["interval"][0] for s in known), max(s["interval"][1] for s in known)
+    return _cell(float(np.mean([s["value"] for s in known])), (low, high))
+
+
+def title(curve: Sequence[Point]) -> str:
+    result = curve[0].results[0]
+    train = result.config["train"]
+    return (
+        f"{result.experiment} on {result.model} ({len(curve[0].documents)} held-out documents, {result.held_out.n_scored:,} scored tokens; "
+        f"{train['steps']:,} steps of {train['batch_size']} documents)"
+    )
+
+
+def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
+    """Every curve as a table for the terminal."""
+    console = Console()
+    for curve in curves(results):
+        header, *body = rows(curve, headline)
+        table = Table(title=title(curve), caption=CAPTION, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+        for name in header:
+            table.add_column(name, justify="left" if name == "flags" else "right")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(results: Sequence[Result], headline: Sequence[str]) -> str:
+    """Every curve as a Markdown table."""
+    parts = []
+    for curve in curves(results):
+        header, *body = rows(curve, headline)
+        lines = [header, ["---"] + ["---:"] * (len(header) - 2) + ["---"], *body]
+        parts.append(f"**{title(curve)}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{CAPTION}\n")
+    return "\n".join(parts)
+
+
+def main(
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional], scores: tuple[str, ...] = (), as_markdown: bool = False
+) -> None:
+    """Print results as tables.
+
+    Args:
+        folders: Folders of results, or single files; all results below them are shown.
+        scores: Names of scores to show beside the loss.
+        as_markdown: Print Markdown instead of drawing.
+    """
+    results = load_results(folders)
+    if not results:
+        raise SoftPromptsError(f"no results in {', '.join(map(str, folders))}; run an experiment first, or name another folder.")
+    if as_markdown:
+        print(markdown(results, scores))
+    else:
+        print_table(results, scores)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except SoftPromptsError as error:
+        messages.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,177 @@
+"""Sweep: every combination of model, prompt length and seed, trained together, one result per run, finished runs skipped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from soft_prompts.batch import Example
+from soft_prompts.curves import console
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import Prompted
+from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
+from soft_prompts.report import print_table
+from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
+from soft_prompts.run import Run, TrainConfig
+from soft_prompts.task import Encoding, Task
+from soft_prompts.train import Trained, train
+
+BASELINE_EXAMPLES = 2048
+"""Training documents whose token frequencies make the unigram baseline."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What an experiment runs, and where its files go."""
+
+    experiment: Annotated[str, tyro.conf.Suppress]
+    task: Annotated[Task, tyro.conf.arg(name="")]
+    models: tuple[str, ...]
+    """Frozen models: hub names (a revision behind @, as in EleutherAI/pythia-70m-deduped@step3000) or folders."""
+    n_tokens: tuple[int, ...]
+    """Prompt lengths. 0 is the baseline: the model as it is."""
+    seeds: tuple[int, ...] = (0,)
+    """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: Path = Path(".")
+    """Folder under which results/, runs/ and snapshots/ are made."""
+    force: bool = False
+    """Redo runs that already have a result."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen model; prompts are always float32. auto: bfloat16 on a GPU that has it."""
+    device: str = "auto"
+    """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
+    token_budget: int = 16_384
+    """Positions computed in one pass, which sets the memory; no result depends on it. Halve it if memory runs out."""
+    runs_at_once: int | None = None
+    """Prompts trained together; their results appear when all of them are done. None: all prompts of a model."""
+    trust_remote_code: bool = False
+    """Let a model run Python code that comes with it."""
+
+    def runs(self, model: str) -> list[Run]:
+        """Every combination of length and seed for one model, in that order."""
+        dtype = pick_dtype(self.dtype, pick_device(self.device))
+        return [Run(self.experiment, self.task, model, n, seed, self.train, dtype) for n in self.n_tokens for seed in self.seeds]
+
+    def check(self) -> None:
+        """Raises SoftPromptsError for options that cannot work, before anything is loaded."""
+        self.train.check()
+        for name in ("models", "n_tokens", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise SoftPromptsError(f"--{name.replace('_', '-')} is {values}, but needs at least one value and none twice.")
+        for name, least in (("n_tokens", 0), ("seeds", 0)):
+            if min(getattr(self, name)) < least:
+                raise SoftPromptsError(f"--{name.replace('_', '-')} holds {min(getattr(self, name))}, but must be at least {least}.")
+        if self.token_budget < 1 or (self.runs_at_once is not None and self.runs_at_once < 1):
+            raise SoftPromptsError(f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1.")
+
+    def result_path(self, run: Run) -> Path:
+        return self.out / "results" / run.path.with_name(run.path.name + ".json")
+
+    def snapshot_path(self, run: Run) -> Path:
+        return self.out / "snapshots" / run.path.with_name(run.path.name + ".safetensors")
+
+    def run(self) -> list[Result]:
+        """Measure what has no result yet and print a table for every model."""
+        self.check()
+        return [result for model in self.models for result in self.measure(self.runs(model))]
+
+    def measure(self, runs: Sequence[Run]) -> list[Result]:
+        """Results of runs of one model and task, which may differ in length, seed and training recipe (but not in steps, batch
+        size or evaluation): read where they are finished, else trained.
+
+        Raises SoftPromptsError once all else is done if a run diverged.
+        """
+        pending = [run for run in runs if self.force or not self._finished(run)]
+        failures = [failure for failure in self._train(pending) if failure] if pending else []
+        results = [Result.load(path) for path in map(self.result_path, runs) if path.exists()]
+        if len(runs) > len(pending):
+            console.print(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
+        print_table(results, runs[0].task.headline)
+        console.print(f"results: {self.out / 'results' / runs[0].path.parent}   curves: tensorboard --logdir {self.out / 'runs' / runs[0].path.parent}")
+        if failures:
+            raise SoftPromptsError(" ".join(failures))
+        return results
+
+    def _finished(self, run: Run) -> bool:
+        path = self.result_path(run)
+        return path.exists() and Result.load(path).n_tokens == run.n_tokens
+
+    def _train(self, runs: Sequence[Run]) -> Iterator[str]:
+        """Train and save ``runs``; yields each run's failure, or ""."""
+        name, revision = _split_revision(runs[0].model)
+        model = load(name, revision, runs[0].dtype, self.device, self.trust_remote_code)
+        config, task = runs[0].train, runs[0].task
+        check_context(model, runs)
+        encoding = Encoding(model.tokenizer, model.separator, config.max_tokens, self.out / "runs" / "cache")
+        held_out = list(islice(task.examples("held_out", encoding, 0), config.eval_documents))
+        if len(held_out) < 2:
+            raise SoftPromptsError(f"only {len(held_out)} held-out documents are to be had; an interval needs 2 and a trustworthy one hundreds: give more data.")
+        if len(held_out) < config.eval_documents:
+            console.print(f"[bold yellow]warning:[/] {len(held_out)} held-out documents instead of {config.eval_documents}: all there are.")
+        trivial = baselines(list(islice(task.examples("train", encoding, 0), BASELINE_EXAMPLES)), held_out, model.head.out_features)
+        size = self.runs_at_once or len(runs)
+        for group in (runs[i : i + size] for i in range(0, len(runs), size)):
+            for trained in train(model, group, held_out, encoding, self.out / "runs", self.token_budget):
+                if not trained.failure:
+                    self._save(trained, Prompted(model, trained.prompt, encoding, self.token_budget), held_out, trivial, len(group))
+                trained.curves.close()
+                yield trained.failure
+
+    def _save(self, trained: Trained, prompted: Prompted, held_out: Sequence[Example], trivial: dict[str, float], n_together: int) -> None:
+        """Snapshot first, result last: a result says that everything else is there."""
+        run, model = trained.run, prompted.model
+        save_prompt(trained.prompt, model, {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}, self.snapshot_path(run))
+        scored = run.task.score(prompted, held_out)
+        trained.curves.samples(run.train.steps, scored.samples)
+        trained.curves.scores(run.train.steps, scored.scores)
+        Result(
+            experiment=run.experiment,
+            task=type(run.task).__name__,
+            model=run.model_name,
+            n_tokens=run.n_tokens,
+            seed=run.seed,
+            held_out=HeldOut.of(trained.scores),
+            baselines=trivial,
+            scores=scored.scores,
+            curve=trained.curve,
+            samples=scored.samples,
+            config=run.config,
+            provenance=provenance(model, n_together),
+            seconds=trained.seconds,
+            tokens_per_second=trained.n_data_tokens / trained.seconds if trained.n_data_tokens else None,
+        ).save(self.result_path(run))
+
+
+def check_context(model: LanguageModel, runs: Sequence[Run]) -> None:
+    """Raises SoftPromptsError if a prompt and a sequence together outgrow the model's context."""
+    longest, max_tokens = max(run.n_tokens for run in runs), runs[0].train.max_tokens
+    if longest + max_tokens > model.context:
+        raise SoftPromptsError(
+            f"a prompt of {longest} tokens and sequences of {max_tokens} need {longest + max_tokens} positions, but {model.name} has "
+            f"{model.context}: use --n-tokens of at most {max(0, model.context - max_tokens)} or a smaller --train.max-tokens."
+        )
+
+
+def _split_revision(model: str) -> tuple[str, str]:
+    name, at, revision = model.rpartition("@")
+    return (name, revision) if at and not Path(model).is_dir() else (model, "main")
+
+
+def main(default: Sweep, description: str) -> None:
+    """Run an experiment script: its DEFAULT, changed by the command line."""
+    try:
+        tyro.cli(Sweep, default=default, description=description).run()
+    except SoftPromptsError as error:
+        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted; finished runs are kept and will be skipped next time.")
+        sys.exit(130)

@@ -1,0 +1,254 @@
+"""Chess: predict the moves of a game, written in UCI notation, given both players' ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import chess
+import numpy as np
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.curves import console
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import Prompted, TokenScores
+from soft_prompts.stats import rate, ratio
+from soft_prompts.task import Encoding, Scored, Split, Task
+from soft_prompts.tasks.pgn import GameFilter, Games, fingerprint, read_games
+
+PUBLISHED_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-11.pgn.zst"
+PUBLISHED_TEST_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-12.pgn.zst"
+
+HELD_OUT_SHARE = 0.1
+"""Share of the games, by hash, that is held out when training and testing read one file."""
+PLIES_CONTINUED = 8
+TOKENS_PER_PLY = 6
+"""A UCI move is at most five characters and a space, and a token at least one of them."""
+
+
+@dataclass(frozen=True)
+class ChessExample(Example):
+    """A game as tokens; ``plies`` [T] is the half-move (from 0) that each token belongs to, -1 for the separator."""
+
+    plies: np.ndarray = None  # type: ignore[assignment]
+    elos: tuple[int, int] = (0, 0)
+
+    @property
+    def n_plies(self) -> int:
+        return int(self.plies[-1]) + 1
+
+
+@dataclass(frozen=True)
+class ChessMoves(Task):
+    """Which games are read. What is left at None follows the source: the published lichess files are filtered as published
+    (rated blitz), files of your own are not filtered by speed."""
+
+    games: str = PUBLISHED_GAMES
+    """Training games: a .pgn, .pgn.zst or .pgn.gz, as a path or a URL that is streamed no further than needed."""
+    test_games: str | None = None
+    """Held-out games. None: the lichess file of the month after the published training file, or, with --games of your own, a tenth of
+    that file, chosen by game hash."""
+    speed: str | None = None
+    """Only games whose Event names this speed, such as blitz or rapid; "any" takes all. None: blitz for the published file,
+    else any."""
+    rated: Literal["yes", "no", "any"] | None = None
+    """Only rated games, only casual ones, or any. None: yes for the published file, else any."""
+    min_elo: int = 1
+    """Both players are rated at least this."""
+    max_elo: int = 4000
+    """Both players are rated at most this."""
+    min_plies: int = 1
+    """Shortest game, in half-moves."""
+    max_games: int = 131_072
+    """Games read for training, from the start of the file (131,072 = 4,096 steps of 32)."""
+    max_test_games: int = 4096
+    """Held-out games kept, from the start of the file."""
+    continued_games: int = 64
+    """Held-out games that the model continues on its own to count legal moves."""
+    continued_from: tuple[int, ...] = (10, 40)
+    """Half-moves after which it takes over."""
+
+    headline: ClassVar[tuple[str, ...]] = ("nats_per_move", "move_match", "legal_after_10", "elo_effect")
+
+    @property
+    def game_filter(self) -> GameFilter:
+        published = self.games == PUBLISHED_GAMES
+        speed = self.speed or ("blitz" if published else "any")
+        rated = self.rated or ("yes" if published else "any")
+        return GameFilter(
+            speed=None if speed == "any" else speed,
+            rated={"yes": True, "no": False, "any": None}[rated],
+            min_elo=self.min_elo,
+            max_elo=self.max_elo,
+            min_plies=self.min_plies,
+        )
+
+    @property
+    def test_source(self) -> str | None:
+        """Where held-out games come from, None for a share of ``games``."""
+        return self.test_games or (PUBLISHED_TEST_GAMES if self.games == PUBLISHED_GAMES else None)
+
+    def identity(self) -> dict[str, str]:
+        sources = {"games": self.games, "test_games": self.test_source}
+        return {name: fingerprint(source) for name, source in sources.items() if source}
+
+    def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[ChessExample]:
+        """Games as move text behind the separator, every move scored, cut after the last move that fits.
+
+        Train and held out never share a game, and two games of the same moves are the same game.
+        """
+        split_games = _split(self.games, self.test_source, self.game_filter, (self.max_games, self.max_test_games), encoding.cache)
+        if split == "held_out":
+            yield from _encode(split_games.test, split_games.held_out, encoding)
+            return
+        random = np.random.default_rng(seed)
+        while True:
+            yield from _encode(split_games.games, random.permutation(split_games.train), encoding)
+
+    def score(self, prompted: Prompted, held_out: Sequence[ChessExample]) -> Scored:
+        """Moves predicted on held-out games, whether the ratings are used at all, and legal moves of free continuations."""
+        true = prompted.scores(held_out)
+        # The same games with the ratings of others: what the loss gains from the true ones is what the condition is used for.
+        order = np.random.default_rng(0).permutation(len(held_out))
+        strangers = [replace(e, condition=held_out[i].condition) for e, i in zip(held_out, order, strict=True)]
+        shuffled = prompted.scores(strangers)
+        scores = {
+            "nats_per_move": ratio(true.sums, np.array([e.n_plies for e in held_out])),
+            "elo_effect": ratio(shuffled.sums - true.sums, true.counts),
+            **_move_match(true, held_out),
+        }
+        samples = []
+        for n_plies in self.continued_from:
+            continuations = _continue(prompted, held_out, n_plies, self.continued_games)
+            legal = np.array([c.legal for c in continuations], bool).reshape(-1, PLIES_CONTINUED)
+            scores[f"legal_after_{n_plies}"] = rate(legal[:, 0])
+            scores[f"legal_by_ply_after_{n_plies}"] = {str(ply + 1): rate(legal[:, ply]) for ply in range(PLIES_CONTINUED)}
+            samples += [c.sample for c in continuations[:2]]
+        return Scored(scores, samples)
+
+
+@dataclass(frozen=True)
+class _SplitGames:
+    games: Games
+    train: np.ndarray  # indices into games
+    test: Games
+    held_out: np.ndarray  # indices into test
+
+
+@lru_cache(maxsize=2)
+def _split(source: str, test_source: str | None, game_filter: GameFilter, most: tuple[int, int], cache: Path | None) -> _SplitGames:
+    """Read the games and part them; ``most`` = (games read for training, held-out games kept)."""
+    games = _read(source, game_filter, most[0], cache)
+    ids = [games.id(i) for i in range(len(games))]
+    if test_source:
+        test = _read(test_source, game_filter, most[1], cache)
+        held_out = {test.id(i): i for i in reversed(range(len(test)))}  # of games with the same moves, the first
+    else:
+        test = games
+        held_out = {ids[i]: i for i in reversed(range(len(games))) if int(ids[i], 16) < HELD_OUT_SHARE * 2**64}
+    train = np.array([i for i, game in enumerate(ids) if game not in held_out], np.int64)
+    for what, n, remedy in (("training", len(train), "--games"), ("held-out", len(held_out), "--test-games")):
+        if not n:
+            raise SoftPromptsError(
+                f"no {what} games are left of the {len(games)} in {source} that pass the filter once the splits are kept apart; give more with {remedy}."
+            )
+    return _SplitGames(games, train, test, np.sort(np.fromiter(held_out.values(), np.int64))[: most[1]])
+
+
+def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:
+    games = read_games(source, game_filter, max_games, cache)
+    skipped = ", ".join(f"{n:,} {reason}" for reason, n in games.skipped.items())
+    console.print(f"{len(games):,} games from {source}" + (f"; skipped: {skipped}" if skipped else ""))
+    if games.note:
+        console.print(f"[bold yellow]warning:[/] {games.note}")
+    return games
+
+
+def _encode(games: Games, indices: np.ndarray, encoding: Encoding) -> Iterator[ChessExample]:
+    for start in range(0, len(indices), 256):  # the tokenizer is several times faster on many texts than on one
+        part = indices[start : start + 256]
+        texts = [games.moves(i) for i in part]
+        for i, text, tokens, starts in zip(part, texts, *encoding.tokens(texts), strict=True):
+            plies = _plies(text, starts)
+            if len(tokens) > encoding.max_tokens:  # keep whole moves only
+                kept = np.searchsorted(plies, plies[encoding.max_tokens])
+                tokens, plies = tokens[:kept], plies[:kept]
+            if len(tokens) > 1:
+                labels = np.concatenate([[IGNORE], tokens[1:]])
+                white, black = (int(x) for x in games.elos[i])
+                condition = (np.array([white, black], np.float32) - 1000) / 2000  # as published
+                yield ChessExample(tokens, labels, games.id(i), condition=condition, plies=plies, elos=(white, black))
+
+
+def _plies(text: str, starts: np.ndarray) -> np.ndarray:
+    """The half-move that each token belongs to, by the character it starts at; a space belongs to the move behind it."""
+    ends = np.flatnonzero(np.frombuffer(text.encode(), np.uint8) == ord(" "))  # the character behind each move but the last
+    return np.where(starts < 0, -1, np.searchsorted(ends, starts, side="right"))
+
+
+def _move_match(scores: TokenScores, held_out: Sequence[ChessExample]) -> dict:
+    """Share of moves whose every token is the most likely one: just those that greedy decoding would have played."""
+    buckets: dict[str, list[tuple[int, int]]] = {}
+    matches, moves = [], []
+    for e, correct in zip(held_out, scores.correct, strict=True):
+        match = np.ones(e.n_plies, bool)
+        np.logical_and.at(match, e.plies[1:], correct)
+        matches.append(match.sum())
+        moves.append(len(match))
+        for side in (0, 1):
+            rating = e.elos[side] // 400 * 400
+            own = match[side::2]
+            buckets.setdefault(f"{rating}-{rating + 399}", []).append((own.sum(), len(own)))
+    by_elo = {name: ratio(*np.array(counts).T) for name, counts in sorted(buckets.items(), key=lambda bucket: int(bucket[0].split("-")[0]))}
+    return {"move_match": ratio(np.array(matches), np.array(moves)), "move_match_by_elo": by_elo}
+
+
+@dataclass(frozen=True)
+class _Continuation:
+    legal: list[bool]  # for each half-move continued: it and all before it are legal
+    sample: dict[str, str]
+
+
+def _continue(prompted: Prompted, held_out: Sequence[ChessExample], n_plies: int, n_games: int) -> list[_Continuation]:
+    """Greedy continuations of held-out games from half-move ``n_plies``, of the games long enough, the same at every length."""
+    n_new = PLIES_CONTINUED * TOKENS_PER_PLY
+    fitting = [(e, int(np.searchsorted(e.plies, n_plies))) for e in held_out if e.n_plies > n_plies]
+    fitting = [(e, n) for e, n in fitting if n + n_new <= prompted.encoding.max_tokens][:n_games]
+    starts = [e.prefix(n) for e, n in fitting]
+    continuations = []
+    for (e, _), start, new in zip(fitting, starts, prompted.generate(starts, n_new), strict=True):
+        given = prompted.decode(start.tokens[1:]).split()
+        words = prompted.decode(np.concatenate([start.tokens[1:], new])).split()
+        sample = {
+            "elos": f"{e.elos[0]} {e.elos[1]}",
+            "start": " ".join(given),
+            "continuation": " ".join(words[len(given) :]),
+            "played": " ".join(prompted.decode(e.tokens[1:]).split()[n_plies:][:PLIES_CONTINUED]),
+        }
+        continuations.append(_Continuation(_legal(given, words), sample))
+    return continuations
+
+
+def _legal(given: list[str], words: list[str]) -> list[bool]:
+    """Whether each of the half-moves behind ``given`` is legal, and all before it; a game that is over cannot go wrong."""
+    board = chess.Board()
+    for move in given:
+        board.push_uci(move)
+    alive, legal = words[: len(given)] == given, []  # a first token that lengthens the last move given changes it
+    for ply in range(len(given), len(given) + PLIES_CONTINUED):
+        if alive and not board.is_game_over():
+            alive = ply < len(words) and _push(board, words[ply])
+        legal.append(alive)
+    return legal
+
+
+def _push(board: chess.Board, word: str) -> bool:
+    """Play a move if it is legal (python-chess would also play 0000, which passes the turn)."""
+    try:
+        board.push_uci(word)
+    except ValueError:
+        return False
+    return word != "0000"

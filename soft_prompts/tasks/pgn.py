@@ -1,0 +1,734 @@
+"""Chess games from PGN files or addresses, as UCI move text.
+
+A source is a local path or an http(s) address of a .pgn, .pgn.zst or .pgn.gz file of any size. It is read in blocks,
+and no further than needed for the games that are wanted. Headers are judged before any move is parsed. A game with a
+move that is illegal, or that the parser cannot read, is left out as a whole.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import pyarrow as pa
+import rust_pgn_reader_python_binding as rust_pgn
+import zstandard
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from soft_prompts.errors import SoftPromptsError
+
+FORMAT = 1  # raised when the same source and filter give other games than before: old cache files are then not used
+READ_BYTES = 1 << 16  # small, because one read of compressed bytes is decompressed as a whole
+BLOCK_BYTES = 4 << 20  # PGN text judged and parsed at a time
+MAX_GAME_BYTES = 64 << 20  # more text than this without the start of a game is not PGN
+TIMEOUT_S = 30.0  # a connection that delivers nothing for so long has stalled
+RETRY_PAUSES_S = (0.5, 1.0, 2.0)  # before each new try at a connection that broke
+PROGRESS_AFTER_S = 1.5
+MAX_EVENTS_COUNTED = 10_000  # tournament names differ game by game: bound what is kept for an error message
+
+EVENT = b"\n[Event "
+ANY_HEADER = b'[A ""]\n\n'  # the parser passes over a game with neither header nor moves, and its order would be lost
+RESULTS = (b"1-0", b"0-1", b"1/2-1/2", b"*")
+HEADER_END = re.compile(rb"\n(?!\[)")
+HEADER_TAG = re.compile(rb'\n\[(WhiteElo|BlackElo|Variant|SetUp|FEN|Termination) "([^"\n]*)"')
+COMMENT = re.compile(rb"\{[^}]*\}|;[^\n]*|^%[^\n]*", re.MULTILINE)
+STANDARD_VARIANTS = {b"standard", b"chess", b"classical", b"normal", b"from position"}  # python-chess's names for it
+UNPLAYED = {b"abandoned", b"rules infraction"}
+
+# A frame, or a skippable frame as parallel compressors put first.
+ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60)))
+ARCHIVE_MAGICS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"7z\xbc\xaf": "7z", b"\xfd7zX": "xz"}
+
+SQUARES = np.frombuffer("".join(f"{file}{rank}" for rank in "12345678" for file in "abcdefgh").encode(), np.uint16)
+# By the parser's numbers: 2 knight, 3 bishop, 4 rook, 5 queen and, as the last entry, -1 none.
+PROMOTION_AND_SPACE = np.frombuffer(b"\0 \0 n b r q \0 ", np.uint16)
+ASCII = bytes(n if n < 128 else ord("?") for n in range(256))
+REMEDIES = {
+    "wrong speed": "--speed",
+    "unrated": "--rated",
+    "rated": "--rated",
+    "rating out of range": "--min-elo/--max-elo",
+    "too short": "--min-plies",
+}
+
+
+@dataclass(frozen=True)
+class GameFilter:
+    """Which games are wanted, by their headers and their length in plies (one ply: a move of one player).
+
+    speed: a word that the Event header must contain in any case, such as "blitz"; None takes any.
+    rated: True takes games whose Event begins with "Rated", False the others, None both.
+    min_elo, max_elo: both players' ratings lie inside, ends included.
+    Raises SoftPromptsError for a filter that nothing can pass.
+    """
+
+    speed: str | None = None
+    rated: bool | None = None
+    min_elo: int = 0
+    max_elo: int = 4000
+    min_plies: int = 1
+
+    def __post_init__(self) -> None:
+        if self.speed is not None and not self.speed.strip():
+            raise SoftPromptsError("--speed is empty; give a word of the Event header such as blitz, or leave it out.")
+        if self.min_elo > self.max_elo:
+            raise SoftPromptsError(f"--min-elo {self.min_elo} is above --max-elo {self.max_elo}; exchange them.")
+        if self.min_plies < 1:
+            raise SoftPromptsError(f"--min-plies is {self.min_plies}; it must be at least 1.")
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class Games:
+    """Games as UCI move text, in the order of their source.
+
+    text: uint8, each game's moves separated by single spaces, the games back to back.
+    offsets: int64 [N + 1], game i is text[offsets[i]:offsets[i + 1]].
+    elos: int16 [N, 2], the ratings of white and black.
+    skipped: how many games were not taken, by reason.
+    complete: False where a connection broke off before all that was wanted was read; note then says so in a sentence.
+    """
+
+    text: np.ndarray
+    offsets: np.ndarray
+    elos: np.ndarray
+    skipped: dict[str, int]
+    complete: bool
+    note: str
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def moves(self, i: int) -> str:
+        """The UCI moves of game i, such as "e2e4 e7e5"."""
+        return self._bytes(i).decode("ascii")
+
+    def id(self, i: int) -> str:
+        """16 hex digits that are the same for games of the same moves: train and held-out are kept apart by it."""
+        return hashlib.blake2b(self._bytes(i), digest_size=8).hexdigest()
+
+    def _bytes(self, i: int) -> bytes:
+        if not 0 <= i < len(self):
+            raise IndexError(f"game {i} of {len(self)}")
+        return self.text[self.offsets[i] : self.offsets[i + 1]].tobytes()
+
+
+class _Dropped(Exception):
+    """The connection is lost for good; the text says why."""
+
+
+class _Damaged(Exception):
+    """The compressed data is truncated or corrupt; the text says how."""
+
+
+class _Bytes(Protocol):
+    """What a local file and an address have in common: bytes in order."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def tell(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def fingerprint(source: str) -> str:
+    """The identity of a source, without reading all of it.
+
+    An http(s) address is its own identity; a local file's is 16 hex digits over its size and its first and last MiB.
+    Raises SoftPromptsError for a file that is missing or unreadable.
+    """
+    if _is_url(source):
+        return source
+    digest = hashlib.blake2b(digest_size=8)
+    with _open_file(source) as file:
+        try:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(str(size).encode())
+            for start in (0, max(0, size - (1 << 20))):
+                file.seek(start)
+                digest.update(file.read(1 << 20))
+        except OSError as error:
+            raise SoftPromptsError(f"{source} could not be read: {error}; check the disk or copy it again.") from error
+    return digest.hexdigest()
+
+
+def read_games(source: str, game_filter: GameFilter, max_games: int | None, cache: Path | None) -> Games:
+    """Read the first `max_games` games (None: all) of a PGN file or address that pass the filter, in file order.
+
+    With `cache`, a folder, a complete result is kept there and read from there the next time; an address is then not
+    asked again whether its file has changed.
+    Where a connection breaks off for good after some games, these are returned with complete=False and a note.
+    Raises SoftPromptsError where the source is missing, unreachable, damaged or empty, or no game passes.
+    """
+    if max_games is not None and max_games < 1:
+        raise SoftPromptsError(f"The number of games is {max_games}; ask for at least 1.")
+    path = None
+    if cache is not None:
+        wanted = [fingerprint(source), asdict(game_filter), max_games, FORMAT]
+        path = cache / f"{hashlib.blake2b(json.dumps(wanted).encode(), digest_size=16).hexdigest()}.safetensors"
+        games = _load(path)
+        if games is not None:
+            return games
+    reader = _Reader(game_filter, max_games)
+    note = ""
+    with (
+        contextlib.closing(_HttpBytes(source) if _is_url(source) else _open_file(source)) as raw,
+        contextlib.closing(_Progress()) as progress,
+    ):
+        try:
+            for texts in _split(_blocks(_text(source, raw)), source):
+                reader.take(texts)
+                if reader.done():
+                    break
+                progress.show(reader.taken, reader.seen, raw.tell())
+        except _Dropped as error:
+            note = (
+                f"The connection to {source} was lost after {raw.tell()} bytes ({error}); the {reader.taken} games "
+                f"taken until then are kept. For the rest run again, or download the file and pass its path with "
+                f"--games."
+            )
+            if not reader.taken:
+                raise SoftPromptsError(
+                    f"No game could be taken from {source}: the connection broke after {raw.tell()} bytes ({error}). "
+                    f"Try again, or download the file elsewhere and pass its path with --games."
+                ) from error
+        except _Damaged as error:
+            raise SoftPromptsError(
+                f"{source} is truncated or corrupt: {error}; {reader.seen} games could be read before the break. "
+                f"Download or copy the file again."
+            ) from error
+        except OSError as error:
+            raise SoftPromptsError(f"{source} could not be read: {error}; check the disk or copy it again.") from error
+    games = reader.games(source, note)
+    if path is not None and games.complete:
+        _save(games, path)
+    return games
+
+
+# --- where the bytes come from ---
+
+
+def _is_url(source: str) -> bool:
+    return source.lower().startswith(("http://", "https://"))
+
+
+def _open_file(source: str) -> BinaryIO:
+    """Open a local file for reading bytes; SoftPromptsError says why not."""
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise SoftPromptsError(f"{source} is a folder; give the PGN file itself (.pgn, .pgn.zst or .pgn.gz).")
+        if not path.exists():
+            raise SoftPromptsError(f"{source} does not exist; check the path given with --games.")
+        if not path.is_file():
+            raise SoftPromptsError(f"{source} is not a regular file; save the games to a file and give its path.")
+        return path.open("rb")
+    except OSError as error:
+        raise SoftPromptsError(f"{source} could not be opened: {error.strerror}; check its name and rights.") from error
+
+
+class _HttpBytes:
+    """The bytes of an http(s) address in order; a connection that breaks is taken up again where it broke.
+
+    read raises _Dropped when the retries are used up, and SoftPromptsError where the address gives nothing at all.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            _ = urllib.parse.urlsplit(url).port  # read for the errors that it raises
+        except ValueError as error:
+            raise SoftPromptsError(f"{url} is not a valid address ({error}); check it.") from error
+        self._url = url
+        self._position = 0
+        self._size: int | None = None  # of the whole file, where the server says it
+        self._version: str | None = None  # as the server names it, to notice a file that changes between two tries
+        self._response: http.client.HTTPResponse | None = None
+
+    def read(self, size: int) -> bytes:
+        for pause in (*RETRY_PAUSES_S, None):
+            try:
+                if self._response is None:
+                    self._response = self._connect()
+                if self._size is not None:
+                    size = min(size, self._size - self._position)
+                data = self._response.read1(size) if size else b""
+                if data or self._size is None or self._position >= self._size:
+                    self._position += len(data)
+                    return data
+                why = f"the server closed it before all {self._size} bytes had come"
+            except urllib.error.HTTPError as error:
+                why = f"HTTP status {error.code} {error.reason}"
+                error.close()
+                if error.code < 500:
+                    self._refuse(why)
+            except (OSError, http.client.HTTPException) as error:
+                why = str(getattr(error, "reason", error)) or type(error).__name__
+                if isinstance(error, urllib.error.URLError) and not isinstance(error.reason, TimeoutError):
+                    self._unreachable(why)
+            self.close()
+            if pause is not None:
+                time.sleep(pause)
+        raise _Dropped(why)
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def _refuse(self, why: str) -> None:
+        """The server will not give the file, now or later."""
+        if self._position:
+            raise _Dropped(why)
+        raise SoftPromptsError(f"{self._url} was refused with {why}; check the address given with --games.")
+
+    def _unreachable(self, why: str) -> None:
+        """Before the first byte there is no network or no such server; later on it is a break like any other."""
+        if not self._position:
+            raise SoftPromptsError(
+                f"{self._url} could not be reached ({why}); check the address and the network, "
+                f"or download the file elsewhere and pass its path with --games."
+            )
+
+    def _connect(self) -> http.client.HTTPResponse:
+        """A response whose next byte is the one at the position reached."""
+        headers = {"User-Agent": "soft-prompts", "Accept-Encoding": "identity"}
+        if self._position:
+            headers["Range"] = f"bytes={self._position}-"
+        address = urllib.parse.quote(self._url, safe="/:?#[]@!$&'()*+,;=%~")  # spaces and letters beyond ASCII
+        response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT_S)
+        try:
+            self._match(response)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _match(self, response: http.client.HTTPResponse) -> None:
+        """See to it that a response goes on where the last one broke off, in the same file."""
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if self._position and version != self._version:
+            raise _Dropped("the file on the server changed meanwhile")
+        self._version = version
+        if response.status == 206:
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {self._position}-"):
+                raise _Dropped(f"the server sent other bytes than those asked for, from {self._position} on")
+            return
+        length = response.headers.get("Content-Length", "")
+        self._size = int(length) if length.isdigit() else None
+        missing = self._position  # the server ignored the range and begins anew
+        while missing:
+            skipped = len(response.read1(min(missing, READ_BYTES)))
+            if not skipped:
+                raise ConnectionError("the server closed it early")
+            missing -= skipped
+
+
+# --- from bytes to the text of single games ---
+
+
+def _text(source: str, raw: _Bytes) -> Iterator[bytes]:
+    """Yield the decompressed content, whatever the compression. Raises _Damaged, SoftPromptsError for a wrong name."""
+    head = b""
+    while len(head) < 4:  # a connection may deliver less at once than the longest magic number
+        data = raw.read(READ_BYTES)
+        if not data:
+            break
+        head += data
+    kind = _compression(head)
+    _check_name(source, head, kind)
+    pieces = _pieces(head, raw)
+    if kind == "zstd":
+        # Lichess compresses with windows larger than the decoder's default limit.
+        return _decompressed(pieces, lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(), kind)
+    if kind == "gzip":
+        return _decompressed(pieces, lambda: zlib.decompressobj(wbits=31), kind)
+    return pieces
+
+
+def _compression(head: bytes) -> str:
+    """zstd, gzip, an archive format that is not read here, or "" for text, by the content's first bytes."""
+    if head.startswith(ZSTD_MAGICS):
+        return "zstd"
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    return next((name for magic, name in ARCHIVE_MAGICS.items() if head.startswith(magic)), "")
+
+
+def _check_name(source: str, head: bytes, kind: str) -> None:
+    """Raise SoftPromptsError where the content is not what the file's name promises, or nothing that is read here."""
+    if not head:
+        raise SoftPromptsError(f"{source} is empty (0 bytes); download it again or give another file.")
+    name = urllib.parse.urlsplit(source).path if _is_url(source) else source
+    promised = {".zst": "zstd", ".gz": "gzip"}.get(Path(name).suffix.lower())
+    if kind in ARCHIVE_MAGICS.values():
+        raise SoftPromptsError(f"{source} is {kind} data; unpack it and give the .pgn file inside.")
+    if promised and kind != promised:
+        suffix = {"zstd": ".pgn.zst", "gzip": ".pgn.gz", "": ".pgn"}[kind]
+        raise SoftPromptsError(
+            f"{source} is not {promised} data although its name says so (it is {kind or 'not compressed'}); "
+            f"rename it to {suffix} or download it again."
+        )
+
+
+def _pieces(head: bytes, raw: _Bytes) -> Iterator[bytes]:
+    yield head
+    while data := raw.read(READ_BYTES):
+        yield data
+
+
+def _decompressed(pieces: Iterator[bytes], new_decoder: Callable, kind: str) -> Iterator[bytes]:
+    """Decompress frame after frame (zstd) or member after member (gzip). Raises _Damaged.
+
+    Done by hand because the stream readers of zstandard end without a word where a file is cut off.
+    """
+    decoder = None
+    for data in pieces:
+        while data:
+            if decoder is None:
+                data = data.lstrip(b"\0") if kind == "gzip" else data  # gzip files may be padded with zeros
+                if not data:
+                    break
+                decoder = new_decoder()
+            try:
+                text = decoder.decompress(data)
+            except (zstandard.ZstdError, zlib.error) as error:
+                raise _Damaged(f"the {kind} data is corrupt ({error})") from error
+            data = b""
+            if decoder.eof:
+                data = decoder.unused_data
+                decoder = None
+            if text:
+                yield text
+    if decoder is not None:
+        raise _Damaged(f"the {kind} data ends in the middle")
+
+
+def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Gather pieces into blocks of BLOCK_BYTES or a little more; what came before a break is yielded first."""
+    gathered: list[bytes] = []
+    size = 0
+    try:
+        for piece in pieces:
+            for start in range(0, len(piece), BLOCK_BYTES):
+                gathered.append(piece[start : start + BLOCK_BYTES])
+                size += len(gathered[-1])
+                if size >= BLOCK_BYTES:
+                    yield b"".join(gathered)
+                    gathered, size = [], 0
+    except (_Dropped, _Damaged):
+        yield b"".join(gathered)
+        raise
+    yield b"".join(gathered)
+
+
+def _split(blocks: Iterator[bytes], source: str) -> Iterator[list[bytes]]:
+    """Yield the games of each block, each as its text after the `[Event ` that begins it, with \\n for line ends.
+
+    A game begins at a line starting with `[Event ` after a blank line or a result. The last game of a block waits for
+    the next block, so a game that is cut off by a break is never yielded. Raises SoftPromptsError for what is not PGN.
+    """
+    rest = b"\n\n"  # so that the first game begins after a blank line as well
+    for block in blocks:
+        text = rest + block
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        if text.startswith(b"\n\n\xef\xbb\xbf"):  # byte order mark
+            text = b"\n\n" + text[5:]
+        games = _at_events(text)
+        if len(games) == 1:  # no game has begun yet
+            rest = text
+        else:
+            yield games[1:-1]
+            rest = b"\n" + EVENT + games[-1]
+        if len(rest) > MAX_GAME_BYTES:
+            raise SoftPromptsError(
+                f"{source} holds {len(rest) >> 20} MiB of text in which no game begins (a line `[Event ...]` after a "
+                f"blank line); it is not a PGN file, give another one."
+            )
+    games = _at_events(rest)
+    yield games[1:]
+
+
+def _at_events(text: bytes) -> list[bytes]:
+    """Split the text where games begin; the first part is what comes before any game."""
+    games: list[bytes] = []
+    found = text.split(EVENT)
+    parts = found[:1]
+    for part in found[1:]:
+        if _ends_a_game(parts[-1]):
+            games.append(EVENT.join(parts))
+            parts = [part]
+        else:  # such a line inside a comment or not at the top of the headers
+            parts.append(part)
+    games.append(EVENT.join(parts))
+    return games
+
+
+def _ends_a_game(text: bytes) -> bool:
+    return text.endswith(b"\n") or text[-32:].rstrip(b" \t").endswith((b"\n", *RESULTS))
+
+
+# --- from the text of games to moves ---
+
+
+@dataclass
+class _Reader:
+    """Collects the games that pass the filter, block by block, and counts the others."""
+
+    game_filter: GameFilter
+    max_games: int | None
+    taken: int = 0
+    seen: int = 0
+    skipped: Counter = field(default_factory=Counter)
+    events: Counter = field(default_factory=Counter)
+    _texts: list[np.ndarray] = field(default_factory=list)
+    _lengths: list[np.ndarray] = field(default_factory=list)
+    _elos: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        speed = self.game_filter.speed
+        word = None if speed is None else re.escape(speed.strip().encode())
+        self._speed = None if word is None else re.compile(rb"(?<!\w)" + word + rb"(?!\w)", re.IGNORECASE)
+
+    def done(self) -> bool:
+        return self.max_games is not None and self.taken >= self.max_games
+
+    def take(self, games: list[bytes]) -> None:
+        """Judge a list of games and keep those that pass, up to max_games; later games are not even counted."""
+        verdicts: list[str] = []
+        movetexts: list[bytes] = []
+        elos: list[tuple[int, int]] = []
+        for game in games:
+            reason, end, white, black = self._judge(game)
+            verdicts.append(reason)
+            if not reason:
+                movetexts.append(game[end:].strip())
+                elos.append((white, black))
+        if movetexts:
+            text, lengths, reasons = _uci(movetexts, self.game_filter.min_plies)
+            later = iter(reasons)
+            verdicts = [reason or next(later) for reason in verdicts]
+            places = [i for i, reason in enumerate(verdicts) if not reason]
+            if self.max_games is not None and len(places) >= self.max_games - self.taken:
+                places = places[: self.max_games - self.taken]
+                verdicts = verdicts[: places[-1] + 1]
+            kept = [pair for pair, reason in zip(elos, reasons, strict=True) if not reason][: len(places)]
+            lengths = lengths[: len(places)]
+            self._texts.append(text[: lengths.sum()])
+            self._lengths.append(lengths)
+            self._elos.append(np.array(kept, np.int16).reshape(-1, 2))
+            self.taken += len(places)
+        self.seen += len(verdicts)
+        self.skipped.update(reason for reason in verdicts if reason)
+        if not self.taken and len(self.events) < MAX_EVENTS_COUNTED:
+            self.events.update(map(_event, games))
+
+    def games(self, source: str, note: str) -> Games:
+        """All that was taken; SoftPromptsError where that is nothing."""
+        if not self.seen:
+            raise SoftPromptsError(
+                f"{source} holds no games: no line begins with `[Event ` after a blank line. Give a PGN file."
+            )
+        if not self.taken:
+            raise SoftPromptsError(self._nothing_passed(source))
+        offsets = np.zeros(self.taken + 1, np.int64)
+        np.cumsum(np.concatenate(self._lengths), out=offsets[1:])
+        skipped = dict(self.skipped.most_common())
+        return Games(np.concatenate(self._texts), offsets, np.concatenate(self._elos), skipped, not note, note)
+
+    def _nothing_passed(self, source: str) -> str:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in self.skipped.most_common())
+        events = ", ".join(f'"{name.decode("utf-8", "replace")}" ({n})' for name, n in self.events.most_common(3))
+        options = list(dict.fromkeys(REMEDIES[reason] for reason in self.skipped if reason in REMEDIES))
+        remedy = f"Loosen {', '.join(options)} or give" if options else "Give"
+        return (
+            f"None of the {self.seen} games of {source} passes the filter ({reasons}); the most common Event headers "
+            f"are {events}. {remedy} another file with --games."
+        )
+
+    def _judge(self, game: bytes) -> tuple[str, int, int, int]:
+        """Why a game is not taken by its headers ("" if it may be), where its headers end, and the two ratings."""
+        wanted = self.game_filter
+        event = _event(game)
+        if self._speed is not None and not self._speed.search(event):
+            return "wrong speed", 0, 0, 0
+        if wanted.rated is not None and wanted.rated != (event[:5].lower() == b"rated"):
+            return "unrated" if wanted.rated else "rated", 0, 0, 0
+        found = HEADER_END.search(game)
+        end = found.start() if found else len(game)
+        headers = dict(HEADER_TAG.findall(game, 0, end))
+        if b"Variant" in headers and headers[b"Variant"].strip().lower() not in STANDARD_VARIANTS:
+            return "variant", end, 0, 0
+        if b"FEN" in headers or headers.get(b"SetUp") == b"1":
+            return "set position", end, 0, 0
+        if b"Termination" in headers and headers[b"Termination"].strip().lower() in UNPLAYED:
+            return "abandoned", end, 0, 0
+        white, black = _elo(headers.get(b"WhiteElo", b"")), _elo(headers.get(b"BlackElo", b""))
+        if not white or not black:
+            return "no rating", end, 0, 0
+        if not (wanted.min_elo <= white <= wanted.max_elo and wanted.min_elo <= black <= wanted.max_elo):
+            return "rating out of range", end, 0, 0
+        return "", end, white, black
+
+
+def _event(game: bytes) -> bytes:
+    """The value of the Event header, with which the text of a game begins."""
+    return game[1 : max(game.find(b'"]'), 1)]
+
+
+def _elo(value: bytes) -> int:
+    """A rating, or 0 where there is none ("?", "", "0", not a number, or more digits than a rating has)."""
+    return int(value) if value.isdigit() and len(value) <= 4 else 0
+
+
+def _uci(movetexts: list[bytes], min_plies: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Parse the moves of games.
+
+    Returns the text (uint8) and lengths (int64) of the games that are taken, and for every game why not ("" if taken).
+    """
+    squares_from, squares_to, promotions, plies, reasons = _parse(movetexts)
+    reasons = [
+        reason or ("no moves" if count == 0 else "too short" if count < min_plies else "")
+        for reason, count in zip(reasons, plies.tolist(), strict=True)
+    ]
+    taken = np.array([not reason for reason in reasons])
+    plies_taken = plies[taken]
+    if not taken.all():
+        moves_taken = np.repeat(taken, plies)
+        squares_from, squares_to = squares_from[moves_taken], squares_to[moves_taken]
+        promotions = promotions[moves_taken]
+    moves = np.empty((len(promotions), 3), np.uint16)  # as bytes: from, to, promotion or 0, space
+    moves[:, 0] = SQUARES[squares_from]
+    moves[:, 1] = SQUARES[squares_to]
+    moves[:, 2] = PROMOTION_AND_SPACE[promotions]
+    text = moves.view(np.uint8).ravel()
+    ends = np.cumsum(plies_taken)
+    text[ends * 6 - 1] = 0  # no space after a game's last move
+    promoted = np.concatenate([[0], np.cumsum(promotions > 0)])
+    lengths = plies_taken * 5 - 1 + promoted[ends] - promoted[ends - plies_taken]
+    return text[text != 0], lengths, reasons
+
+
+def _parse(movetexts: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """From-squares, to-squares and promotions (uint8, uint8, int8, all [M]: the moves of all games back to back).
+
+    Then the number of moves of each game (int64 [N]), and "malformed" or "" for each game. Castling is the king's move.
+    A square is 0 (a1) to 63 (h8), a promotion -1 or 2 to 5.
+    """
+    texts = [ANY_HEADER + text for text in movetexts]
+    joined = b"".join(texts)
+    if not joined.isascii():  # the parser takes the bytes to be UTF-8 unseen; beyond ASCII there are only comments
+        joined = joined.translate(ASCII)
+    bounds = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum([len(text) for text in texts], out=bounds[1:])
+    strings = pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(bounds), pa.py_buffer(joined)])
+    chunks = rust_pgn.parse_games(pa.chunked_array([strings])).chunks  # one chunk of consecutive games for each thread
+    valid = np.concatenate([chunk.valid for chunk in chunks]).tolist()
+    outcomes = [outcome for chunk in chunks for outcome in chunk.outcome]
+    reasons = [
+        "" if ok and (outcome is not None or _is_whole(text)) else "malformed"
+        for ok, outcome, text in zip(valid, outcomes, movetexts, strict=True)
+    ]
+    return (
+        np.concatenate([chunk.from_squares for chunk in chunks]),
+        np.concatenate([chunk.to_squares for chunk in chunks]),
+        np.concatenate([chunk.promotions for chunk in chunks]),
+        np.concatenate([np.diff(chunk.move_offsets.astype(np.int64)) for chunk in chunks]),
+        reasons,
+    )
+
+
+def _is_whole(movetext: bytes) -> bool:
+    """Whether a movetext without a result has been read to its end.
+
+    The parser stops, and calls the game valid, at a comment or variation that is never closed (a game cut off), at a
+    `[` outside comments, and at an empty line with moves after it.
+    """
+    plain = COMMENT.sub(b" ", movetext).strip()
+    after_blank = plain.partition(b"\n\n")[2].strip()
+    return (
+        b"{" not in plain
+        and b"[" not in plain
+        and plain.count(b"(") <= plain.count(b")")
+        and (not after_blank or after_blank in RESULTS)
+    )
+
+
+# --- cache and progress ---
+
+
+def _digest(games: Games) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (games.text, games.offsets, games.elos):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> Games | None:
+    """The games of a cache file, or None where it is missing, unreadable or damaged: they are then read anew."""
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = json.loads(file.metadata()["games"])
+            arrays = [file.get_tensor(name) for name in ("text", "offsets", "elos")]
+        games = Games(*arrays, skipped=facts["skipped"], complete=True, note="")
+        return games if _digest(games) == facts["digest"] else None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _save(games: Games, path: Path) -> None:
+    """Write a cache file as a whole or not at all; a failure costs the cache and not the games."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    arrays = {"text": games.text, "offsets": games.offsets, "elos": games.elos}
+    facts = json.dumps({"skipped": games.skipped, "digest": _digest(games)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, temporary, metadata={"games": facts})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"The games could not be kept in the cache {path.parent}: {error}", stacklevel=3)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+class _Progress:
+    """A line on a terminal's stderr that is gone at the end; nothing where reading is quick or there is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._started = time.monotonic()
+        self._status = None
+
+    def show(self, taken: int, seen: int, read: int) -> None:
+        seconds = time.monotonic() - self._started
+        if seconds < PROGRESS_AFTER_S or not self._console.is_terminal:
+            return
+        line = f"{taken:,} games taken of {seen:,} seen, {seen / seconds:,.0f} games/s, {read / 1e6:,.1f} MB read"
+        if self._status is None:
+            self._status = self._console.status(line)
+            self._status.start()
+        self._status.update(line)
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -1,0 +1,712 @@
+"""Reading games: sources and compressions, filters, moves, cache, and what a broken connection leaves."""
+
+import gzip
+import http.server
+import io
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import chess
+import chess.pgn
+import numpy as np
+import pytest
+import zstandard
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.tasks import pgn
+from soft_prompts.tasks.pgn import GameFilter, Games, fingerprint, read_games
+
+ANY = GameFilter()
+
+
+def game(moves: str, event: str = "Rated Blitz game", elos: tuple[object, object] = (2000, 1900), **tags: str) -> str:
+    headers = {"Event": event, "Site": "?", "WhiteElo": elos[0], "BlackElo": elos[1], **tags}
+    return "".join(f'[{tag} "{value}"]\n' for tag, value in headers.items()) + f"\n{moves}\n\n"
+
+
+def random_games(count: int, seed: int = 0) -> list[str]:
+    """Games of random legal moves, long enough to castle, promote and take en passant now and then."""
+    choose = random.Random(seed)
+    texts = []
+    for number in range(count):
+        board = chess.Board()
+        moves = []
+        for _ in range(choose.randint(1, 160)):
+            legal = list(board.legal_moves)
+            if not legal:
+                break
+            moves.append(choose.choice(legal))
+            board.push(moves[-1])
+        movetext = chess.Board().variation_san(moves) + " " + board.result()
+        texts.append(game(movetext, f"Rated Blitz game {number}", (1000 + number, 2000 + number)))
+    return texts
+
+
+GAMES = random_games(40)
+
+
+def expected(text: str) -> list[str]:
+    """Each game's mainline in UCI by python-chess, "" for a game that it reads with errors."""
+    stream = io.StringIO(text)
+    lines = []
+    while (parsed := chess.pgn.read_game(stream)) is not None:
+        lines.append("" if parsed.errors else " ".join(move.uci() for move in parsed.mainline_moves()))
+    return lines
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def all_moves(games: Games) -> list[str]:
+    return [games.moves(i) for i in range(len(games))]
+
+
+def assert_same(games: Games, others: Games) -> None:
+    assert np.array_equal(games.text, others.text)
+    assert np.array_equal(games.offsets, others.offsets)
+    assert np.array_equal(games.elos, others.elos)
+    assert games.skipped == others.skipped
+    assert (games.complete, games.note) == (others.complete, others.note)
+
+
+def read_text(tmp_path: Path, text: str | bytes, game_filter: GameFilter = ANY, max_games: int | None = None) -> Games:
+    return read_games(write(tmp_path / "games.pgn", text), game_filter, max_games, None)
+
+
+# --- moves ---
+
+
+def test_random_legal_games_equal_python_chess(tmp_path: Path) -> None:
+    text = "".join(GAMES)
+    games = read_text(tmp_path, text)
+    assert all_moves(games) == expected(text)
+    assert games.elos.tolist() == [[1000 + n, 2000 + n] for n in range(len(GAMES))]
+    assert (games.text.dtype, games.offsets.dtype, games.elos.dtype) == (np.uint8, np.int64, np.int16)
+    assert games.skipped == {} and games.complete and games.note == ""
+
+
+@pytest.mark.parametrize(
+    ("movetext", "uci"),
+    [
+        ("1. e4 e5 2. Nf3 Nc6 3. Bc4 Bc5 4. O-O Nf6 1-0", "e2e4 e7e5 g1f3 b8c6 f1c4 f8c5 e1g1 g8f6"),
+        ("1. d4 d5 2. Nc3 Nc6 3. Bf4 Bf5 4. Qd2 Qd7 5. O-O-O 0-0-0 *", None),
+        ("1. a4 h5 2. a5 h4 3. a6 h3 4. axb7 hxg2 5. bxa8=Q gxh1=N 6. Nf3 *", None),
+        ("1. e4 a6 2. e5 d5 3. exd6 cxd6 *", "e2e4 a7a6 e4e5 d7d5 e5d6 c7d6"),
+        ("1. e4 { [%eval 0.1] [%clk 0:10:00] } 1... e5 {(} 2. Nf3 *", "e2e4 e7e5 g1f3"),
+        ("1. e4 {a\n\nb} e5 ; 2. d4 {\n2. Nf3 *", "e2e4 e7e5 g1f3"),
+        ("1. e4 (1. d4 d5 (1... Nf6 2. c4)) 1... e5 {x} (1... c5) 2. Nf3 *", "e2e4 e7e5 g1f3"),
+        ("1.e4! $1 e5?! $14 2.Nf3!? Nc6?? 1/2-1/2", "e2e4 e7e5 g1f3 b8c6"),
+        ("1. e4 {Müller: ½ ♞} e5 *", "e2e4 e7e5"),
+        ("1. e4 e5 2. Nf3", "e2e4 e7e5 g1f3"),
+        ("1. e4\n% escaped {\ne5 *", "e2e4 e7e5"),
+    ],
+)
+def test_movetext_equals_python_chess(tmp_path: Path, movetext: str, uci: str | None) -> None:
+    text = game(movetext)
+    moves = all_moves(read_text(tmp_path, text))
+    assert moves == expected(text)
+    assert uci is None or moves == [uci]
+
+
+@pytest.mark.parametrize(
+    "movetext",
+    [
+        "1. e4 e5 2. Ke3 Nf6 *",  # illegal
+        "1. Nf3 a6 2. d3 a5 3. Nd2 *",  # ambiguous
+        "1. e4 e5 2. foo Nf6 *",  # unreadable
+        "1. e4 -- 2. d4 *",  # null moves
+        "1. e4 Z0 2. d4 *",
+        "1. e4 e5 2. N",  # cut off in a move
+        "1. e4 e5 { cut off in a comm",
+        "1. e4 e5 (1... c5 2. Nf3",
+        "1. e4 [%clk 0:10:00] e5 *",  # the parser takes the bracket for the end of the game
+        "1. e4 e5\n\n2. Nf3 Nc6 *",
+    ],
+)
+def test_a_game_not_read_whole_is_malformed_and_its_neighbours_survive(tmp_path: Path, movetext: str) -> None:
+    text = game("1. d4 d5 *") + game(movetext) + game("1. c4 c5 *")
+    games = read_text(tmp_path, text)
+    assert all_moves(games) == ["d2d4 d7d5", "c2c4 c7c5"]
+    assert games.skipped == {"malformed": 1}
+
+
+def test_order_is_the_files_order_across_threads(tmp_path: Path) -> None:
+    openings = [move.uci() for move in chess.Board().legal_moves]
+    chosen = [openings[n % 20] for n in range(5000)]
+    board = chess.Board()
+    text = "".join(game(f"1. {board.san(chess.Move.from_uci(uci))} *") for uci in chosen)
+    assert all_moves(read_text(tmp_path, text)) == chosen
+
+
+def test_real_games_equal_python_chess() -> None:
+    data = os.environ.get("SOFT_PROMPTS_DATA")
+    if not data:
+        pytest.skip("SOFT_PROMPTS_DATA is not set: it names the folder with chess/lichess_558_eval_clk.pgn.zst")
+    path = Path(data) / "chess" / "lichess_558_eval_clk.pgn.zst"
+    with path.open("rb") as file:
+        reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(file, read_across_frames=True)
+        text = reader.read().decode()
+    lines, elos = [], []
+    stream = io.StringIO(text)
+    seen = 0
+    while (parsed := chess.pgn.read_game(stream)) is not None:
+        seen += 1
+        rating = [parsed.headers.get(tag, "") for tag in ("WhiteElo", "BlackElo")]
+        standard = type(parsed.board()) is chess.Board and not parsed.board().chess960
+        played = parsed.headers.get("Termination", "") not in ("Abandoned", "Rules infraction")
+        line = " ".join(move.uci() for move in parsed.mainline_moves())
+        rated = all(value.isdigit() and int(value) for value in rating)
+        if not parsed.errors and line and standard and played and rated and "FEN" not in parsed.headers:
+            lines.append(line)
+            elos.append([int(value) for value in rating])
+    games = read_games(str(path), ANY, None, None)
+    assert seen == 558 and len(lines) > 500
+    assert all_moves(games) == lines
+    assert games.elos.tolist() == elos
+    assert len(games) + sum(games.skipped.values()) == seen
+
+
+def test_identity_is_that_of_the_moves_alone(tmp_path: Path) -> None:
+    text = game("1. e4 e5 *") + game("1. e4 {x} 1... e5 1-0", elos=(1500, 1500)) + game("1. e4 c5 *")
+    games = read_text(tmp_path, text)
+    ids = [games.id(i) for i in range(3)]
+    assert ids[0] == ids[1] != ids[2]
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in ids)
+    with pytest.raises(IndexError):
+        games.moves(3)
+
+
+# --- splitting ---
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_block_boundaries_inside_games_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    text = "".join(GAMES[:4]) + game("1. e4 {\n[Event in a comment} e5 *") + game("1. Ke2 *") + GAMES[5].rstrip()
+    crlf = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
+    whole = [read_text(tmp_path, content, ANY, limit) for content in (text, crlf) for limit in (None, 3)]
+    monkeypatch.setattr(pgn, "BLOCK_BYTES", size)
+    monkeypatch.setattr(pgn, "READ_BYTES", size)
+    blocks = [read_text(tmp_path, content, ANY, limit) for content in (text, crlf) for limit in (None, 3)]
+    for games, others in zip(whole, blocks, strict=True):
+        assert_same(games, others)
+    assert len(whole[0]) == 6 and whole[0].skipped == {"malformed": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\n\n \n" + text,
+        lambda text: "\ufeff" + text,
+        lambda text: "\ufeff\r\n" + text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n\n", "\n\n\n"),
+        lambda text: text.replace("\n\n[Event ", "\n \t\n[Event "),
+        lambda text: text.replace("\n\n[Event ", "\n[Event "),
+        lambda text: text.replace("]\n\n1.", "]\n1."),
+        lambda text: "% a line before the games\n\n" + text,
+    ],
+)
+def test_line_ends_and_blank_lines_change_nothing(tmp_path: Path, change: Callable[[str], str]) -> None:
+    text = "".join(GAMES[:6])
+    assert_same(read_text(tmp_path, change(text)), read_text(tmp_path, text))
+
+
+def test_a_game_without_moves_is_counted_and_not_mixed_with_the_next(tmp_path: Path) -> None:
+    games = read_text(tmp_path, game("*") + game("") + game("{x}") + game("1. e4 *") + game("")[:-3])
+    assert all_moves(games) == ["e2e4"]
+    assert games.skipped == {"no moves": 4}
+
+
+def test_text_that_never_begins_a_game_is_refused_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgn, "MAX_GAME_BYTES", 1 << 20)
+    monkeypatch.setattr(pgn, "BLOCK_BYTES", 1 << 18)
+    with pytest.raises(SoftPromptsError, match="1 MiB of text in which no game begins.*give another one"):
+        read_text(tmp_path, "no chess here\n" * 200_000)
+
+
+# --- filters ---
+
+
+def test_filters_count_what_they_leave_out(tmp_path: Path) -> None:
+    moves = "1. e4 e5 2. Nf3 Nc6 *"
+    text = "".join(
+        [
+            game(moves),
+            game(moves, "rated BLITZ tournament https://lichess.org/tournament/x"),
+            game(moves, "Rated Blitzkrieg game"),
+            game(moves, "Rated Bullet game"),
+            game(moves, "Casual Blitz game"),
+            *[game(moves, elos=(value, 2000)) for value in ("?", "", "0", "2000?", "123456")],
+            game(moves, elos=(2000, 999)),
+            game(moves, elos=(2501, 2000)),
+            game(moves, elos=(2500, 1000)),
+            game(moves, Variant="Chess960"),
+            game(moves, Variant="Standard"),
+            game(moves, Variant="From Position"),
+            game(moves, SetUp="1"),
+            game(moves, SetUp="0"),
+            game(moves, Variant="From Position", FEN=chess.STARTING_FEN),
+            game(moves, Termination="Abandoned"),
+            game(moves, Termination="rules infraction"),
+            game(moves, Termination="Time forfeit"),
+            game("1. e4 e5 2. Nf3 *"),
+        ]
+    )
+    games = read_text(tmp_path, text, GameFilter("blitz", True, 1000, 2500, 4))
+    assert len(games) == 7
+    assert games.skipped == {
+        "wrong speed": 2,
+        "unrated": 1,
+        "no rating": 5,
+        "rating out of range": 2,
+        "variant": 1,
+        "set position": 2,
+        "abandoned": 2,
+        "too short": 1,
+    }
+    casual = read_text(tmp_path, text, GameFilter(rated=False))
+    assert len(casual) == 1 and casual.skipped["rated"] == 22
+
+
+def test_a_rating_header_inside_a_comment_is_not_a_header(tmp_path: Path) -> None:
+    text = '[Event "x"]\n[WhiteElo "2000"]\n\n1. e4 {\n[BlackElo "2000"]\n} e5 *\n\n' + game("1. d4 *")
+    assert read_text(tmp_path, text).skipped == {"no rating": 1}
+
+
+@pytest.mark.parametrize("max_games", [1, 2, 17, 39, 40, 41])
+def test_max_games_are_the_first_that_pass(tmp_path: Path, max_games: int) -> None:
+    mixed = [text for pair in zip(GAMES, [game("1. Ke2 *")] * 40, strict=True) for text in pair]
+    games = read_text(tmp_path, "".join(mixed), ANY, max_games)
+    count = min(max_games, 40)
+    assert all_moves(games) == expected("".join(GAMES[:count]))
+    assert games.elos.tolist() == [[1000 + n, 2000 + n] for n in range(count)]
+    assert games.skipped.get("malformed", 0) == (40 if max_games > 40 else count - 1)
+
+
+def test_no_game_passing_says_what_is_there_and_what_to_loosen(tmp_path: Path) -> None:
+    text = game("1. e4 *", "Rated Bullet game") * 3 + game("1. e4 *", "Casual Blitz game") * 2 + game("1. e4 *", "Cup")
+    text += game("1. e4 *", "Rated Blitz game", (900, 900))
+    with pytest.raises(SoftPromptsError) as caught:
+        read_text(tmp_path, text, GameFilter("blitz", True, 1000, 3000))
+    message = str(caught.value)
+    assert "None of the 7 games" in message
+    assert "wrong speed: 4, unrated: 2, rating out of range: 1" in message
+    assert '"Rated Bullet game" (3), "Casual Blitz game" (2), "Cup" (1)' in message
+    assert "Loosen --speed, --rated, --min-elo/--max-elo" in message
+    with pytest.raises(SoftPromptsError, match="too short: 1.*Loosen --min-plies"):
+        read_text(tmp_path, game("1. e4 *"), GameFilter(min_plies=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speed": " "}, "--speed is empty; give"),
+        ({"min_elo": 2000, "max_elo": 1000}, "--min-elo 2000 is above --max-elo 1000"),
+        ({"min_plies": 0}, "--min-plies is 0; it must be at least 1"),
+    ],
+)
+def test_an_impossible_filter_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(SoftPromptsError, match=message):
+        GameFilter(**options)
+
+
+# --- files and compressions ---
+
+
+def compressed(content: bytes) -> dict[str, bytes]:
+    """The same content in every form that is read, by a file name for it."""
+    third = len(content) // 3
+    parts = [content[:third], content[third : 2 * third], content[2 * third :]]
+    zst = zstandard.ZstdCompressor(write_checksum=True).compress
+    skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    return {
+        "plain.pgn": content,
+        "one.pgn.gz": gzip.compress(content),
+        "members.pgn.gz": b"".join(map(gzip.compress, parts)) + b"\0" * 100,
+        "one.pgn.zst": zst(content),
+        "frames.pgn.zst": b"".join(map(zst, parts)),
+        "skippable.pgn.zst": b"".join(skippable + zst(part) for part in parts),
+        "zstd_without_the_suffix.pgn": zst(content),
+    }
+
+
+@pytest.mark.parametrize("read_bytes", [5, 1 << 16])
+def test_every_compression_gives_the_same_games(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int
+) -> None:
+    content = "".join(GAMES).encode()
+    forms = compressed(content)
+    encoder = zstandard.ZstdCompressor().compressobj()  # a frame without its size, as streams are written
+    forms["stream.pgn.zst"] = encoder.compress(content) + encoder.flush()
+    plain = read_text(tmp_path, content)
+    monkeypatch.setattr(pgn, "READ_BYTES", read_bytes)
+    for name, data in forms.items():
+        assert_same(read_games(write(tmp_path / name, data), ANY, None, None), plain)
+
+
+@pytest.mark.parametrize("name", ["one.pgn.gz", "members.pgn.gz", "one.pgn.zst", "frames.pgn.zst"])
+def test_truncated_files_say_how_far_they_could_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(pgn, "READ_BYTES", 100)
+    data = compressed("".join(GAMES).encode())[name].rstrip(b"\0")
+    for cut in (len(data) // 2, len(data) - 1):
+        source = write(tmp_path / name, data[:cut])
+        with pytest.raises(SoftPromptsError, match=r"truncated or corrupt.*\d games could be read.*Download") as caught:
+            read_games(source, ANY, None, tmp_path / "cache")
+        assert source in str(caught.value)
+    assert "39 games" in str(caught.value)  # the last of 40 may have been cut off
+    assert not (tmp_path / "cache").exists()
+    assert len(read_games(source, ANY, 5, None)) == 5  # the break lies behind what is wanted
+
+
+@pytest.mark.parametrize("name", ["one.pgn.gz", "one.pgn.zst"])
+def test_corrupt_files_are_refused(tmp_path: Path, name: str) -> None:
+    data = bytearray(compressed("".join(GAMES).encode())[name])
+    data[len(data) // 2] ^= 0xFF
+    data[len(data) // 2 + 1] ^= 0xFF
+    with pytest.raises(SoftPromptsError, match="truncated or corrupt: the .* data is corrupt"):
+        read_games(write(tmp_path / name, bytes(data)), ANY, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.pgn.zst", b"[Event", r"is not zstd data although .*\(it is not compressed\); rename it to \.pgn or"),
+        ("text.pgn.gz", b"[Event", r"is not gzip data although .*\(it is not compressed\); rename it to \.pgn or"),
+        ("zst.pgn.gz", zstandard.compress(b"x"), r"is not gzip data .*\(it is zstd\); rename it to \.pgn\.zst"),
+        ("gz.pgn.ZST", gzip.compress(b"x"), r"is not zstd data .*\(it is gzip\); rename it to \.pgn\.gz"),
+        ("twic.zip", b"PK\x03\x04....", "is zip data; unpack it"),
+        ("twic.pgn.bz2", b"BZh91AY", "is bzip2 data; unpack it"),
+        ("empty.pgn", b"", r"is empty \(0 bytes\); download"),
+        ("empty.pgn.zst", b"", r"is empty \(0 bytes\); download"),
+        ("blank.pgn", b"\n\n\n", "holds no games.*Give a PGN file"),
+        ("page.pgn", b"<html>[Event </html>", "holds no games.*Give a PGN file"),
+        ("hollow.pgn.zst", zstandard.compress(b""), "holds no games.*Give a PGN file"),
+    ],
+)
+def test_content_that_is_not_what_it_should_be_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    source = write(tmp_path / name, content)
+    with pytest.raises(SoftPromptsError, match=message) as caught:
+        read_games(source, ANY, None, None)
+    assert source in str(caught.value)
+
+
+def test_missing_files_folders_and_counts_are_refused(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.pgn")
+    for call in (lambda: read_games(missing, ANY, None, None), lambda: fingerprint(missing)):
+        with pytest.raises(SoftPromptsError, match="none.pgn does not exist; check the path given with --games"):
+            call()
+    with pytest.raises(SoftPromptsError, match="is a folder; give the PGN file itself"):
+        read_games(str(tmp_path), ANY, None, None)
+    with pytest.raises(SoftPromptsError, match="is not a regular file; save"):
+        read_games("/dev/null", ANY, None, None)
+    with pytest.raises(SoftPromptsError, match="could not be opened: File name too long; check"):
+        read_games("x" * 5000, ANY, None, None)
+    with pytest.raises(SoftPromptsError, match="number of games is 0; ask for at least 1"):
+        read_text(tmp_path, GAMES[0], ANY, 0)
+
+
+def test_fingerprint_follows_the_content_and_a_url_is_its_own(tmp_path: Path) -> None:
+    content = bytearray(random.Random(1).randbytes(3 << 20))
+    source = write(tmp_path / "a.pgn", bytes(content))
+    first = fingerprint(source)
+    assert len(first) == 16 and first == fingerprint(write(tmp_path / "b.pgn", bytes(content)))
+    for place in (0, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        assert fingerprint(write(tmp_path / "c.pgn", bytes(changed))) != first
+    assert fingerprint(write(tmp_path / "c.pgn", bytes(content[:-1]))) != first
+    assert fingerprint("https://example.org/x.pgn") == "https://example.org/x.pgn"
+
+
+# --- cache ---
+
+
+def test_cache_gives_identical_games_and_is_keyed_by_all_that_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "games.pgn", "".join(GAMES) + game("1. Ke2 *"))
+    cache = tmp_path / "deep" / "cache"
+    first = read_games(source, ANY, None, cache)
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]  # and no temporary file is left
+    with monkeypatch.context() as patch:
+        patch.setattr(pgn, "_split", None)  # the file is not read again
+        assert_same(read_games(source, ANY, None, cache), first)
+    assert len(read_games(source, GameFilter(min_elo=1005), None, cache)) == 35
+    assert len(read_games(source, ANY, 3, cache)) == 3
+    write(tmp_path / "games.pgn", GAMES[0])
+    assert len(read_games(source, ANY, None, cache)) == 1
+    monkeypatch.setattr(pgn, "FORMAT", -1)
+    read_games(source, ANY, None, cache)
+    assert len(list(cache.iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"garbage" * 100,
+        lambda data: data[:-10],
+        lambda data: data[:-10] + bytes([data[-10] ^ 1]) + data[-9:],
+        lambda data: data.replace(b"digest", b"digesT"),
+    ],
+)
+def test_a_damaged_cache_file_is_rebuilt(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    source = write(tmp_path / "games.pgn", "".join(GAMES))
+    first = read_games(source, ANY, None, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    good = path.read_bytes()
+    path.write_bytes(damage(good))
+    assert_same(read_games(source, ANY, None, tmp_path / "cache"), first)
+    assert path.read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_and_not_the_games(tmp_path: Path) -> None:
+    source = write(tmp_path / "games.pgn", "".join(GAMES))
+    write(tmp_path / "file", "in the way")
+    with pytest.warns(UserWarning, match="could not be kept in the cache"):
+        assert len(read_games(source, ANY, None, tmp_path / "file")) == 40
+
+
+# --- progress ---
+
+
+def test_progress_appears_on_a_terminal_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(pgn, "PROGRESS_AFTER_S", 0)
+    monkeypatch.setenv("COLUMNS", "200")
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(variable, raising=False)
+    read_text(tmp_path, "".join(GAMES))
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
+    read_text(tmp_path, "".join(GAMES))
+    output, line = capsys.readouterr()
+    assert output == "" and "games taken of" in line and "MB read" in line
+
+
+# --- addresses ---
+
+
+class Server:
+    """What a loopback server does: an answer for each request in turn, the last one for all that follow."""
+
+    def __init__(self, *answers: Callable[["Handler", int], None]) -> None:
+        self.answers = list(answers)
+        self.ranges: list[str | None] = []
+        self.sent = 0
+        self.url = ""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    plan: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        number = len(self.plan.ranges)
+        self.plan.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        self.plan.answers[min(number, len(self.plan.answers) - 1)](self, start)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def begin(self, status: int, **headers: object) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+    def send(self, data: bytes) -> None:
+        self.wfile.write(data)
+        self.wfile.flush()
+        self.plan.sent += len(data)
+
+
+@contextmanager
+def serving(*answers: Callable[[Handler, int], None], name: str = "games.pgn") -> Iterator[Server]:
+    plan = Server(*answers)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Planned", (Handler,), {"plan": plan}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    plan.url = f"http://127.0.0.1:{server.server_port}/{name}"
+    try:
+        yield plan
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def whole(data: bytes, upto: int | None = None, tag: str = "v1", ranges: bool = True) -> Callable:
+    """An answer with the data, by range if asked for one; the connection closes at byte `upto` of the file."""
+
+    def answer(handler: Handler, start: int) -> None:
+        if start and ranges:
+            size = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            handler.begin(206, Content_Range=size, Content_Length=len(data) - start, ETag=tag)
+            handler.send(data[start:upto])
+        else:
+            handler.begin(200, Content_Length=len(data), ETag=tag)
+            handler.send(data[:upto])
+
+    return answer
+
+
+def status(code: int) -> Callable:
+    return lambda handler, start: handler.begin(code, Content_Length=0)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pgn, "RETRY_PAUSES_S", (0.01, 0.02, 0.03))
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+CONTENT = "".join(GAMES).encode()
+
+
+@pytest.mark.parametrize("name", ["plain.pgn", "one.pgn.gz", "frames.pgn.zst"])
+def test_an_address_gives_what_the_file_gives_and_is_cached(tmp_path: Path, quick: None, name: str) -> None:
+    with serving(whole(compressed(CONTENT)[name]), name=name + "?download=1") as server:
+        games = read_games(server.url, ANY, None, tmp_path / "cache")
+        assert_same(games, read_text(tmp_path, CONTENT))
+        assert_same(read_games(server.url, ANY, None, tmp_path / "cache"), games)
+    assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_refusal_is_reported_at_once(quick: None, code: int) -> None:
+    with serving(status(code)) as server:
+        with pytest.raises(SoftPromptsError, match=f"was refused with HTTP status {code}.*check the address") as caught:
+            read_games(server.url, ANY, None, None)
+        assert server.url in str(caught.value) and len(server.ranges) == 1
+
+
+def test_a_server_error_is_retried(tmp_path: Path, quick: None) -> None:
+    with serving(status(500), status(503), whole(CONTENT)) as server:
+        assert_same(read_games(server.url, ANY, None, None), read_text(tmp_path, CONTENT))
+    with serving(status(500)) as server:
+        with pytest.raises(SoftPromptsError, match="No game could be taken from.*HTTP status 500.*with --games"):
+            read_games(server.url, ANY, None, None)
+        assert len(server.ranges) == 4
+
+
+@pytest.mark.parametrize("name", ["plain.pgn", "one.pgn.gz", "frames.pgn.zst"])
+def test_a_connection_cut_for_good_keeps_the_games_so_far_and_caches_nothing(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(pgn, "READ_BYTES", 1000)
+    data = compressed(CONTENT)[name]
+    cut = len(data) * 9 // 10
+    with serving(whole(data, cut), name=name) as server:
+        games = read_games(server.url, ANY, None, tmp_path / "cache")
+    assert 0 < len(games) < len(GAMES)
+    assert all_moves(games) == all_moves(read_text(tmp_path, CONTENT, ANY, len(games)))
+    assert not games.complete
+    assert f"after {cut} bytes" in games.note and f"the {len(games)} games" in games.note
+    assert "closed it before all" in games.note and "--games" in games.note
+    assert server.ranges == [None] + [f"bytes={cut}-"] * 3
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_connection_cut_before_the_first_game_is_an_error(quick: None) -> None:
+    served = serving(whole(CONTENT, 20))
+    with served as server, pytest.raises(SoftPromptsError, match="broke after 20 bytes.*Try again"):
+        read_games(server.url, ANY, None, None)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("name", ["plain.pgn", "frames.pgn.zst"])
+def test_a_connection_cut_now_and_then_is_resumed(tmp_path: Path, quick: None, name: str, ranges: bool) -> None:
+    data = compressed(CONTENT)[name]
+    cuts = [len(data) * n // 8 for n in range(1, 8)]
+    with serving(*[whole(data, cut, ranges=ranges) for cut in cuts], whole(data, ranges=ranges), name=name) as server:
+        assert_same(read_games(server.url, ANY, None, None), read_text(tmp_path, CONTENT))
+    assert server.ranges == [None] + [f"bytes={cut}-" for cut in cuts]
+
+
+def test_a_file_that_changes_between_two_tries_is_not_pieced_together(quick: None) -> None:
+    with serving(whole(CONTENT, 9000), whole(CONTENT, tag="v2")) as server:
+        games = read_games(server.url, ANY, None, None)
+    assert not games.complete and "changed meanwhile" in games.note
+
+
+def test_a_stalled_connection_times_out_and_is_resumed(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgn, "TIMEOUT_S", 0.2)
+    released = threading.Event()
+
+    def stall(handler: Handler, start: int) -> None:
+        handler.begin(200, Content_Length=len(CONTENT), ETag="v1")
+        handler.send(CONTENT[:5000])
+        released.wait(10)
+
+    with serving(stall, whole(CONTENT)) as server:
+        assert_same(read_games(server.url, ANY, None, None), read_text(tmp_path, CONTENT))
+        assert server.ranges == [None, "bytes=5000-"]
+    with serving(stall, stall_silently(released)) as server:
+        games = read_games(server.url, ANY, None, None)
+        assert not games.complete and "timed out" in games.note
+    released.set()
+
+
+def stall_silently(released: threading.Event) -> Callable:
+    return lambda handler, start: released.wait(10)
+
+
+def test_nobody_listening_says_that_it_could_not_be_reached(quick: None) -> None:
+    with serving(status(200)) as server:
+        pass
+    for url in (server.url, "http://no-such-host.invalid/games.pgn"):
+        with pytest.raises(SoftPromptsError, match="could not be reached.*download .* elsewhere.*--games") as caught:
+            read_games(url, ANY, None, None)
+        assert url in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:port/x.pgn", "http://[broken/x.pgn", "http://h:99999/x.pgn"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SoftPromptsError, match="is not a valid address .*; check it"):
+        read_games(url, ANY, None, None)
+
+
+def test_few_games_do_not_download_the_whole_file(quick: None) -> None:
+    block = CONTENT * 20
+    closed = threading.Event()
+
+    def endless(handler: Handler, start: int) -> None:
+        handler.begin(200, Content_Length=10**12)
+        try:
+            for _ in range(1000):
+                handler.send(block)
+        except OSError:
+            closed.set()
+
+    with serving(endless) as server:
+        games = read_games(server.url, ANY, 3, None)
+        assert closed.wait(10)
+    assert len(games) == 3 and games.complete
+    assert server.sent < 4 * pgn.BLOCK_BYTES + (16 << 20) < 1000 * len(block)  # a block, and what the sockets hold
+
+
+def test_a_corrupt_file_at_an_address_is_an_error(quick: None) -> None:
+    data = compressed(CONTENT)["one.pgn.zst"]
+    served = serving(whole(data[:-50]), name="games.pgn.zst")
+    with served as server, pytest.raises(SoftPromptsError, match="truncated or corrupt.*games could be read"):
+        read_games(server.url, ANY, None, None)
