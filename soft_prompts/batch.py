@@ -35,7 +35,9 @@ class Example:
 
     def __post_init__(self) -> None:
         if len(self.tokens) == 0 or len(self.labels) != len(self.tokens):
-            raise ValueError(f"{self.document}: {len(self.tokens)} tokens and {len(self.labels)} labels: need as many, >= 1")
+            raise ValueError(
+                f"{self.document}: {len(self.tokens)} tokens and {len(self.labels)} labels: need as many, >= 1"
+            )
         if self.labels[0] != IGNORE:
             raise ValueError(f"{self.document}: place 0 is scored, but without a prompt nothing stands before it")
         if not 0 <= self.insert_at <= len(self.tokens):

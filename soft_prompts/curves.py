@@ -28,7 +28,9 @@ class Curves:
         self.writer = SummaryWriter(str(folder))
         self.writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")
 
-    def training(self, step: int, loss: float, gradient_norm: float, lr: float, prompt_norm: float, tokens_per_second: float) -> None:
+    def training(
+        self, step: int, loss: float, gradient_norm: float, lr: float, prompt_norm: float, tokens_per_second: float
+    ) -> None:
         """``prompt_norm``: root mean square of the prompt over that of the vocabulary's embeddings; ``lr`` in its units."""
         self.writer.add_scalar("loss/train", loss, step)
         self.writer.add_scalar("training/learning_rate", lr, step)
@@ -45,7 +47,7 @@ class Curves:
 
     def scores(self, step: int, scores: dict) -> None:
         for name, score in scores.items():
-            if "value" in score:
+            if score.get("value") is not None:
                 self.writer.add_scalar(f"scores/{name}", score["value"], step)
 
     def close(self) -> None:
@@ -73,7 +75,13 @@ class Clock:
 @contextmanager
 def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
     """A bar with rate and time left on a terminal; yields the function that moves it one step on."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(title, total=n_steps, rate="", start=True)
 

@@ -50,7 +50,9 @@ class Scoring:
     counts: list[int]  # scored tokens of each row, adding up to N
 
 
-def read(model: LanguageModel, prompts: Sequence[Prompt], examples: Sequence[Sequence[Example]], rows: Sequence[Row]) -> Scoring:
+def read(
+    model: LanguageModel, prompts: Sequence[Prompt], examples: Sequence[Sequence[Example]], rows: Sequence[Row]
+) -> Scoring:
     """One pass of the frozen body over ``rows`` (of prompts of one length), keeping only the states that predict something.
 
     The place before a label is known on the CPU, so nothing here waits for the device.
@@ -94,7 +96,9 @@ class TokenScores:
 
 
 @torch.no_grad()
-def evaluate(model: LanguageModel, prompts: Sequence[Prompt], examples: Sequence[Example], token_budget: int) -> list[TokenScores]:
+def evaluate(
+    model: LanguageModel, prompts: Sequence[Prompt], examples: Sequence[Example], token_budget: int
+) -> list[TokenScores]:
     """The scores of every prompt on the same examples."""
     n = len(examples)
     losses, correct = ([[np.empty(0)] * n for _ in prompts] for _ in range(2))
@@ -121,7 +125,9 @@ class Prompted:
     def scores(self, examples: Sequence[Example]) -> TokenScores:
         return evaluate(self.model, [self.prompt], examples, self.token_budget)[0]
 
-    def generate(self, starts: Sequence[Example], n_new: int, temperature: float = 0.0, seed: int = 0) -> list[np.ndarray]:
+    def generate(
+        self, starts: Sequence[Example], n_new: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[np.ndarray]:
         """Up to ``n_new`` tokens behind each start (fewer where the model ends the text); greedy at temperature 0."""
         longest = max((len(e) for e in starts), default=0) + self.prompt.n_tokens + n_new
         size = max(1, self.token_budget // max(1, longest))

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-CHUNK_LOGITS = 2**24
-"""Logits held at once: 64 MiB in float32, 333 tokens of a vocabulary of 50,304."""
+CHUNK_LOGITS = 2**22
+"""Logits held at once: 16 MiB in float32, 83 tokens of a vocabulary of 50,304."""
 
 
 def cross_entropy(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Nats for every token, float32 [N], of ``head(hidden [N, D])`` against ``labels`` [N]. Differentiable in ``hidden`` once."""
+    """Nats for every token, [N] in float32 or finer, of ``head(hidden [N, D])`` against ``labels`` [N]. Differentiable in ``hidden`` once."""
     return _CrossEntropy.apply(hidden, head, labels)
 
 
@@ -37,7 +37,8 @@ def _chunks(head: nn.Linear, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
     size = max(1, CHUNK_LOGITS // head.out_features)
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
-        yield rows, head(hidden[rows]).float()
+        logits = head(hidden[rows])
+        yield rows, logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -46,7 +47,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
-        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows, logits in _chunks(head, hidden):
             label = labels[rows, None]

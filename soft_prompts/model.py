@@ -10,8 +10,16 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from soft_prompts.errors import SoftPromptsError
 
@@ -103,7 +111,13 @@ class LanguageModel:
         }
 
 
-def load(name_or_path: str, revision: str = "main", dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False) -> LanguageModel:
+def load(
+    name_or_path: str,
+    revision: str = "main",
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
     """A frozen model from a hub name or a folder, in evaluation mode with sdpa attention, that has passed the fitness check.
 
     ``dtype``: "auto" is bfloat16 on a GPU that has it and float32 elsewhere. Raises SoftPromptsError if the model cannot
@@ -117,11 +131,13 @@ def load(name_or_path: str, revision: str = "main", dtype: str = "auto", device:
     try:
         config = AutoConfig.from_pretrained(name_or_path, **options)
         if getattr(config, "is_encoder_decoder", False):
-            raise SoftPromptsError(f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) model.")
+            raise SoftPromptsError(
+                f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) model."
+            )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
         # Without dtype= transformers 5 takes the checkpoint's own, float16 for pythia.
         lm = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=kind, attn_implementation="sdpa", **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise SoftPromptsError(_why_not_loaded(name_or_path, revision, is_folder, error)) from error
     lm = lm.to(place).eval().requires_grad_(False)
     name = Path(name_or_path).resolve().name if is_folder else name_or_path
@@ -138,21 +154,30 @@ def pick_device(device: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise SoftPromptsError(f"device {device!r} cannot be used here ({first}); try --device cpu or --device auto.") from error
+        raise SoftPromptsError(
+            f"device {device!r} cannot be used here ({first}); try --device cpu or --device auto."
+        ) from error
     return torch.device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> str:
     """The dtype a name stands for ("auto": bfloat16 on a GPU that has it, else float32)."""
     if dtype == "auto":
-        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return (
+            "bfloat16"
+            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
     return dtype
 
 
 def _why_not_loaded(name: str, revision: str, is_folder: bool, error: Exception) -> str:
     cause = " ".join(str(error).split())[:300]
     if is_folder:
-        return f"the folder {name!r} holds no model that transformers can load ({cause}); it needs config.json, *.safetensors and a tokenizer."
+        return (
+            f"the folder {name!r} cannot be loaded as a causal language model ({cause}); it needs config.json, "
+            f"*.safetensors, a tokenizer and sdpa attention."
+        )
     return (
         f"model {name!r} (revision {revision!r}) could not be loaded: it is no folder here, and the hub does not know it or cannot be reached; "
         f"check the spelling and the network, or give the path of a downloaded model. ({cause})"
@@ -165,7 +190,9 @@ def _separator(name: str, tokenizer: PreTrainedTokenizerBase) -> int:
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token_id = token
             return token
-    raise SoftPromptsError(f"the tokenizer of {name!r} has neither BOS nor EOS to open a document with; set one in its tokenizer_config.json.")
+    raise SoftPromptsError(
+        f"the tokenizer of {name!r} has neither BOS nor EOS to open a document with; set one in its tokenizer_config.json."
+    )
 
 
 @torch.no_grad()
@@ -194,7 +221,11 @@ def check_fitness(model: LanguageModel) -> None:
                 f"(tolerated: {tolerance:.2g}); choose a model that computes from inputs_embeds as from input_ids."
             )
 
-    refuse(model.head(model.body(model.embed(tokens))), wanted, "feeding embeddings through its body and head instead of tokens")
+    refuse(
+        model.head(model.body(model.embed(tokens))),
+        wanted,
+        "feeding embeddings through its body and head instead of tokens",
+    )
 
     # A padded batch read into a cache, then one token more: the short row must not notice the other.
     lengths = torch.tensor([n_long, n_short], device=model.device)
@@ -205,4 +236,8 @@ def check_fitness(model: LanguageModel) -> None:
     step = tokens.gather(1, lengths[:, None])
     mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     hidden = model.extend(model.embed(step), mask.long(), lengths[:, None], cache)
-    refuse(model.head(hidden[:, 0]), wanted[torch.arange(2), lengths], "reading through a key-value cache in a padded batch")
+    refuse(
+        model.head(hidden[:, 0]),
+        wanted[torch.arange(2), lengths],
+        "reading through a key-value cache in a padded batch",
+    )

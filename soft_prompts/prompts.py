@@ -71,7 +71,9 @@ class PromptGenerator(nn.Module):
     embedding), so that the first prompt is ``initial`` plus a whisper of the condition.
     """
 
-    def __init__(self, initial: Tensor, scale: float, sizes: tuple[int, ...], generator: torch.Generator, whisper: float = 0.1):
+    def __init__(
+        self, initial: Tensor, scale: float, sizes: tuple[int, ...], generator: torch.Generator, whisper: float = 0.1
+    ):
         """``initial`` [P, D]; ``sizes`` = (C, width of each hidden layer ...), GELU behind each of them."""
         super().__init__()
         if len(sizes) < 2 or min(sizes[1:]) < 1:
@@ -80,11 +82,17 @@ class PromptGenerator(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale)))
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         with torch.no_grad():
-            for layer in self.hidden:  # He et al. 2015 (arXiv 1502.01852): activations keep their size from layer to layer
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * (2 / layer.in_features) ** 0.5)
+            for (
+                layer
+            ) in self.hidden:  # He et al. 2015 (arXiv 1502.01852): activations keep their size from layer to layer
+                layer.weight.copy_(
+                    torch.randn(layer.weight.shape, generator=generator) * (2 / layer.in_features) ** 0.5
+                )
                 layer.bias.copy_(torch.rand(layer.bias.shape, generator=generator) * 2 - 1)
         # Divided by the width in forward: one optimiser step then moves the prompt as far through the MLP as through the rows.
-        self.out = nn.Parameter(torch.randn((sizes[-1], *initial.shape), generator=generator) * whisper * sizes[-1] ** 0.5)
+        self.out = nn.Parameter(
+            torch.randn((sizes[-1], *initial.shape), generator=generator) * whisper * sizes[-1] ** 0.5
+        )
 
     @property
     def n_tokens(self) -> int:
@@ -92,7 +100,7 @@ class PromptGenerator(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """The prompt for each example, float32 [B, P, D], from ``condition`` [B, C]."""
-        hidden = condition.float()
+        hidden = condition.to(self.rows.dtype)
         for layer in self.hidden:
             hidden = nn.functional.gelu(layer(hidden))
         return (self.rows + torch.einsum("bh,hpd->bpd", hidden / hidden.shape[1], self.out)) * self.scale
@@ -105,8 +113,6 @@ def insert(rows: Tensor, block: Tensor, at: Tensor) -> Tensor:
     (before any padding).
     """
     n_rows, n_block = rows.shape[1], block.shape[1]
-    if n_block == 0:
-        return rows
     place = torch.arange(n_rows + n_block, device=rows.device)  # [L], places in the result
     at = at[:, None]
     source = torch.where(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from soft_prompts.results import Result, load_results
 from soft_prompts.stats import ratio, ratio_interval
 
 CAPTION = (
-    "Held-out loss in nats per scored token, 95 % interval over documents; with several seeds their mean, and the spread from best to worst "
-    "seed. Gain: loss at 0 tokens minus this loss, paired by document. Scores: mean over seeds, and the widest interval."
+    "Held-out loss in nats per scored token, the mean over seeds, ± half the 95 % interval over documents; seeds: how many, and their best and "
+    "worst loss. Gain: loss at 0 tokens minus this loss, paired by document. Scores: mean over seeds ± half the widest 95 % interval."
 )
 
 
@@ -87,30 +88,66 @@ def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
 
 
 def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
-    """Cells of a curve's table, the header first."""
-    table = [["tokens", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]]
+    """Cells of a curve's table, the header first: a row for every prompt length, then the trivial baselines."""
+    table = [
+        ["tokens", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]
+    ]
     zero = next((p for p in curve if p.n_tokens == 0), None)
     for i, point in enumerate(curve):
         losses, gain = point.losses, point.gain_over(zero) if zero and point.n_tokens else None
-        loss = _cell(float(np.mean(losses)), ratio_interval(point.sums, point.counts))
         seeds = f"{len(losses)}" + (f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else "")
-        scores = [_score_cell([r.scores.get(name) for r in point.results]) for name in headline]
-        table.append([str(point.n_tokens), loss, seeds, _cell(gain["value"], gain["interval"]) if gain else "", *scores, ", ".join(flags(point, curve[:i]))])
+        scores = [_mean_score([r.scores.get(name) for r in point.results]) for name in headline]
+        table.append(
+            [
+                str(point.n_tokens),
+                _loss(point),
+                seeds,
+                _cell(gain) if gain else "",
+                *scores,
+                ", ".join(flags(point, curve[:i])),
+            ]
+        )
     for name, value in curve[0].results[0].baselines.items():
         table.append([name, f"{value:.3f}"] + [""] * (len(table[0]) - 2))
     return table
 
 
-def _cell(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def overview(found: Sequence[Sequence[Point]]) -> list[list[str]]:
+    """Cells of one table for several curves, the header first: a row for every curve, a column for every prompt length."""
+    lengths = sorted({point.n_tokens for curve in found for point in curve})
+    table = [["recipe", *(f"{n} tokens" for n in lengths)]]
+    for curve in found:
+        by_length = {point.n_tokens: _loss(point) for point in curve}
+        table.append([difference(curve, found) or "default", *(by_length.get(n, "") for n in lengths)])
+    return table
 
 
-def _score_cell(scores: Sequence[dict | None]) -> str:
+def difference(curve: Sequence[Point], among: Sequence[Sequence[Point]]) -> str:
+    """How the training recipe of a curve differs from most of the others', in words."""
+    recipes = [c[0].results[0].config["train"] for c in among]
+    own = curve[0].results[0].config["train"]
+    usual = {name: Counter(json.dumps(r[name]) for r in recipes).most_common(1)[0][0] for name in own}
+    return ", ".join(
+        f"{name} {value}" for name, value in own.items() if json.dumps(value) != usual[name] and value != ""
+    )
+
+
+def _loss(point: Point) -> str:
+    return _cell({"value": float(np.mean(point.losses)), "interval": ratio_interval(point.sums, point.counts)})
+
+
+def _cell(score: dict) -> str:
+    """A value and half the width of its interval."""
+    low, high = score["interval"]
+    return f"{score['value']:.3f} ±{(high - low) / 2:.3f}"
+
+
+def _mean_score(scores: Sequence[dict | None]) -> str:
     known = [s for s in scores if s and s["value"] is not None]
     if not known:
         return "-"
-    low, high = min(s["interval"][0] for s in known), max(s["interval"][1] for s in known)
-    return _cell(float(np.mean([s["value"] for s in known])), (low, high))
+    widest = max((s["interval"] for s in known), key=lambda interval: interval[1] - interval[0])
+    return _cell({"value": float(np.mean([s["value"] for s in known])), "interval": widest})
 
 
 def title(curve: Sequence[Point]) -> str:
@@ -122,26 +159,40 @@ def title(curve: Sequence[Point]) -> str:
     )
 
 
-def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
-    """Every curve as a table for the terminal."""
-    console = Console()
+def tables(results: Sequence[Result], headline: Sequence[str]) -> list[tuple[str, list[list[str]]]]:
+    """(title, cells) of every table: one for each curve, but one for all where an experiment compares many recipes."""
+    by_model: dict[tuple[str, str], list[list[Point]]] = {}
     for curve in curves(results):
-        header, *body = rows(curve, headline)
-        table = Table(title=title(curve), caption=CAPTION, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
-        for name in header:
-            table.add_column(name, justify="left" if name == "flags" else "right")
+        by_model.setdefault((curve[0].results[0].experiment, curve[0].results[0].model), []).append(curve)
+    found = []
+    for of_model in by_model.values():
+        if len(of_model) > 2:
+            found.append((title(of_model[0]), overview(of_model)))
+        else:
+            found += [(title(curve), rows(curve, headline)) for curve in of_model]
+    return found
+
+
+def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
+    """Results as tables for the terminal."""
+    console = Console()
+    for name, (header, *body) in tables(results, headline):
+        table = Table(title=name, caption=CAPTION, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+        for column in header:
+            table.add_column(column, justify="left" if column in ("flags", "recipe") else "right")
         for row in body:
             table.add_row(*row)
         console.print(table)
 
 
 def markdown(results: Sequence[Result], headline: Sequence[str]) -> str:
-    """Every curve as a Markdown table."""
+    """Results as Markdown tables."""
     parts = []
-    for curve in curves(results):
-        header, *body = rows(curve, headline)
-        lines = [header, ["---"] + ["---:"] * (len(header) - 2) + ["---"], *body]
-        parts.append(f"**{title(curve)}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{CAPTION}\n")
+    for name, (header, *body) in tables(results, headline):
+        lines = [header, ["---" if column in ("flags", "recipe") else "---:" for column in header], *body]
+        parts.append(
+            f"**{name}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{CAPTION}\n"
+        )
     return "\n".join(parts)
 
 
@@ -157,7 +208,9 @@ def main(
     """
     results = load_results(folders)
     if not results:
-        raise SoftPromptsError(f"no results in {', '.join(map(str, folders))}; run an experiment first, or name another folder.")
+        raise SoftPromptsError(
+            f"no results in {', '.join(map(str, folders))}; run an experiment first, or name another folder."
+        )
     if as_markdown:
         print(markdown(results, scores))
     else:

@@ -49,7 +49,14 @@ class HeldOut:
     @classmethod
     def of(cls, scores: TokenScores) -> HeldOut:
         sums, counts = scores.sums, scores.counts
-        return cls(scores.loss, ratio_interval(sums, counts), int(counts.sum()), scores.documents, sums.tolist(), counts.tolist())
+        return cls(
+            scores.loss,
+            ratio_interval(sums, counts),
+            int(counts.sum()),
+            scores.documents,
+            sums.tolist(),
+            counts.tolist(),
+        )
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,18 @@ class Result:
         try:
             values = json.loads(path.read_text())
             if values["schema"] != SCHEMA:
-                raise SoftPromptsError(f"{path} has schema version {values['schema']}, this program reads {SCHEMA}; redo it with --force.")
+                raise SoftPromptsError(
+                    f"{path} has schema version {values['schema']}, this program reads {SCHEMA}; redo it with --force."
+                )
             return cls(**{**values, "held_out": HeldOut(**values["held_out"])})
         except OSError as error:
             raise SoftPromptsError(f"could not read the result {path} ({error.strerror}).") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise SoftPromptsError(f"{path} is not JSON ({error}); delete it, or redo the run with --force.") from error
         except (KeyError, TypeError) as error:
-            raise SoftPromptsError(f"{path} is JSON but not a result ({error}); delete it, or redo the run with --force.") from error
+            raise SoftPromptsError(
+                f"{path} is JSON but not a result ({error}); delete it, or redo the run with --force."
+            ) from error
 
 
 def load_results(folders: Sequence[Path]) -> list[Result]:
@@ -131,12 +142,16 @@ def provenance(model: LanguageModel, n_together: int) -> dict[str, Any]:
             "datasets": datasets.__version__,
             "numpy": np.__version__,
         },
-        "device": torch.cuda.get_device_name(model.device) if cuda else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
+        "device": torch.cuda.get_device_name(model.device)
+        if cuda
+        else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
         "dtype": str(model.dtype).removeprefix("torch."),
         "runs_together": n_together,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         # ru_maxrss is in KiB on Linux; both are of the whole process so far.
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(model.device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(model.device)
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
@@ -145,7 +160,9 @@ def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if changed.strip() else "")
@@ -153,7 +170,12 @@ def _commit() -> str:
 
 def save_prompt(prompt: Prompt, model: LanguageModel, run: dict[str, Any], path: Path) -> None:
     """A trained prompt as safetensors: its tensors, and in the metadata the model it belongs to and the run that made it."""
-    metadata = {"schema": str(SCHEMA), "kind": type(prompt).__name__, "model": json.dumps(model.identity()), "run": json.dumps(run)}
+    metadata = {
+        "schema": str(SCHEMA),
+        "kind": type(prompt).__name__,
+        "model": json.dumps(model.identity()),
+        "run": json.dumps(run),
+    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prompt.state_dict().items()}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
@@ -168,20 +190,26 @@ def load_prompt(path: Path, model: LanguageModel) -> Prompt:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
-        raise SoftPromptsError(f"could not read the snapshot {path} ({error}); train the prompt again with --force.") from error
+        raise SoftPromptsError(
+            f"could not read the snapshot {path} ({error}); train the prompt again with --force."
+        ) from error
     if metadata.get("schema") != str(SCHEMA):
         raise SoftPromptsError(f"{path} is no snapshot of schema version {SCHEMA} (it says {metadata.get('schema')}).")
     saved, mine = json.loads(metadata["model"]), model.identity()
     for part in ("weights", "tokenizer"):
         if saved[part] != mine[part]:
             raise SoftPromptsError(
-                f"the snapshot {path} was trained on {saved['name']} ({part} {saved[part]}), not on {mine['name']} ({part} {mine[part]}); load that model."
+                f"the snapshot {path} was trained on {saved['name']} ({part} {saved[part]}), "
+                f"not on {mine['name']} ({part} {mine[part]}); load that model."
             )
     prompt: nn.Module
     if metadata["kind"] == SoftPrompt.__name__:
         prompt = SoftPrompt(tensors["rows"])
     else:
-        widths = (tensors["hidden.0.weight"].shape[1], *(tensors[f"hidden.{i}.bias"].shape[0] for i in range(_n_layers(tensors))))
+        widths = (
+            tensors["hidden.0.weight"].shape[1],
+            *(tensors[f"hidden.{i}.bias"].shape[0] for i in range(_n_layers(tensors))),
+        )
         prompt = PromptGenerator(tensors["rows"], 1.0, widths, torch.Generator())
     prompt.load_state_dict(tensors)
     return prompt.to(model.device)
@@ -189,5 +217,3 @@ def load_prompt(path: Path, model: LanguageModel) -> Prompt:
 
 def _n_layers(tensors: dict[str, torch.Tensor]) -> int:
     return sum(name.startswith("hidden.") and name.endswith(".bias") for name in tensors)
-
-

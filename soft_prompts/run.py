@@ -26,9 +26,9 @@ class TrainConfig:
     """Documents per optimiser step."""
     max_tokens: int = 256
     """Longest sequence in tokens, document separator included, prompt not."""
-    lr: float = 1e-2
-    """Peak learning rate of AdamW, in units of the root mean square of the vocabulary's embeddings (1e-2: a step moves a
-    coordinate by at most about 1 % of an embedding's size)."""
+    lr: float = 0.1
+    """Peak learning rate of AdamW, in units of the root mean square of the vocabulary's embeddings (0.1: a step moves a
+    coordinate by about a tenth of an embedding's size at most)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up: falling to zero along a half cosine, or constant as published."""
     warmup: float = 0.02
@@ -53,16 +53,30 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises SoftPromptsError with the number and the remedy for a setting that cannot work."""
-        least = {"steps": 0, "batch_size": 1, "max_tokens": 2, "width": 1, "depth": 1, "n_evaluations": 0, "eval_documents": 2}
+        least = {
+            "steps": 0,
+            "batch_size": 1,
+            "max_tokens": 2,
+            "width": 1,
+            "depth": 1,
+            "n_evaluations": 0,
+            "eval_documents": 2,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
-                raise SoftPromptsError(f"--train.{option(name)} is {getattr(self, name)}, but must be at least {bound}.")
+                raise SoftPromptsError(
+                    f"--train.{option(name)} is {getattr(self, name)}, but must be at least {bound}."
+                )
         for name in ("lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
-                raise SoftPromptsError(f"--train.{option(name)} is {getattr(self, name)}, but must be a positive number.")
+                raise SoftPromptsError(
+                    f"--train.{option(name)} is {getattr(self, name)}, but must be a positive number."
+                )
         for name in ("warmup", "weight_decay"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SoftPromptsError(f"--train.{option(name)} is {getattr(self, name)}, but must lie between 0 and 1.")
+                raise SoftPromptsError(
+                    f"--train.{option(name)} is {getattr(self, name)}, but must lie between 0 and 1."
+                )
         if (self.init == "text") != bool(self.init_text):
             raise SoftPromptsError("--train.init text and --train.init-text go together: give both or neither.")
 
@@ -129,4 +143,6 @@ def option(name: str) -> str:
 def _plain(options: Any) -> dict[str, Any]:
     """A frozen dataclass's fields as JSON values, local files by name."""
     values = {f.name: getattr(options, f.name) for f in fields(options)}
-    return {k: Path(v).name if isinstance(v, (str, Path)) and str(v) and Path(v).exists() else v for k, v in values.items()}
+    return {
+        k: Path(v).name if isinstance(v, (str, Path)) and str(v) and Path(v).exists() else v for k, v in values.items()
+    }

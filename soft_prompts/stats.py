@@ -32,7 +32,11 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
     sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     if not counts.sum():
         return {"value": None, "interval": None, "n": 0}
-    return {"value": float(sums.sum() / counts.sum()), "interval": ratio_interval(sums, counts), "n": int((counts > 0).sum())}
+    return {
+        "value": float(sums.sum() / counts.sum()),
+        "interval": ratio_interval(sums, counts),
+        "n": int((counts > 0).sum()),
+    }
 
 
 def rate(successes: np.ndarray) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -39,6 +39,8 @@ class Sweep:
     seeds: tuple[int, ...] = (0,)
     """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    changes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
+    """Training recipes to compare, as changes to ``train``; steps, batch size and evaluation must stay the same."""
     out: Path = Path(".")
     """Folder under which results/, runs/ and snapshots/ are made."""
     force: bool = False
@@ -55,9 +57,11 @@ class Sweep:
     """Let a model run Python code that comes with it."""
 
     def runs(self, model: str) -> list[Run]:
-        """Every combination of length and seed for one model, in that order."""
+        """Every combination of recipe, length and seed for one model."""
         dtype = pick_dtype(self.dtype, pick_device(self.device))
-        return [Run(self.experiment, self.task, model, n, seed, self.train, dtype) for n in self.n_tokens for seed in self.seeds]
+        recipes = [replace(self.train, **change) for change in self.changes]
+        combinations = product(recipes, self.n_tokens, self.seeds)
+        return [Run(self.experiment, self.task, model, n, seed, train, dtype) for train, n, seed in combinations]
 
     def check(self) -> None:
         """Raises SoftPromptsError for options that cannot work, before anything is loaded."""
@@ -65,12 +69,18 @@ class Sweep:
         for name in ("models", "n_tokens", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise SoftPromptsError(f"--{name.replace('_', '-')} is {values}, but needs at least one value and none twice.")
+                raise SoftPromptsError(
+                    f"--{name.replace('_', '-')} is {values}, but needs at least one value and none twice."
+                )
         for name, least in (("n_tokens", 0), ("seeds", 0)):
             if min(getattr(self, name)) < least:
-                raise SoftPromptsError(f"--{name.replace('_', '-')} holds {min(getattr(self, name))}, but must be at least {least}.")
+                raise SoftPromptsError(
+                    f"--{name.replace('_', '-')} holds {min(getattr(self, name))}, but must be at least {least}."
+                )
         if self.token_budget < 1 or (self.runs_at_once is not None and self.runs_at_once < 1):
-            raise SoftPromptsError(f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1.")
+            raise SoftPromptsError(
+                f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1."
+            )
 
     def result_path(self, run: Run) -> Path:
         return self.out / "results" / run.path.with_name(run.path.name + ".json")
@@ -95,7 +105,9 @@ class Sweep:
         if len(runs) > len(pending):
             console.print(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
         print_table(results, runs[0].task.headline)
-        console.print(f"results: {self.out / 'results' / runs[0].path.parent}   curves: tensorboard --logdir {self.out / 'runs' / runs[0].path.parent}")
+        console.print(
+            f"results: {self.out / 'results' / runs[0].path.parent}   curves: tensorboard --logdir {self.out / 'runs' / runs[0].path.parent}"
+        )
         if failures:
             raise SoftPromptsError(" ".join(failures))
         return results
@@ -113,22 +125,43 @@ class Sweep:
         encoding = Encoding(model.tokenizer, model.separator, config.max_tokens, self.out / "runs" / "cache")
         held_out = list(islice(task.examples("held_out", encoding, 0), config.eval_documents))
         if len(held_out) < 2:
-            raise SoftPromptsError(f"only {len(held_out)} held-out documents are to be had; an interval needs 2 and a trustworthy one hundreds: give more data.")
+            raise SoftPromptsError(
+                f"only {len(held_out)} held-out documents are to be had; an interval needs 2 and a trustworthy one hundreds: give more data."
+            )
         if len(held_out) < config.eval_documents:
-            console.print(f"[bold yellow]warning:[/] {len(held_out)} held-out documents instead of {config.eval_documents}: all there are.")
-        trivial = baselines(list(islice(task.examples("train", encoding, 0), BASELINE_EXAMPLES)), held_out, model.head.out_features)
+            console.print(
+                f"[bold yellow]warning:[/] {len(held_out)} held-out documents instead of {config.eval_documents}: all there are."
+            )
+        trivial = baselines(
+            list(islice(task.examples("train", encoding, 0), BASELINE_EXAMPLES)), held_out, model.head.out_features
+        )
         size = self.runs_at_once or len(runs)
         for group in (runs[i : i + size] for i in range(0, len(runs), size)):
             for trained in train(model, group, held_out, encoding, self.out / "runs", self.token_budget):
                 if not trained.failure:
-                    self._save(trained, Prompted(model, trained.prompt, encoding, self.token_budget), held_out, trivial, len(group))
+                    self._save(
+                        trained,
+                        Prompted(model, trained.prompt, encoding, self.token_budget),
+                        held_out,
+                        trivial,
+                        len(group),
+                    )
                 trained.curves.close()
                 yield trained.failure
 
-    def _save(self, trained: Trained, prompted: Prompted, held_out: Sequence[Example], trivial: dict[str, float], n_together: int) -> None:
+    def _save(
+        self,
+        trained: Trained,
+        prompted: Prompted,
+        held_out: Sequence[Example],
+        trivial: dict[str, float],
+        n_together: int,
+    ) -> None:
         """Snapshot first, result last: a result says that everything else is there."""
         run, model = trained.run, prompted.model
-        save_prompt(trained.prompt, model, {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}, self.snapshot_path(run))
+        save_prompt(
+            trained.prompt, model, {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}, self.snapshot_path(run)
+        )
         scored = run.task.score(prompted, held_out)
         trained.curves.samples(run.train.steps, scored.samples)
         trained.curves.scores(run.train.steps, scored.scores)

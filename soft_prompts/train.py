@@ -71,7 +71,11 @@ def make_prompt(model: LanguageModel, run: Run, n_conditions: int) -> Prompt:
 
 
 def accumulate_gradients(
-    model: LanguageModel, task: Task, prompts: Sequence[Prompt], examples: Sequence[Sequence[Example]], token_budget: int
+    model: LanguageModel,
+    task: Task,
+    prompts: Sequence[Prompt],
+    examples: Sequence[Sequence[Example]],
+    token_budget: int,
 ) -> Tensor:
     """Add to each prompt's parameters the gradient of its own mean loss over ``examples[r]``; those losses, float32 [R].
 
@@ -87,12 +91,17 @@ def accumulate_gradients(
         run = torch.tensor([r for r, _ in rows]).repeat_interleave(counts).to(model.device)
         loss = task.loss(model.head, scoring.hidden, scoring.labels) * scoring.weights * share
         loss.sum().backward()
-        losses.index_add_(0, run, loss.detach())
+        losses.index_add_(0, run, loss.detach().float())
     return losses
 
 
 def train(
-    model: LanguageModel, runs: Sequence[Run], held_out: Sequence[Example], encoding: Encoding, curves: Path, token_budget: int
+    model: LanguageModel,
+    runs: Sequence[Run],
+    held_out: Sequence[Example],
+    encoding: Encoding,
+    curves: Path,
+    token_budget: int,
 ) -> list[Trained]:
     """Train every run's prompt, evaluating it on ``held_out``; TensorBoard files go below ``curves``.
 
@@ -113,7 +122,9 @@ def train(
         for step in range(n_steps + 1):
             if step:
                 batches = {seed: next(stream) for seed, stream in streams.items()}
-                losses = accumulate_gradients(model, task, [t.prompt for t in live], [batches[t.run.seed] for t in live], token_budget)
+                losses = accumulate_gradients(
+                    model, task, [t.prompt for t in live], [batches[t.run.seed] for t in live], token_budget
+                )
                 norms = [t.update(step, batches[t.run.seed]) for t in live]
                 if step % LOG_EVERY == 0 or step in evaluation_steps:
                     _log(live, step, losses.tolist(), torch.stack(norms).tolist(), clock.read(), probe)
@@ -129,18 +140,24 @@ def train(
     return trained
 
 
-def _batches(task: Task, encoding: Encoding, seed: int, size: int, held_out: Sequence[Example]) -> Iterator[list[Example]]:
+def _batches(
+    task: Task, encoding: Encoding, seed: int, size: int, held_out: Sequence[Example]
+) -> Iterator[list[Example]]:
     """The training documents of one seed, ``size`` at a time."""
     forbidden = {e.document for e in held_out}
     examples = task.examples("train", encoding, seed)
     while batch := list(islice(examples, size)):
         if leaked := [e.document for e in batch if e.document in forbidden]:
-            raise SoftPromptsError(f"training document {leaked[0]} is held out as well; the task's splits must be disjoint.")
+            raise SoftPromptsError(
+                f"training document {leaked[0]} is held out as well; the task's splits must be disjoint."
+            )
         yield batch
     raise SoftPromptsError("the training documents ran out; give more data or fewer --train.steps.")
 
 
-def _evaluate(model: LanguageModel, due: Sequence[Trained], held_out: Sequence[Example], step: int, token_budget: int) -> None:
+def _evaluate(
+    model: LanguageModel, due: Sequence[Trained], held_out: Sequence[Example], step: int, token_budget: int
+) -> None:
     for t, scores in zip(due, evaluate(model, [t.prompt for t in due], held_out, token_budget), strict=True):
         if not math.isfinite(scores.loss):
             t.give_up("the held-out loss", step)
@@ -151,7 +168,9 @@ def _evaluate(model: LanguageModel, due: Sequence[Trained], held_out: Sequence[E
 
 
 @torch.no_grad()
-def _log(live: Sequence[Trained], step: int, losses: list[float], norms: list[float], seconds: float, probe: Tensor) -> None:
+def _log(
+    live: Sequence[Trained], step: int, losses: list[float], norms: list[float], seconds: float, probe: Tensor
+) -> None:
     """A point of the training curves; ``probe`` [B, C] are conditions at which a prompt's size is taken."""
     _share_time(live, seconds)
     for t, loss, norm in zip(live, losses, norms, strict=True):

@@ -17,7 +17,8 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Prompted, TokenScores
 from soft_prompts.stats import rate, ratio
 from soft_prompts.task import Encoding, Scored, Split, Task
-from soft_prompts.tasks.pgn import GameFilter, Games, fingerprint, read_games
+from soft_prompts.tasks.pgn import GameFilter, Games, read_games
+from soft_prompts.tasks.sources import fingerprint
 
 PUBLISHED_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-11.pgn.zst"
 PUBLISHED_TEST_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-12.pgn.zst"
@@ -100,7 +101,7 @@ class ChessMoves(Task):
 
         Train and held out never share a game, and two games of the same moves are the same game.
         """
-        split_games = _split(self.games, self.test_source, self.game_filter, (self.max_games, self.max_test_games), encoding.cache)
+        split_games = _split(self, tuple(self.identity().values()), encoding.cache)
         if split == "held_out":
             yield from _encode(split_games.test, split_games.held_out, encoding)
             return
@@ -125,7 +126,9 @@ class ChessMoves(Task):
             continuations = _continue(prompted, held_out, n_plies, self.continued_games)
             legal = np.array([c.legal for c in continuations], bool).reshape(-1, PLIES_CONTINUED)
             scores[f"legal_after_{n_plies}"] = rate(legal[:, 0])
-            scores[f"legal_by_ply_after_{n_plies}"] = {str(ply + 1): rate(legal[:, ply]) for ply in range(PLIES_CONTINUED)}
+            scores[f"legal_by_ply_after_{n_plies}"] = {
+                str(ply + 1): rate(legal[:, ply]) for ply in range(PLIES_CONTINUED)
+            }
             samples += [c.sample for c in continuations[:2]]
         return Scored(scores, samples)
 
@@ -139,12 +142,12 @@ class _SplitGames:
 
 
 @lru_cache(maxsize=2)
-def _split(source: str, test_source: str | None, game_filter: GameFilter, most: tuple[int, int], cache: Path | None) -> _SplitGames:
-    """Read the games and part them; ``most`` = (games read for training, held-out games kept)."""
-    games = _read(source, game_filter, most[0], cache)
+def _split(task: ChessMoves, identity: tuple[str, ...], cache: Path | None) -> _SplitGames:
+    """Read a task's games and part them; ``identity`` is that of the files, so that none is mistaken for an older one."""
+    games = _read(task.games, task.game_filter, task.max_games, cache)
     ids = [games.id(i) for i in range(len(games))]
-    if test_source:
-        test = _read(test_source, game_filter, most[1], cache)
+    if task.test_source:
+        test = _read(task.test_source, task.game_filter, task.max_test_games, cache)
         held_out = {test.id(i): i for i in reversed(range(len(test)))}  # of games with the same moves, the first
     else:
         test = games
@@ -153,9 +156,10 @@ def _split(source: str, test_source: str | None, game_filter: GameFilter, most: 
     for what, n, remedy in (("training", len(train), "--games"), ("held-out", len(held_out), "--test-games")):
         if not n:
             raise SoftPromptsError(
-                f"no {what} games are left of the {len(games)} in {source} that pass the filter once the splits are kept apart; give more with {remedy}."
+                f"no {what} games are left of the {len(games)} in {task.games} that pass the filter once the splits "
+                f"are kept apart; give more with {remedy}."
             )
-    return _SplitGames(games, train, test, np.sort(np.fromiter(held_out.values(), np.int64))[: most[1]])
+    return _SplitGames(games, train, test, np.sort(np.fromiter(held_out.values(), np.int64))[: task.max_test_games])
 
 
 def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:
@@ -185,7 +189,9 @@ def _encode(games: Games, indices: np.ndarray, encoding: Encoding) -> Iterator[C
 
 def _plies(text: str, starts: np.ndarray) -> np.ndarray:
     """The half-move that each token belongs to, by the character it starts at; a space belongs to the move behind it."""
-    ends = np.flatnonzero(np.frombuffer(text.encode(), np.uint8) == ord(" "))  # the character behind each move but the last
+    ends = np.flatnonzero(
+        np.frombuffer(text.encode(), np.uint8) == ord(" ")
+    )  # the character behind each move but the last
     return np.where(starts < 0, -1, np.searchsorted(ends, starts, side="right"))
 
 
@@ -202,7 +208,10 @@ def _move_match(scores: TokenScores, held_out: Sequence[ChessExample]) -> dict:
             rating = e.elos[side] // 400 * 400
             own = match[side::2]
             buckets.setdefault(f"{rating}-{rating + 399}", []).append((own.sum(), len(own)))
-    by_elo = {name: ratio(*np.array(counts).T) for name, counts in sorted(buckets.items(), key=lambda bucket: int(bucket[0].split("-")[0]))}
+    by_elo = {
+        name: ratio(*np.array(counts).T)
+        for name, counts in sorted(buckets.items(), key=lambda bucket: int(bucket[0].split("-")[0]))
+    }
     return {"move_match": ratio(np.array(matches), np.array(moves)), "move_match_by_elo": by_elo}
 
 

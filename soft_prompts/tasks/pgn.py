@@ -7,38 +7,28 @@ move that is illegal, or that the parser cannot read, is left out as a whole.
 
 import contextlib
 import hashlib
-import http.client
 import json
-import os
 import re
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
 import rust_pgn_reader_python_binding as rust_pgn
-import zstandard
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import write_atomically
+from soft_prompts.tasks.sources import Damaged, Dropped, blocks, fingerprint, open_source
 
 FORMAT = 1  # raised when the same source and filter give other games than before: old cache files are then not used
-READ_BYTES = 1 << 16  # small, because one read of compressed bytes is decompressed as a whole
-BLOCK_BYTES = 4 << 20  # PGN text judged and parsed at a time
 MAX_GAME_BYTES = 64 << 20  # more text than this without the start of a game is not PGN
-TIMEOUT_S = 30.0  # a connection that delivers nothing for so long has stalled
-RETRY_PAUSES_S = (0.5, 1.0, 2.0)  # before each new try at a connection that broke
 PROGRESS_AFTER_S = 1.5
 MAX_EVENTS_COUNTED = 10_000  # tournament names differ game by game: bound what is kept for an error message
 
@@ -50,10 +40,6 @@ HEADER_TAG = re.compile(rb'\n\[(WhiteElo|BlackElo|Variant|SetUp|FEN|Termination)
 COMMENT = re.compile(rb"\{[^}]*\}|;[^\n]*|^%[^\n]*", re.MULTILINE)
 STANDARD_VARIANTS = {b"standard", b"chess", b"classical", b"normal", b"from position"}  # python-chess's names for it
 UNPLAYED = {b"abandoned", b"rules infraction"}
-
-# A frame, or a skippable frame as parallel compressors put first.
-ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60)))
-ARCHIVE_MAGICS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"7z\xbc\xaf": "7z", b"\xfd7zX": "xz"}
 
 SQUARES = np.frombuffer("".join(f"{file}{rank}" for rank in "12345678" for file in "abcdefgh").encode(), np.uint16)
 # By the parser's numbers: 2 knight, 3 bishop, 4 rook, 5 queen and, as the last entry, -1 none.
@@ -128,45 +114,6 @@ class Games:
         return self.text[self.offsets[i] : self.offsets[i + 1]].tobytes()
 
 
-class _Dropped(Exception):
-    """The connection is lost for good; the text says why."""
-
-
-class _Damaged(Exception):
-    """The compressed data is truncated or corrupt; the text says how."""
-
-
-class _Bytes(Protocol):
-    """What a local file and an address have in common: bytes in order."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-    def tell(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-def fingerprint(source: str) -> str:
-    """The identity of a source, without reading all of it.
-
-    An http(s) address is its own identity; a local file's is 16 hex digits over its size and its first and last MiB.
-    Raises SoftPromptsError for a file that is missing or unreadable.
-    """
-    if _is_url(source):
-        return source
-    digest = hashlib.blake2b(digest_size=8)
-    with _open_file(source) as file:
-        try:
-            size = file.seek(0, os.SEEK_END)
-            digest.update(str(size).encode())
-            for start in (0, max(0, size - (1 << 20))):
-                file.seek(start)
-                digest.update(file.read(1 << 20))
-        except OSError as error:
-            raise SoftPromptsError(f"{source} could not be read: {error}; check the disk or copy it again.") from error
-    return digest.hexdigest()
-
-
 def read_games(source: str, game_filter: GameFilter, max_games: int | None, cache: Path | None) -> Games:
     """Read the first `max_games` games (None: all) of a PGN file or address that pass the filter, in file order.
 
@@ -187,16 +134,16 @@ def read_games(source: str, game_filter: GameFilter, max_games: int | None, cach
     reader = _Reader(game_filter, max_games)
     note = ""
     with (
-        contextlib.closing(_HttpBytes(source) if _is_url(source) else _open_file(source)) as raw,
+        contextlib.closing(open_source(source)) as raw,
         contextlib.closing(_Progress()) as progress,
     ):
         try:
-            for texts in _split(_blocks(_text(source, raw)), source):
+            for texts in _split(blocks(source, raw), source):
                 reader.take(texts)
                 if reader.done():
                     break
                 progress.show(reader.taken, reader.seen, raw.tell())
-        except _Dropped as error:
+        except Dropped as error:
             note = (
                 f"The connection to {source} was lost after {raw.tell()} bytes ({error}); the {reader.taken} games "
                 f"taken until then are kept. For the rest run again, or download the file and pass its path with "
@@ -207,7 +154,7 @@ def read_games(source: str, game_filter: GameFilter, max_games: int | None, cach
                     f"No game could be taken from {source}: the connection broke after {raw.tell()} bytes ({error}). "
                     f"Try again, or download the file elsewhere and pass its path with --games."
                 ) from error
-        except _Damaged as error:
+        except Damaged as error:
             raise SoftPromptsError(
                 f"{source} is truncated or corrupt: {error}; {reader.seen} games could be read before the break. "
                 f"Download or copy the file again."
@@ -220,223 +167,7 @@ def read_games(source: str, game_filter: GameFilter, max_games: int | None, cach
     return games
 
 
-# --- where the bytes come from ---
-
-
-def _is_url(source: str) -> bool:
-    return source.lower().startswith(("http://", "https://"))
-
-
-def _open_file(source: str) -> BinaryIO:
-    """Open a local file for reading bytes; SoftPromptsError says why not."""
-    path = Path(source)
-    try:
-        if path.is_dir():
-            raise SoftPromptsError(f"{source} is a folder; give the PGN file itself (.pgn, .pgn.zst or .pgn.gz).")
-        if not path.exists():
-            raise SoftPromptsError(f"{source} does not exist; check the path given with --games.")
-        if not path.is_file():
-            raise SoftPromptsError(f"{source} is not a regular file; save the games to a file and give its path.")
-        return path.open("rb")
-    except OSError as error:
-        raise SoftPromptsError(f"{source} could not be opened: {error.strerror}; check its name and rights.") from error
-
-
-class _HttpBytes:
-    """The bytes of an http(s) address in order; a connection that breaks is taken up again where it broke.
-
-    read raises _Dropped when the retries are used up, and SoftPromptsError where the address gives nothing at all.
-    """
-
-    def __init__(self, url: str) -> None:
-        try:
-            _ = urllib.parse.urlsplit(url).port  # read for the errors that it raises
-        except ValueError as error:
-            raise SoftPromptsError(f"{url} is not a valid address ({error}); check it.") from error
-        self._url = url
-        self._position = 0
-        self._size: int | None = None  # of the whole file, where the server says it
-        self._version: str | None = None  # as the server names it, to notice a file that changes between two tries
-        self._response: http.client.HTTPResponse | None = None
-
-    def read(self, size: int) -> bytes:
-        for pause in (*RETRY_PAUSES_S, None):
-            try:
-                if self._response is None:
-                    self._response = self._connect()
-                if self._size is not None:
-                    size = min(size, self._size - self._position)
-                data = self._response.read1(size) if size else b""
-                if data or self._size is None or self._position >= self._size:
-                    self._position += len(data)
-                    return data
-                why = f"the server closed it before all {self._size} bytes had come"
-            except urllib.error.HTTPError as error:
-                why = f"HTTP status {error.code} {error.reason}"
-                error.close()
-                if error.code < 500:
-                    self._refuse(why)
-            except (OSError, http.client.HTTPException) as error:
-                why = str(getattr(error, "reason", error)) or type(error).__name__
-                if isinstance(error, urllib.error.URLError) and not isinstance(error.reason, TimeoutError):
-                    self._unreachable(why)
-            self.close()
-            if pause is not None:
-                time.sleep(pause)
-        raise _Dropped(why)
-
-    def tell(self) -> int:
-        return self._position
-
-    def close(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None
-
-    def _refuse(self, why: str) -> None:
-        """The server will not give the file, now or later."""
-        if self._position:
-            raise _Dropped(why)
-        raise SoftPromptsError(f"{self._url} was refused with {why}; check the address given with --games.")
-
-    def _unreachable(self, why: str) -> None:
-        """Before the first byte there is no network or no such server; later on it is a break like any other."""
-        if not self._position:
-            raise SoftPromptsError(
-                f"{self._url} could not be reached ({why}); check the address and the network, "
-                f"or download the file elsewhere and pass its path with --games."
-            )
-
-    def _connect(self) -> http.client.HTTPResponse:
-        """A response whose next byte is the one at the position reached."""
-        headers = {"User-Agent": "soft-prompts", "Accept-Encoding": "identity"}
-        if self._position:
-            headers["Range"] = f"bytes={self._position}-"
-        address = urllib.parse.quote(self._url, safe="/:?#[]@!$&'()*+,;=%~")  # spaces and letters beyond ASCII
-        response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT_S)
-        try:
-            self._match(response)
-        except BaseException:
-            response.close()
-            raise
-        return response
-
-    def _match(self, response: http.client.HTTPResponse) -> None:
-        """See to it that a response goes on where the last one broke off, in the same file."""
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if self._position and version != self._version:
-            raise _Dropped("the file on the server changed meanwhile")
-        self._version = version
-        if response.status == 206:
-            if not response.headers.get("Content-Range", "").startswith(f"bytes {self._position}-"):
-                raise _Dropped(f"the server sent other bytes than those asked for, from {self._position} on")
-            return
-        length = response.headers.get("Content-Length", "")
-        self._size = int(length) if length.isdigit() else None
-        missing = self._position  # the server ignored the range and begins anew
-        while missing:
-            skipped = len(response.read1(min(missing, READ_BYTES)))
-            if not skipped:
-                raise ConnectionError("the server closed it early")
-            missing -= skipped
-
-
-# --- from bytes to the text of single games ---
-
-
-def _text(source: str, raw: _Bytes) -> Iterator[bytes]:
-    """Yield the decompressed content, whatever the compression. Raises _Damaged, SoftPromptsError for a wrong name."""
-    head = b""
-    while len(head) < 4:  # a connection may deliver less at once than the longest magic number
-        data = raw.read(READ_BYTES)
-        if not data:
-            break
-        head += data
-    kind = _compression(head)
-    _check_name(source, head, kind)
-    pieces = _pieces(head, raw)
-    if kind == "zstd":
-        # Lichess compresses with windows larger than the decoder's default limit.
-        return _decompressed(pieces, lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(), kind)
-    if kind == "gzip":
-        return _decompressed(pieces, lambda: zlib.decompressobj(wbits=31), kind)
-    return pieces
-
-
-def _compression(head: bytes) -> str:
-    """zstd, gzip, an archive format that is not read here, or "" for text, by the content's first bytes."""
-    if head.startswith(ZSTD_MAGICS):
-        return "zstd"
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
-    return next((name for magic, name in ARCHIVE_MAGICS.items() if head.startswith(magic)), "")
-
-
-def _check_name(source: str, head: bytes, kind: str) -> None:
-    """Raise SoftPromptsError where the content is not what the file's name promises, or nothing that is read here."""
-    if not head:
-        raise SoftPromptsError(f"{source} is empty (0 bytes); download it again or give another file.")
-    name = urllib.parse.urlsplit(source).path if _is_url(source) else source
-    promised = {".zst": "zstd", ".gz": "gzip"}.get(Path(name).suffix.lower())
-    if kind in ARCHIVE_MAGICS.values():
-        raise SoftPromptsError(f"{source} is {kind} data; unpack it and give the .pgn file inside.")
-    if promised and kind != promised:
-        suffix = {"zstd": ".pgn.zst", "gzip": ".pgn.gz", "": ".pgn"}[kind]
-        raise SoftPromptsError(
-            f"{source} is not {promised} data although its name says so (it is {kind or 'not compressed'}); "
-            f"rename it to {suffix} or download it again."
-        )
-
-
-def _pieces(head: bytes, raw: _Bytes) -> Iterator[bytes]:
-    yield head
-    while data := raw.read(READ_BYTES):
-        yield data
-
-
-def _decompressed(pieces: Iterator[bytes], new_decoder: Callable, kind: str) -> Iterator[bytes]:
-    """Decompress frame after frame (zstd) or member after member (gzip). Raises _Damaged.
-
-    Done by hand because the stream readers of zstandard end without a word where a file is cut off.
-    """
-    decoder = None
-    for data in pieces:
-        while data:
-            if decoder is None:
-                data = data.lstrip(b"\0") if kind == "gzip" else data  # gzip files may be padded with zeros
-                if not data:
-                    break
-                decoder = new_decoder()
-            try:
-                text = decoder.decompress(data)
-            except (zstandard.ZstdError, zlib.error) as error:
-                raise _Damaged(f"the {kind} data is corrupt ({error})") from error
-            data = b""
-            if decoder.eof:
-                data = decoder.unused_data
-                decoder = None
-            if text:
-                yield text
-    if decoder is not None:
-        raise _Damaged(f"the {kind} data ends in the middle")
-
-
-def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Gather pieces into blocks of BLOCK_BYTES or a little more; what came before a break is yielded first."""
-    gathered: list[bytes] = []
-    size = 0
-    try:
-        for piece in pieces:
-            for start in range(0, len(piece), BLOCK_BYTES):
-                gathered.append(piece[start : start + BLOCK_BYTES])
-                size += len(gathered[-1])
-                if size >= BLOCK_BYTES:
-                    yield b"".join(gathered)
-                    gathered, size = [], 0
-    except (_Dropped, _Damaged):
-        yield b"".join(gathered)
-        raise
-    yield b"".join(gathered)
+# --- from blocks of text to single games ---
 
 
 def _split(blocks: Iterator[bytes], source: str) -> Iterator[list[bytes]]:
@@ -696,19 +427,12 @@ def _load(path: Path) -> Games | None:
 
 def _save(games: Games, path: Path) -> None:
     """Write a cache file as a whole or not at all; a failure costs the cache and not the games."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     arrays = {"text": games.text, "offsets": games.offsets, "elos": games.elos}
     facts = json.dumps({"skipped": games.skipped, "digest": _digest(games)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, temporary, metadata={"games": facts})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        write_atomically(path, save(arrays, metadata={"games": facts}))
+    except SoftPromptsError as error:
         warnings.warn(f"The games could not be kept in the cache {path.parent}: {error}", stacklevel=3)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 class _Progress:

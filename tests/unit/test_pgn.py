@@ -17,8 +17,9 @@ import pytest
 import zstandard
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.tasks import pgn
-from soft_prompts.tasks.pgn import GameFilter, Games, fingerprint, read_games
+from soft_prompts.tasks import pgn, sources
+from soft_prompts.tasks.pgn import GameFilter, Games, read_games
+from soft_prompts.tasks.sources import fingerprint
 
 ANY = GameFilter()
 
@@ -192,8 +193,8 @@ def test_block_boundaries_inside_games_change_nothing(
     text = "".join(GAMES[:4]) + game("1. e4 {\n[Event in a comment} e5 *") + game("1. Ke2 *") + GAMES[5].rstrip()
     crlf = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
     whole = [read_text(tmp_path, content, ANY, limit) for content in (text, crlf) for limit in (None, 3)]
-    monkeypatch.setattr(pgn, "BLOCK_BYTES", size)
-    monkeypatch.setattr(pgn, "READ_BYTES", size)
+    monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+    monkeypatch.setattr(sources, "READ_BYTES", size)
     blocks = [read_text(tmp_path, content, ANY, limit) for content in (text, crlf) for limit in (None, 3)]
     for games, others in zip(whole, blocks, strict=True):
         assert_same(games, others)
@@ -230,7 +231,7 @@ def test_text_that_never_begins_a_game_is_refused_in_bounded_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pgn, "MAX_GAME_BYTES", 1 << 20)
-    monkeypatch.setattr(pgn, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 1 << 18)
     with pytest.raises(SoftPromptsError, match="1 MiB of text in which no game begins.*give another one"):
         read_text(tmp_path, "no chess here\n" * 200_000)
 
@@ -350,7 +351,7 @@ def test_every_compression_gives_the_same_games(
     encoder = zstandard.ZstdCompressor().compressobj()  # a frame without its size, as streams are written
     forms["stream.pgn.zst"] = encoder.compress(content) + encoder.flush()
     plain = read_text(tmp_path, content)
-    monkeypatch.setattr(pgn, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(sources, "READ_BYTES", read_bytes)
     for name, data in forms.items():
         assert_same(read_games(write(tmp_path / name, data), ANY, None, None), plain)
 
@@ -359,7 +360,7 @@ def test_every_compression_gives_the_same_games(
 def test_truncated_files_say_how_far_they_could_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(pgn, "READ_BYTES", 100)
+    monkeypatch.setattr(sources, "READ_BYTES", 100)
     data = compressed("".join(GAMES).encode())[name].rstrip(b"\0")
     for cut in (len(data) // 2, len(data) - 1):
         source = write(tmp_path / name, data[:cut])
@@ -573,7 +574,7 @@ def status(code: int) -> Callable:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgn, "RETRY_PAUSES_S", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(sources, "RETRY_PAUSES_S", (0.01, 0.02, 0.03))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -611,7 +612,7 @@ def test_a_server_error_is_retried(tmp_path: Path, quick: None) -> None:
 def test_a_connection_cut_for_good_keeps_the_games_so_far_and_caches_nothing(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(pgn, "READ_BYTES", 1000)
+    monkeypatch.setattr(sources, "READ_BYTES", 1000)
     data = compressed(CONTENT)[name]
     cut = len(data) * 9 // 10
     with serving(whole(data, cut), name=name) as server:
@@ -650,7 +651,7 @@ def test_a_file_that_changes_between_two_tries_is_not_pieced_together(quick: Non
 def test_a_stalled_connection_times_out_and_is_resumed(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pgn, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(sources, "TIMEOUT_S", 0.2)
     released = threading.Event()
 
     def stall(handler: Handler, start: int) -> None:
@@ -702,7 +703,7 @@ def test_few_games_do_not_download_the_whole_file(quick: None) -> None:
         games = read_games(server.url, ANY, 3, None)
         assert closed.wait(10)
     assert len(games) == 3 and games.complete
-    assert server.sent < 4 * pgn.BLOCK_BYTES + (16 << 20) < 1000 * len(block)  # a block, and what the sockets hold
+    assert server.sent < 4 * sources.BLOCK_BYTES + (16 << 20) < 1000 * len(block)  # a block, and what the sockets hold
 
 
 def test_a_corrupt_file_at_an_address_is_an_error(quick: None) -> None:

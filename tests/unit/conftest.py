@@ -1,0 +1,83 @@
+"""Tiny models of the real architectures, made on the spot: no network, no download."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.model import LanguageModel, load
+from tests.demo import byte_tokenizer
+
+CONTEXT = 128
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": CONTEXT,
+}
+CONFIGS = {"neox": GPTNeoXConfig(**TINY), "llama": LlamaConfig(num_key_value_heads=2, **TINY)}
+
+
+def save_random_model(config: PreTrainedConfig, folder: Path, spread: float = 0.5) -> Path:
+    """A random model of ``config`` whose logits differ enough to have clear favourites, with a tokenizer of bytes."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config.vocab_size = len(tokenizer) + 7  # like pythia's: more rows than the tokenizer uses
+    config.bos_token_id = config.eos_token_id = 0
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, spread / weight.shape[1] ** 0.5 * 2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Folders of a tiny random model of each architecture."""
+    return {
+        name: save_random_model(config, tmp_path_factory.mktemp("models") / name) for name, config in CONFIGS.items()
+    }
+
+
+@pytest.fixture(scope="session", params=list(CONFIGS))
+def model(request, folders) -> LanguageModel:
+    """A tiny random model, once for each architecture."""
+    return load(str(folders[request.param]))
+
+
+@pytest.fixture(scope="session")
+def neox(folders) -> LanguageModel:
+    return load(str(folders["neox"]))
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real inputs, where there is one."""
+    folder = os.environ.get("SOFT_PROMPTS_DATA")
+    if not folder:
+        pytest.skip("SOFT_PROMPTS_DATA is not set: it names a folder of real games, tokenizers and models")
+    return Path(folder)
+
+
+def make_examples(
+    n: int, seed: int = 0, longest: int = 24, n_conditions: int = 0, vocabulary: int = 250
+) -> list[Example]:
+    """Random documents of random lengths, some places not scored, the prompt anywhere."""
+    random = np.random.default_rng(seed)
+    examples = []
+    for i in range(n):
+        tokens = random.integers(1, vocabulary, random.integers(3, longest + 1))
+        labels = np.where(random.random(len(tokens)) < 0.8, tokens, IGNORE)
+        labels[0], labels[-1] = IGNORE, tokens[-1]
+        at = int(random.integers(0, len(tokens) + 1))
+        condition = random.normal(size=n_conditions).astype(np.float32)
+        examples.append(Example(tokens, labels, f"document-{seed}-{i}", at, condition))
+    return examples

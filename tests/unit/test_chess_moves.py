@@ -1,0 +1,160 @@
+import random
+from pathlib import Path
+
+import chess
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from soft_prompts.batch import IGNORE
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import Prompted, TokenScores
+from soft_prompts.prompts import SoftPrompt
+from soft_prompts.task import Encoding
+from soft_prompts.tasks.chess_moves import PUBLISHED_GAMES, PUBLISHED_TEST_GAMES, ChessMoves, _legal, _move_match
+from tests.demo import byte_tokenizer, play
+
+
+def write_games(path: Path, n: int, seed: int = 0) -> Path:
+    path.write_text("".join(pgn for pgn, _, _ in play(n, seed)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def games(tmp_path_factory) -> Path:
+    return write_games(tmp_path_factory.mktemp("games") / "games.pgn", 120)
+
+
+def encoding(max_tokens: int = 96, tokenizer=None) -> Encoding:
+    return Encoding(tokenizer or byte_tokenizer(), 0, max_tokens)
+
+
+def take(task: ChessMoves, split: str, n: int, seed: int = 0, **options) -> list:
+    return [e for e, _ in zip(task.examples(split, encoding(**options), seed), range(n), strict=False)]
+
+
+def test_examples_are_whole_moves_behind_the_separator_all_scored(games) -> None:
+    played = {" ".join(moves): ratings for _, ratings, moves in play(120, 0)}
+    for e in take(ChessMoves(str(games)), "train", 50):
+        text = byte_tokenizer().decode(e.tokens[1:])
+        (game,) = [moves for moves in played if moves.startswith(text)]
+        assert game[len(text) :] == "" or game[len(text)] == " "  # cut between moves
+        assert len(game) + 1 <= 96 or len(e) > 96 - 6  # and not earlier than it must
+        assert (e.tokens[0], e.labels[0], e.insert_at) == (0, IGNORE, 1)
+        assert (e.labels[1:] == e.tokens[1:]).all()
+        np.testing.assert_allclose(e.condition, (np.array(played[game]) - 1000) / 2000, rtol=1e-6)
+        assert e.n_plies == len(text.split())
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "pythia", "llama", "stories260K"])
+def test_every_token_belongs_to_the_move_it_spells(games, tokenizer: str, request) -> None:
+    if tokenizer == "bytes":
+        coder = byte_tokenizer()
+    else:
+        data = request.getfixturevalue("data")
+        coder = AutoTokenizer.from_pretrained(
+            data / ("models" if tokenizer == "stories260K" else "tokenizers") / tokenizer
+        )
+    for e in take(ChessMoves(str(games)), "train", 20, tokenizer=coder):
+        moves = coder.decode(e.tokens[1:]).split()
+        spelled = [coder.decode(e.tokens[e.plies == ply]).strip() for ply in range(e.n_plies)]
+        assert spelled == moves
+
+
+def test_train_and_held_out_share_no_game_and_the_order_depends_on_the_seed_alone(games) -> None:
+    task = ChessMoves(str(games))
+    held_out, train = take(task, "held_out", 10**6), take(task, "train", 200)
+    n = len({e.document for e in train})
+    assert 60 < n < 118
+    assert 2 < len(held_out) < 40
+    assert len({e.document for e in held_out}) == len(held_out)
+    assert not {e.document for e in held_out} & {e.document for e in train}
+    assert [e.document for e in take(task, "train", 50)] == [e.document for e in train[:50]]
+    assert [e.document for e in take(task, "train", 50, seed=1)] != [e.document for e in train[:50]]
+    assert [e.document for e in take(task, "held_out", 50, seed=1)] == [e.document for e in held_out]
+    assert {e.document for e in train[:n]} == {e.document for e in train[n:]} | {e.document for e in train[:n]}
+
+
+def test_games_of_the_test_file_never_train_even_where_both_files_hold_them(games, tmp_path) -> None:
+    pieces = games.read_text().split("\n\n[Event")
+    test = tmp_path / "test.pgn"
+    test.write_text("\n\n[Event".join(pieces[:30]) + "\n\n")
+    task = ChessMoves(str(games), test_games=str(test))
+    held_out = take(task, "held_out", 10**6)
+    assert len(held_out) == 30
+    assert not {e.document for e in held_out} & {e.document for e in take(task, "train", 200)}
+
+
+def test_testing_on_the_training_file_itself_is_refused(games) -> None:
+    with pytest.raises(SoftPromptsError, match=r"no training games are left of the 120 .*--games"):
+        take(ChessMoves(str(games), test_games=str(games)), "train", 1)
+
+
+def test_what_is_not_chosen_follows_the_source() -> None:
+    published, own = ChessMoves(), ChessMoves("my.pgn")
+    assert (published.games, published.test_source) == (PUBLISHED_GAMES, PUBLISHED_TEST_GAMES)
+    assert (published.game_filter.speed, published.game_filter.rated) == ("blitz", True)
+    assert (own.test_source, own.game_filter.speed, own.game_filter.rated) == (None, None, None)
+    chosen = ChessMoves("my.pgn", speed="rapid", rated="no").game_filter
+    assert (chosen.speed, chosen.rated) == ("rapid", False)
+
+
+def test_a_move_matches_where_all_its_tokens_are_the_likeliest(games) -> None:
+    (e, *_) = take(ChessMoves(str(games)), "held_out", 1)
+    correct = np.ones(len(e) - 1, bool)
+    correct[np.flatnonzero(e.plies[1:] == 3)[1]] = False  # one wrong token spoils the fourth move, black's second
+    correct[np.flatnonzero(e.plies[1:] == 4)] = False  # all wrong, white's third
+    found = _move_match(TokenScores([e.document], [np.zeros(len(e) - 1)], [correct]), [e])
+    assert found["move_match"]["value"] == pytest.approx(1 - 2 / e.n_plies)
+    buckets = {f"{r // 400 * 400}-{r // 400 * 400 + 399}" for r in e.elos}
+    assert set(found["move_match_by_elo"]) == buckets
+
+
+def test_legality_counts_every_half_move_until_the_first_mistake() -> None:
+    given = ["e2e4", "e7e5"]
+    good = ["g1f3", "b8c6", "f1c4", "f8c5", "e1g1", "g8f6", "d2d3", "d7d6"]
+    assert _legal(given, given + good) == [True] * 8
+    assert _legal(given, [*given, "g1f3", "b8b6", *good[2:]]) == [True] + [False] * 7
+    assert _legal(given, given + good[:3]) == [True] * 3 + [False] * 5
+    assert _legal(given, [*given, "0000", *good[1:]]) == [False] * 8  # passing is no move
+    assert _legal(given, ["e2e4", "e7e5q", *good]) == [False] * 8  # the last move given was changed
+    mate = ["f2f3", "e7e5", "g2g4", "d8h4"]
+    assert _legal(mate[:3], mate) == [True] * 8  # a game that is over cannot go wrong
+
+
+def test_scores_of_a_model_that_plays_at_random_are_what_they_are_by_hand(neox, games) -> None:
+    task = ChessMoves(str(games), continued_from=(4,), continued_games=5)
+    held_out = take(task, "held_out", 8, max_tokens=120)
+    behind = Prompted(neox, SoftPrompt(torch.randn(2, 32)), encoding(120), 10**6)
+    scored = task.score(behind, held_out)
+    scores = behind.scores(held_out)
+    assert scored.scores["nats_per_move"]["value"] == pytest.approx(
+        scores.sums.sum() / sum(e.n_plies for e in held_out)
+    )
+    assert scored.scores["elo_effect"]["value"] == pytest.approx(0)  # an unconditional prompt cannot use the ratings
+    assert scored.scores["legal_after_4"]["value"] == 0
+    assert scored.scores["legal_after_4"]["n"] == 5
+    assert set(scored.samples[0]) == {"elos", "start", "continuation", "played"}
+    assert len(scored.samples[0]["start"].split()) == 4
+
+
+def test_legal_moves_of_a_model_that_knows_the_game_are_counted(games) -> None:
+    """Instead of a model, the game itself: continuing every held-out game as it was played is legal throughout."""
+    task = ChessMoves(str(games))
+    for e in take(task, "held_out", 10):
+        moves = byte_tokenizer().decode(e.tokens[1:]).split()
+        assert _legal(moves[:4], moves)[: len(moves) - 4] == [True] * min(8, len(moves) - 4)
+
+
+def test_made_up_games_are_legal_and_stronger_players_take_more() -> None:
+    taken = {True: 0, False: 0}
+    dice = random.Random(0)
+    for _, ratings, moves in play(60, seed=dice.randint(0, 99)):
+        board = chess.Board()
+        for ply, uci in enumerate(moves):
+            move = chess.Move.from_uci(uci)
+            assert move in board.legal_moves
+            taken[ratings[ply % 2] > 1600] += board.is_capture(move)
+            board.push(move)
+    assert taken[True] > 1.5 * taken[False]

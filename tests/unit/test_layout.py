@@ -1,0 +1,45 @@
+"""The shape of the repository, where a slip would be silent."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_pytest_collects_no_experiment() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q"], cwd=ROOT, capture_output=True, text=True
+    )
+    collected = {line.split(":")[0] for line in found.stdout.splitlines() if ".py:" in line}
+    assert collected
+    assert all(path.startswith("tests/unit/test_") for path in collected)
+
+
+def test_no_file_or_folder_at_the_root_is_named_like_an_import() -> None:
+    imported = {"chess", "datasets", "tokenizers", "transformers", "torch", "accelerate", "tensorboard", "zstandard"}
+    assert not imported & {path.stem for path in ROOT.iterdir()}
+
+
+def test_every_requirement_has_an_exact_pin() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r "))]
+        assert lines
+        assert all("==" in line for line in lines)
+
+
+def test_committed_results_can_be_read_and_hold_no_path_of_a_machine() -> None:
+    from soft_prompts.results import load_results
+
+    load_results([ROOT / "results"])
+    for path in (ROOT / "results").rglob("*.json"):
+        assert "/home/" not in path.read_text()
+        assert "/root/" not in path.read_text()
+
+
+def test_no_code_loads_pickles_or_trusts_remote_code() -> None:
+    for path in [*ROOT.glob("soft_prompts/**/*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("exploratory_tests/*.py")]:
+        code = path.read_text()
+        assert "torch.load(" not in code, path
+        assert "import pickle" not in code, path
+        assert "trust_remote_code=True" not in code, path

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from soft_prompts import loss as loss_module
+from soft_prompts.loss import cross_entropy, score_tokens
+
+
+@pytest.fixture(params=[torch.float64, torch.float32])
+def case(request):
+    torch.manual_seed(0)
+    head = nn.Linear(6, 11, bias=True).to(request.param).requires_grad_(False)
+    return head, torch.randn(23, 6, dtype=request.param), torch.randint(11, (23,))
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 11 * 5, 10**6])
+def test_losses_and_gradients_equal_the_plain_computation(case, chunk_logits: int, monkeypatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk_logits)
+    head, hidden, labels = case
+    upstream = torch.randn(23, dtype=hidden.dtype)
+    ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    got, wanted = cross_entropy(head, ours, labels), nn.functional.cross_entropy(head(plain), labels, reduction="none")
+    tolerance = 1e-12 if hidden.dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(got, wanted, atol=tolerance, rtol=0)
+    (got * upstream).sum().backward()
+    (wanted * upstream).sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad, atol=tolerance, rtol=0)
+
+
+def test_scored_tokens_are_the_losses_and_the_favourites(case) -> None:
+    head, hidden, labels = case
+    labels[:7] = head(hidden[:7]).argmax(1)
+    losses, correct = score_tokens(head, hidden, labels)
+    assert torch.equal(correct, head(hidden).argmax(1) == labels)
+    torch.testing.assert_close(losses, nn.functional.cross_entropy(head(hidden), labels, reduction="none"))
+
+
+def test_no_tokens_have_no_losses() -> None:
+    head = nn.Linear(6, 11).requires_grad_(False)
+    nothing = torch.zeros(0, 6, requires_grad=True)
+    assert cross_entropy(head, nothing, torch.zeros(0, dtype=torch.long)).shape == (0,)
+    assert [x.shape for x in score_tokens(head, nothing.detach(), torch.zeros(0, dtype=torch.long))] == [(0,), (0,)]
+
+
+def test_logits_beyond_the_range_of_exp_stay_finite() -> None:
+    head = nn.Linear(1, 2, bias=False).requires_grad_(False)
+    head.weight.copy_(torch.tensor([[1000.0], [-1000.0]]))
+    hidden = torch.ones(1, 1, requires_grad=True)
+    loss = cross_entropy(head, hidden, torch.tensor([1]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(2000)
+    assert hidden.grad.item() == pytest.approx(2000)

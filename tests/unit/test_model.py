@@ -1,0 +1,111 @@
+import hashlib
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GraniteConfig,
+    MistralConfig,
+    OPTConfig,
+    Qwen2Config,
+    T5Config,
+)
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.model import load, pick_device
+from soft_prompts.prompts import SoftPrompt
+from soft_prompts.task import Task
+from soft_prompts.train import accumulate_gradients
+from tests.unit.conftest import CONFIGS, CONTEXT, TINY, make_examples, save_random_model
+
+
+def bits(model) -> str:
+    return hashlib.sha256(b"".join(p.numpy().tobytes() for p in model.lm.state_dict().values())).hexdigest()
+
+
+def test_a_loaded_model_is_frozen_in_evaluation_mode_and_keeps_its_bits_through_training(model) -> None:
+    before = bits(model)
+    prompt = SoftPrompt(torch.randn(3, 32))
+    optimizer = torch.optim.AdamW(prompt.parameters(), lr=0.1)
+    for _ in range(3):
+        accumulate_gradients(model, Task(), [prompt], [make_examples(4)], 10**6)
+        optimizer.step()
+    assert not model.lm.training
+    assert not any(p.requires_grad or p.grad is not None for p in model.lm.parameters())
+    assert model.lm.config._attn_implementation == "sdpa"
+    assert bits(model) == before
+
+
+def test_the_separator_is_bos_and_padding_is_resolved(model) -> None:
+    assert model.separator == model.tokenizer.bos_token_id == 0
+    assert model.tokenizer.pad_token_id is not None
+    assert model.context == CONTEXT
+    assert len(model.vocabulary) == len(model.tokenizer) == model.head.out_features - 7
+
+
+def test_dtype_is_what_was_asked_not_what_the_checkpoint_has(folders) -> None:
+    assert load(str(folders["neox"])).dtype == torch.float32
+    assert load(str(folders["neox"]), dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_the_weight_hash_does_not_depend_on_the_dtype_but_on_the_weights(folders) -> None:
+    first, second = (load(str(folders["neox"]), dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert first.weight_hash == second.weight_hash
+    assert first.weight_hash != load(str(folders["llama"])).weight_hash
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [GPT2Config, OPTConfig, Qwen2Config, MistralConfig], ids=lambda c: c.model_type)
+def test_other_causal_models_pass_the_fitness_check(config, dtype: str, tmp_path) -> None:
+    options = {**TINY, "ffn_dim": 64, "word_embed_proj_dim": 32, "num_key_value_heads": 4, "n_positions": CONTEXT}
+    assert (
+        load(str(save_random_model(config(**options), tmp_path)), dtype=dtype).lm.config.model_type == config.model_type
+    )
+
+
+def test_a_model_that_scales_its_logits_is_refused_with_the_difference(tmp_path) -> None:
+    config = GraniteConfig(**TINY, num_key_value_heads=2, logits_scaling=8.0)
+    with pytest.raises(SoftPromptsError, match=r"cannot be measured.*body and head.*changes its logits by [\d.]+"):
+        load(str(save_random_model(config, tmp_path)))
+
+
+def test_an_encoder_decoder_is_refused(tmp_path) -> None:
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(SoftPromptsError, match="encoder-decoder"):
+        load(str(tmp_path))
+
+
+def test_an_unknown_model_name_without_network_is_one_sentence(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        SoftPromptsError, match=r"'nobody/no-such-model'.*check the spelling and the network, or give the path"
+    ):
+        load("nobody/no-such-model")
+
+
+def test_a_folder_without_a_model_is_one_sentence(tmp_path) -> None:
+    with pytest.raises(SoftPromptsError, match=r"cannot be loaded as a causal language model.*config\.json"):
+        load(str(tmp_path))
+
+
+def test_a_truncated_weight_file_is_one_sentence(tmp_path) -> None:
+    folder = save_random_model(CONFIGS["neox"], tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SoftPromptsError, match="cannot be loaded as a causal language model"):
+        load(str(folder))
+
+
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(SoftPromptsError, match="'warp' cannot be used here.*--device cpu"):
+        pick_device("warp")
+
+
+def test_pythia_at_its_real_shape_loads_with_its_real_tokenizer(data, tmp_path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(data / "configs/pythia/70m")).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(data / "tokenizers/pythia").save_pretrained(tmp_path)
+    model = load(str(tmp_path))
+    assert (model.separator, len(model.vocabulary), model.head.out_features, model.context) == (0, 50_277, 50_304, 2048)

@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+from soft_prompts.report import curves, flags, markdown, rows, tables
+from tests.unit.test_results import result
+
+
+def test_a_curve_has_a_row_for_every_length_and_its_gain_is_paired() -> None:
+    found = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.2, 2.4))]
+    (curve,) = curves(found)
+    header, zero, one, uniform, unigram = rows(curve, ["hits"])
+    assert header == ["tokens", "held-out loss", "seeds", "gain over 0", "hits", "flags"]
+    assert zero[:4] == ["0", "3.100 ±0.100", "1", ""]
+    # Both documents gain 0.9 on average over the seeds: the paired interval has no width, though the losses vary.
+    assert one[:5] == ["1", "2.200 ±0.100", "2 (2.100 to 2.300)", "0.900 ±0.000", "0.500 ±0.100"]
+    assert (uniform[:2], unigram[:2]) == (["uniform", "5.000"], ["unigram", "2.800"])
+
+
+def test_a_longer_prompt_that_does_worse_is_flagged() -> None:
+    (curve,) = curves(
+        [result(0), result(1, losses=(1.0, 1.1)), result(4, losses=(1.5, 1.6)), result(16, losses=(4, 4))]
+    )
+    assert [flags(point, curve[:i]) for i, point in enumerate(curve)] == [
+        [], [], ["worse than 1 tokens"], ["worse than 1 tokens", "worse than unigram"],
+    ]  # fmt: skip
+
+
+def test_results_on_other_documents_are_not_compared() -> None:
+    other = result(1)
+    other.held_out.documents[0] = "z"
+    (curve,) = curves([result(0), other])
+    assert flags(curve[1], curve[:1]) == ["other documents"]
+
+
+def test_many_recipes_share_one_table_named_by_what_differs() -> None:
+    recipes = [{"steps": 5, "batch_size": 2, "lr": lr} for lr in (0.1, 0.1, 0.3)]
+    recipes[1]["batch_size"] = 3
+    found = [result(n, config={"train": train}) for train in recipes for n in (1, 4)]
+    ((_, (header, *body)),) = tables(found, [])
+    assert header == ["recipe", "1 tokens", "4 tokens"]
+    assert sorted(row[0] for row in body) == ["batch_size 3", "default", "lr 0.3"]
+
+
+def test_markdown_is_a_table_of_as_many_columns_as_its_header() -> None:
+    lines = [line for line in markdown([result(0), result(1)], ["hits"]).splitlines() if line.startswith("|")]
+    assert len(lines) == 6
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_command_line_prints_results_and_refuses_an_empty_folder(tmp_path) -> None:
+    result().save(tmp_path / "full" / "r.json")
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-m", "soft_prompts.report"]
+    shown = subprocess.run([*command, str(tmp_path / "full"), "--as-markdown"], capture_output=True, text=True)
+    assert "| 4 | 2.500 ±0.500 |" in shown.stdout
+    refused = subprocess.run([*command, str(tmp_path / "empty")], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "no results in" in refused.stderr

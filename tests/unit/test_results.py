@@ -1,0 +1,153 @@
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import TokenScores, evaluate
+from soft_prompts.files import fingerprint, write_atomically
+from soft_prompts.model import load
+from soft_prompts.prompts import PromptGenerator, SoftPrompt
+from soft_prompts.results import HeldOut, Result, baselines, load_prompt, load_results, provenance, save_prompt
+from tests.unit.conftest import make_examples
+
+
+def result(n_tokens: int = 4, seed: int = 0, losses=(2.0, 3.0), **changes) -> Result:
+    scores = TokenScores(["a", "b"], [np.full(10, x) for x in losses], [np.ones(10, bool)] * 2)
+    config = {"train": {"steps": 5, "batch_size": 2, "lr": 0.1}, "task": {"name": "T"}}
+    values = {
+        "experiment": "e", "task": "T", "model": "m", "n_tokens": n_tokens, "seed": seed, "held_out": HeldOut.of(scores),
+        "baselines": {"uniform": 5.0, "unigram": 2.8}, "scores": {"hits": {"value": 0.5, "interval": [0.4, 0.6], "n": 2}},
+        "curve": [{"step": 0, "loss": 2.5}], "samples": [{"text": "ja é"}], "config": config, "provenance": {}, "seconds": 1.5,
+        "tokens_per_second": None,
+    }  # fmt: skip
+    return Result(**{**values, **changes})
+
+
+def test_a_result_comes_back_as_it_was(tmp_path) -> None:
+    path = tmp_path / "deep" / "result.json"
+    result().save(path)
+    assert Result.load(path) == result()
+    assert load_results([tmp_path]) == [result()]
+
+
+def test_a_result_holds_the_keys_that_people_script_against(tmp_path) -> None:
+    result().save(tmp_path / "r.json")
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert set(values) >= {
+        "experiment", "task", "model", "n_tokens", "seed", "held_out", "baselines", "scores", "curve", "samples", "config",
+        "provenance", "seconds", "tokens_per_second",
+    }  # fmt: skip
+    assert set(values["held_out"]) == {
+        "loss",
+        "interval",
+        "n_scored",
+        "documents",
+        "document_losses",
+        "document_scored",
+    }
+    assert values["held_out"]["loss"] == 2.5
+    assert values["held_out"]["document_losses"] == [20.0, 30.0]
+    assert values["held_out"]["document_scored"] == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "is not JSON .*delete it, or redo the run with --force"),
+        ('{"schema": 1, "loss"', "is not JSON"),
+        ('{"schema": 1}', "is JSON but not a result"),
+        ("[]", "is JSON but not a result"),
+        ('{"schema": 99}', "schema version 99, this program reads 1"),
+    ],
+)
+def test_a_damaged_result_is_one_sentence_with_its_path(tmp_path, content: str, message: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(content)
+    with pytest.raises(SoftPromptsError, match=f"{path}.*{message}"):
+        Result.load(path)
+
+
+def test_a_result_with_a_number_that_is_none_is_never_written(tmp_path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        result(seconds=math.nan).save(tmp_path / "r.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path) -> None:
+    """/dev/full refuses every byte, as a full disk does."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    (tmp_path / "r.json").write_text("old")
+    with pytest.raises(SoftPromptsError, match=r"could not write .*No space left.*finished runs are kept"):
+        write_atomically(tmp_path / "r.json", b"new")
+    assert (tmp_path / "r.json").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_fingerprint_follows_content_not_place(tmp_path) -> None:
+    one, two = tmp_path / "one" / "x", tmp_path / "two" / "x"
+    for path in (one, two):
+        write_atomically(path, b"a" * 3_000_000)
+    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint(one.parent) == fingerprint(two.parent)
+    two.write_bytes(b"a" * 2_999_999 + b"b")
+    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(one.parent) != fingerprint(two.parent)
+
+
+def test_the_unigram_baseline_is_the_smoothed_frequency_of_what_is_scored() -> None:
+    training = [Example(np.array([9, 1, 1, 2]), np.array([IGNORE, 1, 1, 2]), "t")]
+    held_out = [Example(np.array([9, 1, 3]), np.array([IGNORE, 1, 3]), "h")]
+    found = baselines(training, held_out, 10)
+    assert found["uniform"] == pytest.approx(math.log(10))
+    assert found["unigram"] == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)
+
+
+PROMPTS = [
+    lambda: SoftPrompt(torch.randn(3, 32), 0.02),
+    lambda: SoftPrompt(torch.randn(0, 32), 0.02),
+    lambda: PromptGenerator(torch.randn(3, 32), 0.02, (2, 8, 5), torch.Generator()),
+]
+
+
+@pytest.mark.parametrize("make", PROMPTS, ids=["soft", "empty", "generator"])
+def test_a_snapshot_loaded_back_reproduces_the_held_out_losses(model, tmp_path, make) -> None:
+    prompt, path = make(), tmp_path / "p.safetensors"
+    save_prompt(prompt, model, {"seed": 1}, path)
+    examples = make_examples(5, n_conditions=2)
+    before, after = (evaluate(model, [p], examples, 10**6)[0] for p in (prompt, load_prompt(path, model)))
+    assert after.loss == pytest.approx(before.loss, abs=1e-6)
+    assert type(load_prompt(path, model)) is type(prompt)
+
+
+def test_a_snapshot_of_another_model_is_refused_by_name(folders, tmp_path) -> None:
+    neox, llama = (load(str(folders[name])) for name in ("neox", "llama"))
+    save_prompt(SoftPrompt(torch.zeros(1, 32)), neox, {}, tmp_path / "p.safetensors")
+    with pytest.raises(
+        SoftPromptsError, match=f"trained on neox .*{neox.weight_hash}.*not on llama .*{llama.weight_hash}"
+    ):
+        load_prompt(tmp_path / "p.safetensors", llama)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
+def test_a_damaged_or_missing_snapshot_is_one_sentence(neox, tmp_path, content) -> None:
+    path = tmp_path / "p.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SoftPromptsError, match=f"could not read the snapshot {path}"):
+        load_prompt(path, neox)
+
+
+def test_provenance_names_model_versions_device_and_commit(neox) -> None:
+    found = provenance(neox, 3)
+    assert found["model"]["weights"] == neox.weight_hash
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["device"].startswith("cpu")
+    assert found["runs_together"] == 3
+    assert found["peak_memory_bytes"] > 10**7

@@ -1,0 +1,214 @@
+"""The command line from end to end, on tiny models and made-up games."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import exploratory_tests.recipe_test
+import tests.chess_test
+from soft_prompts.evaluate import evaluate
+from soft_prompts.model import load
+from soft_prompts.results import Result, load_prompt
+from soft_prompts.sweep import main
+from soft_prompts.task import Encoding
+from tests.unit.test_chess_moves import write_games
+
+QUICK = ["--train.steps", "2", "--train.batch-size", "2", "--train.max-tokens", "48", "--train.eval-documents", "6"]
+
+
+@pytest.fixture(scope="module")
+def games(tmp_path_factory) -> Path:
+    return write_games(tmp_path_factory.mktemp("games") / "games.pgn", 100)
+
+
+@pytest.fixture
+def chess(folders, games, tmp_path, monkeypatch, capsys):
+    """Run the chess experiment in this process: (exit code, what it said, result files)."""
+
+    def run(*options: str, model: str = str(folders["neox"]), source: str = str(games)) -> tuple[int, str, list[Path]]:
+        arguments = [
+            "--models",
+            model,
+            "--games",
+            source,
+            "--out",
+            str(tmp_path),
+            "--n-tokens",
+            "0",
+            "2",
+            *QUICK,
+            *options,
+        ]
+        monkeypatch.setattr(sys, "argv", ["chess_test", *arguments])
+        monkeypatch.setenv("COLUMNS", "300")
+        try:
+            main(tests.chess_test.DEFAULT, "")
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out + said.err, sorted(tmp_path.glob("results/**/*.json"))
+
+    return run
+
+
+def test_a_sweep_leaves_a_result_a_snapshot_and_a_curve_for_every_run(chess, tmp_path, folders, games) -> None:
+    code, said, paths = chess("--seeds", "0", "1")
+    assert code == 0
+    assert [p.name for p in paths] == [f"tokens-000{n}-seed-{s}.json" for n in (0, 2) for s in (0, 1)]
+    results = [Result.load(p) for p in paths]
+    assert len({tuple(r.held_out.documents) for r in results}) == 1
+    assert len({tuple(r.held_out.document_scored) for r in results}) == 1
+    for path, result in zip(paths, results, strict=True):
+        place = path.relative_to(tmp_path / "results").with_suffix("")
+        assert place.parts[:2] == ("chess", "neox")
+        assert (tmp_path / "snapshots" / place).with_suffix(".safetensors").exists()
+        scalars = EventAccumulator(str(tmp_path / "runs" / place)).Reload().Scalars("loss/held_out")
+        assert scalars[-1].value == pytest.approx(result.held_out.loss, rel=1e-5)
+        assert result.config["task"]["games"] == games.name  # no path of this machine
+        assert str(games.parent) not in path.read_text()
+        assert result.scores["elo_effect"]["interval"] is not None
+    assert "worse" not in said or "flags" in said
+
+
+def test_a_snapshot_reproduces_the_held_out_loss_of_its_result(chess, tmp_path, folders, games) -> None:
+    _, _, paths = chess()
+    model = load(str(folders["neox"]))
+    task = replace(tests.chess_test.DEFAULT.task, games=str(games))
+    held_out = list(task.examples("held_out", Encoding(model.tokenizer, model.separator, 48), 0))[:6]
+    for path in paths:
+        place = path.relative_to(tmp_path / "results").with_suffix(".safetensors")
+        prompt = load_prompt(tmp_path / "snapshots" / place, model)
+        assert evaluate(model, [prompt], held_out, 10**6)[0].loss == pytest.approx(
+            Result.load(path).held_out.loss, abs=1e-6
+        )
+
+
+def test_finished_runs_are_skipped_and_force_redoes_them(chess) -> None:
+    _, _, paths = chess()
+    before = [p.stat().st_mtime_ns for p in paths]
+    code, said, _ = chess("--n-tokens", "0", "2", "3")
+    assert (code, [p.stat().st_mtime_ns for p in paths]) == (0, before)
+    assert "2 of 3 runs were finished before" in said
+    chess("--force")
+    assert all(p.stat().st_mtime_ns > old for p, old in zip(paths, before, strict=True))
+
+
+def test_another_setting_or_other_data_is_another_result_never_an_old_one(chess, tmp_path) -> None:
+    _, _, first = chess()
+    _, _, second = chess("--train.lr", "0.2")
+    assert len(second) == 2 * len(first)
+    _, _, third = chess(source=str(write_games(tmp_path / "games.pgn", 100, seed=5)))  # another file of the same name
+    assert len(third) == 3 * len(first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--n-tokens", "100"],
+            "a prompt of 100 tokens and sequences of 48 need 148 positions, but neox has 128.*at most 80",
+        ),
+        (["--train.batch-size", "0"], "--train.batch-size is 0, but must be at least 1"),
+        (["--train.lr", "-1"], "--train.lr is -1.0, but must be a positive number"),
+        (["--train.lr", "nan"], "--train.lr is nan"),
+        (["--train.warmup", "3"], "--train.warmup is 3.0, but must lie between 0 and 1"),
+        (["--train.max-tokens", "1"], "--train.max-tokens is 1, but must be at least 2"),
+        (["--train.init", "text"], "--train.init text and --train.init-text go together"),
+        (["--n-tokens", "-1"], "--n-tokens holds -1"),
+        (["--n-tokens", "1", "1"], "none twice"),
+        (["--seeds", "-3"], "--seeds holds -3"),
+        (["--token-budget", "0"], "--token-budget .0."),
+        (["--speed", "bullet"], "None of the 100 games .*wrong speed: 100.*Rated Blitz game.*--speed"),
+        (["--device", "warp"], "device 'warp' cannot be used here"),
+        (["--games", "missing.pgn.zst"], "missing.pgn.zst does not exist"),
+        (["--train.eval-documents", "1"], "--train.eval-documents is 1, but must be at least 2"),
+        (["--train.lr", "1e38", "--train.steps", "30"], "stopped being finite.*smaller --train.lr"),
+    ],
+)
+def test_impossible_requests_are_one_sentence_and_exit_code_2(chess, options: list[str], message: str) -> None:
+    code, said, _ = chess(*options)
+    assert code == 2
+    assert re.search(f"error: .*{message}", " ".join(said.split()))
+    assert "Traceback" not in said
+
+
+def test_a_run_that_diverges_does_not_take_the_others_with_it(chess) -> None:
+    code, _, paths = chess("--train.lr", "1e38", "--train.steps", "30")
+    assert code == 2
+    assert [p.name for p in paths] == ["tokens-0000-seed-0.json"]
+
+
+def test_bad_game_files_are_one_sentence_and_exit_code_2(chess, games, tmp_path) -> None:
+    packed = zstandard.compress(games.read_bytes())
+    for name, content, message in [
+        ("cut.pgn.zst", packed[: len(packed) // 2], "is truncated or corrupt"),
+        ("text.pgn.zst", games.read_bytes(), "is not zstd data although its name says so"),
+        ("empty.pgn", b"", "is empty"),
+        ("letter.pgn", b"Dear Sir,\n\nI resign.\n", "holds no games"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        code, said, paths = chess(source=str(tmp_path / name))
+        assert (code, paths) == (2, [])
+        assert message in said
+        assert "Traceback" not in said
+
+
+def test_a_result_that_is_not_json_is_named_and_force_replaces_it(chess) -> None:
+    _, _, paths = chess()
+    paths[0].write_text("<html>")
+    code, said, _ = chess()
+    assert code == 2
+    assert f"{paths[0]} is not JSON" in said
+    assert chess("--force")[0] == 0
+    assert Result.load(paths[0]).n_tokens == 0
+
+
+def test_an_unknown_model_does_not_lose_the_one_before_it(chess, folders, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, said, paths = chess("--models", str(folders["neox"]), "nobody/no-such-model")
+    assert code == 2
+    assert "'nobody/no-such-model'" in said
+    assert len(paths) == 2
+
+
+def test_no_result_depends_on_the_token_budget_or_on_runs_at_once(chess) -> None:
+    _, _, paths = chess()
+    losses = [Result.load(p).held_out.loss for p in paths]
+    _, _, again = chess("--force", "--token-budget", "1", "--runs-at-once", "1")
+    assert again == paths
+    assert [Result.load(p).held_out.loss for p in paths] == pytest.approx(losses, abs=1e-5)
+
+
+def test_help_teaches_in_a_process_of_its_own() -> None:
+    shown = subprocess.run([sys.executable, "-m", "tests.chess_test", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    for word in (
+        "How far is playing chess",
+        "--models",
+        "--n-tokens",
+        "--games",
+        "--test-games",
+        "--train.eval-documents",
+        "--force",
+    ):
+        assert word in shown.stdout
+
+
+@pytest.mark.parametrize("script", [tests.chess_test, exploratory_tests.recipe_test], ids=lambda s: s.__name__)
+def test_every_experiment_runs_two_steps(script, folders, games, tmp_path) -> None:
+    """Importing a script defines its DEFAULT and does nothing else."""
+    train = replace(script.DEFAULT.train, steps=2, batch_size=2, max_tokens=48, eval_documents=4, n_evaluations=0)
+    task = replace(script.DEFAULT.task, games=str(games))
+    sweep = replace(
+        script.DEFAULT, models=(str(folders["llama"]),), task=task, n_tokens=(0, 1), train=train, out=tmp_path
+    )
+    results = sweep.run()
+    assert len(results) == 2 * len(sweep.changes)
+    assert all(r.experiment == script.DEFAULT.experiment for r in results)

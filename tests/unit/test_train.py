@@ -1,0 +1,222 @@
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import evaluate
+from soft_prompts.model import load
+from soft_prompts.prompts import PromptGenerator, SoftPrompt, insert
+from soft_prompts.run import Run, TrainConfig
+from soft_prompts.task import Encoding, Task
+from soft_prompts.train import Trained, accumulate_gradients, make_prompt, train
+from tests.unit.conftest import make_examples
+
+CONFIG = TrainConfig(steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval_documents=5)
+
+
+@dataclass(frozen=True)
+class Documents(Task):
+    """Random documents: plumbing, no behaviour."""
+
+    n_conditions: int = 0
+    leak: bool = False
+    last: int = 10**9
+
+    def examples(self, split, encoding, seed) -> Iterator[Example]:
+        if split == "held_out":
+            yield from make_examples(5, seed=10**6, n_conditions=self.n_conditions)
+            return
+        for i in range(self.last):
+            yield from make_examples(4, seed=10**6 if self.leak else 1000 * seed + i, n_conditions=self.n_conditions)
+
+
+def run(n_tokens: int, seed: int = 0, task: Task | None = None, **changes) -> Run:
+    return Run("plumbing", task or Documents(), "no-model", n_tokens, seed, replace(CONFIG, **changes), "float32")
+
+
+def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list[Trained]:
+    encoding = Encoding(model.tokenizer, model.separator, CONFIG.max_tokens)
+    held_out = list(runs[0].task.examples("held_out", encoding, 0))
+    return train(model, runs, held_out, encoding, folder, token_budget)
+
+
+@pytest.mark.parametrize("n_conditions", [0, 2])
+def test_runs_trained_together_equal_each_alone(model, tmp_path, n_conditions: int) -> None:
+    task = Documents(n_conditions)
+    runs = [
+        run(3, task=task), run(3, seed=1, task=task), run(1, task=task, lr=0.3), run(0, task=task), run(7, task=task, init="zeros"),
+    ]  # fmt: skip
+    together = train_all(model, runs, tmp_path / "together", token_budget=200)
+    for t in together:
+        (alone,) = train_all(model, [t.run], tmp_path / "alone")
+        for name, tensor in alone.prompt.state_dict().items():
+            # Adam divides a gradient by its own size, so rounding shows where a gradient is nearly zero.
+            torch.testing.assert_close(t.prompt.state_dict()[name], tensor, atol=1e-3 * t.run.train.lr, rtol=1e-5)
+        assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
+        assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("architecture", ["neox", "llama"])
+def test_gradients_of_one_pass_equal_those_of_separate_passes(folders, architecture, dtype, tolerance: float) -> None:
+    model = load(str(folders[architecture]), dtype=dtype)
+    random = torch.Generator().manual_seed(0)
+    prompts = [PromptGenerator(torch.randn(n, 32), 1.0, (2, 8), random).to(model.dtype) for n in (3, 3, 1, 3, 0)]
+    examples = [make_examples(4, seed=r, n_conditions=2) for r in range(5)]
+    accumulate_gradients(model, Task(), prompts, examples, 150)
+    together = [[p.grad.clone() for p in prompt.parameters()] for prompt in prompts]
+    for prompt, of_run, wanted in zip(prompts, examples, together, strict=True):
+        prompt.zero_grad()
+        accumulate_gradients(model, Task(), [prompt], [of_run], 10**6)
+        for parameter, gradient in zip(prompt.parameters(), wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("token_budget", [1, 60, 10**6])
+def test_how_rows_are_packed_changes_no_gradient(model, token_budget: int) -> None:
+    examples, prompts = make_examples(6), [SoftPrompt(torch.randn(n, 32)) for n in (2, 0, 2)]
+    losses = accumulate_gradients(model, Task(), prompts, [examples] * 3, token_budget)
+    for prompt, loss in zip(prompts, losses, strict=True):
+        plain = prompt.rows.detach().clone().requires_grad_()
+        wanted = plain_loss(model, plain, examples)
+        wanted.backward()
+        assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+        torch.testing.assert_close(prompt.rows.grad, plain.grad, atol=1e-5, rtol=1e-4)
+
+
+def plain_loss(model, rows: torch.Tensor, examples: list[Example]) -> torch.Tensor:
+    """The reference: one row at a time through the whole model, labels spliced in beside the prompt."""
+    total, weight = torch.zeros(()), 0.0
+    for e in examples:
+        at = torch.tensor([e.insert_at])
+        embeddings = insert(model.embed(torch.from_numpy(e.tokens))[None], rows[None], at)
+        labels = insert(torch.from_numpy(e.labels)[None], torch.full((1, len(rows)), IGNORE), at)[0]
+        weights = e.weights if e.weights is not None else np.ones(len(e))
+        logits = model.lm(inputs_embeds=embeddings).logits[0]
+        losses = nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=IGNORE, reduction="none")
+        scored = labels[1:] != IGNORE
+        total = total + (losses[scored] * torch.from_numpy(weights[e.labels != IGNORE])).sum()
+        weight += e.total_weight
+    return total / weight
+
+
+def test_weights_scale_what_each_token_contributes(neox) -> None:
+    examples = [replace(e, weights=np.linspace(0, 2, len(e))) for e in make_examples(4)]
+    prompt = SoftPrompt(torch.randn(2, 32))
+    (loss,) = accumulate_gradients(neox, Task(), [prompt], [examples], 10**6)
+    plain = prompt.rows.detach().clone().requires_grad_()
+    wanted = plain_loss(neox, plain, examples)
+    wanted.backward()
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+    torch.testing.assert_close(prompt.rows.grad, plain.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_prompt_of_real_token_embeddings_equals_those_tokens(model) -> None:
+    words = np.array([17, 200, 41])
+    plain = [replace(e, insert_at=1) for e in make_examples(6)]
+    spelled = [
+        replace(e, tokens=np.insert(e.tokens, 1, words), labels=np.insert(e.labels, 1, [IGNORE] * 3)) for e in plain
+    ]
+    soft, none = SoftPrompt(model.embed(torch.from_numpy(words))), SoftPrompt(torch.zeros(0, 32))
+    (behind_prompt,), (behind_words,) = evaluate(model, [soft], plain, 10**6), evaluate(model, [none], spelled, 10**6)
+    np.testing.assert_allclose(behind_prompt.sums, behind_words.sums, rtol=1e-5)
+
+
+def test_evaluating_many_prompts_in_one_pass_equals_one_row_at_a_time(model) -> None:
+    examples = make_examples(7, n_conditions=2)
+    random = torch.Generator().manual_seed(0)
+    prompts = [PromptGenerator(torch.randn(n, 32), 1.0, (2, 8), random) for n in (0, 1, 4)]
+    for together, prompt in zip(evaluate(model, prompts, examples, 100), prompts, strict=True):
+        alone = [evaluate(model, [prompt], [e], 10**6)[0] for e in examples]
+        np.testing.assert_allclose(together.sums, [x.sums[0] for x in alone], rtol=1e-5)
+        assert all((a.correct[0] == b).all() for a, b in zip(alone, together.correct, strict=True))
+        assert together.documents == [e.document for e in examples]
+        assert together.counts.tolist() == [e.n_scored for e in examples]
+
+
+def test_training_lowers_the_loss_of_its_own_documents(model, tmp_path) -> None:
+    (t,) = train_all(model, [run(8, steps=60, task=Documents(last=60 * 3))], tmp_path)
+    events = read_events(tmp_path / t.run.path)
+    losses = [event.value for event in events.Scalars("loss/train")]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def read_events(folder) -> EventAccumulator:
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_tensorboard_holds_every_curve_and_the_configuration(neox, tmp_path) -> None:
+    (t,) = train_all(neox, [run(2, steps=20)], tmp_path)
+    t.curves.samples(20, [{"text": "once", "continuation": "upon"}])
+    t.curves.close()
+    events = read_events(tmp_path / t.run.path)
+    assert set(events.Tags()["scalars"]) == {
+        "loss/train", "loss/held_out", "training/learning_rate", "training/gradient_norm",
+        "training/prompt_norm_over_vocabulary_norm", "speed/data_tokens_per_second",
+    }  # fmt: skip
+    assert [event.step for event in events.Scalars("loss/held_out")] == [0, 7, 13, 20]
+    texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
+    assert '"batch_size": 3' in texts["config/text_summary"]
+    assert "continuation: upon" in texts["samples/text_summary"]
+
+
+def test_a_redone_run_leaves_no_points_of_the_first(neox, tmp_path) -> None:
+    for steps in (20, 10):
+        (t,) = train_all(neox, [replace(run(2), train=replace(CONFIG, steps=steps))], tmp_path)
+        t.curves.close()
+    again = replace(t.run, train=replace(CONFIG, steps=10))
+    (t,) = train_all(neox, [again], tmp_path)
+    t.curves.close()
+    assert len(read_events(tmp_path / t.run.path).Scalars("loss/held_out")) == 4
+
+
+def test_a_run_that_diverges_is_given_up_and_the_others_are_untouched(neox, tmp_path) -> None:
+    bad, good = train_all(neox, [run(2, lr=1e38, steps=20, seed=1), run(2, steps=20)], tmp_path / "both")
+    (alone,) = train_all(neox, [run(2, steps=20)], tmp_path / "alone")
+    assert "stopped being finite" in bad.failure
+    assert "--train.lr (now 1e+38)" in bad.failure
+    assert not good.failure
+    assert good.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
+
+
+def test_a_prompt_of_no_tokens_is_evaluated_and_not_trained(neox, tmp_path) -> None:
+    (t,) = train_all(neox, [run(0)], tmp_path)
+    assert [point["step"] for point in t.curve] == [0]
+    assert t.n_data_tokens == 0
+
+
+def test_training_on_a_held_out_document_is_refused(neox, tmp_path) -> None:
+    with pytest.raises(SoftPromptsError, match=r"training document document-1000000-0 is held out as well"):
+        train_all(neox, [run(1, task=Documents(leak=True))], tmp_path)
+
+
+def test_running_out_of_training_documents_is_one_sentence(neox, tmp_path) -> None:
+    with pytest.raises(SoftPromptsError, match="ran out"):
+        train_all(neox, [run(1, task=Documents(last=2))], tmp_path)
+
+
+def test_the_same_seed_starts_the_same_prompt_and_another_another(neox) -> None:
+    first, again, other = (make_prompt(neox, run(4, seed), 2).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["rows"], other["rows"])
+
+
+def test_the_text_initialiser_starts_at_the_texts_own_embeddings(neox) -> None:
+    prompt = make_prompt(neox, run(2, init="text", init_text="ab"), 0)
+    wanted = neox.embed(torch.tensor(neox.tokenizer("ab")["input_ids"]))
+    torch.testing.assert_close(prompt(torch.zeros(1, 0))[0], wanted)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    config = TrainConfig(steps=100, warmup=0.1)
+    shares = [config.lr_share(step) for step in range(101)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == pytest.approx(shares[9], abs=0.03)
+    assert shares[100] == pytest.approx(0)
+    assert [TrainConfig(schedule="constant", warmup=0).lr_share(step) for step in (0, 4000)] == [1, 1]
