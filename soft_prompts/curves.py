@@ -19,6 +19,11 @@ from soft_prompts.run import Run
 console = Console(stderr=True, highlight=False)
 
 
+def warn(sentence: str) -> None:
+    """Say something that a person should know but that stops nothing."""
+    console.print(f"[bold yellow]warning:[/] {sentence}", soft_wrap=True)
+
+
 class Curves:
     """The TensorBoard log of one run; the same names in every experiment."""
 

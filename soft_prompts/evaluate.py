@@ -114,27 +114,40 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class Bench:
+    """What every prompt for one model is measured on: the frozen model and the held-out documents."""
+
+    model: LanguageModel
+    encoding: Encoding
+    held_out: Sequence[Example]
+    token_budget: int
+    """Positions computed in one pass."""
+
+
+@dataclass(frozen=True)
 class Prompted:
     """A frozen model behind one trained prompt: what a task's behavioural scores are made with."""
 
-    model: LanguageModel
+    bench: Bench
     prompt: Prompt
-    encoding: Encoding
-    token_budget: int
 
     def scores(self, examples: Sequence[Example]) -> TokenScores:
-        return evaluate(self.model, [self.prompt], examples, self.token_budget)[0]
+        return evaluate(self.bench.model, [self.prompt], examples, self.bench.token_budget)[0]
 
     def generate(
         self, starts: Sequence[Example], n_new: int, temperature: float = 0.0, seed: int = 0
     ) -> list[np.ndarray]:
         """Up to ``n_new`` tokens behind each start (fewer where the model ends the text); greedy at temperature 0."""
         longest = max((len(e) for e in starts), default=0) + self.prompt.n_tokens + n_new
-        size = max(1, self.token_budget // max(1, longest))
-        random = torch.Generator(self.model.device).manual_seed(seed)
+        size = max(1, self.bench.token_budget // max(1, longest))
+        random = torch.Generator(self.bench.model.device).manual_seed(seed)
         parts = (starts[i : i + size] for i in range(0, len(starts), size))
-        return [row for part in parts for row in generate(self.model, self.prompt, part, n_new, temperature, random)]
+        return [
+            row for part in parts for row in generate(self.bench.model, self.prompt, part, n_new, temperature, random)
+        ]
 
     def decode(self, tokens: np.ndarray) -> str:
         """Text as the model wrote it: special tokens stay visible, spaces untouched."""
-        return self.encoding.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.bench.encoding.tokenizer.decode(
+            tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )

@@ -128,12 +128,13 @@ def baselines(training: Sequence[Example], held_out: Sequence[Example], n_vocabu
     return {"uniform": float(np.log(n_vocabulary)), "unigram": float(nats[wanted].mean())}
 
 
-def provenance(model: LanguageModel, n_together: int) -> dict[str, Any]:
-    """Where a result comes from: model, code, versions, device, time, memory."""
+def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> dict[str, Any]:
+    """Where a result comes from: model, data, code, versions, device, time, memory; how many runs were trained together."""
     cuda = model.device.type == "cuda"
     return {
         "model": model.identity(),
         "separator": model.separator,
+        "data": data,
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from soft_prompts.batch import Example
-from soft_prompts.curves import console
+from soft_prompts.curves import console, warn
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Prompted
+from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
-from soft_prompts.report import print_table
 from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
 from soft_prompts.run import Run, TrainConfig
+from soft_prompts.tables import print_table
 from soft_prompts.task import Encoding, Task
 from soft_prompts.train import Trained, train
 
@@ -120,49 +119,38 @@ class Sweep:
         """Train and save ``runs``; yields each run's failure, or ""."""
         name, revision = _split_revision(runs[0].model)
         model = load(name, revision, runs[0].dtype, self.device, self.trust_remote_code)
-        config, task = runs[0].train, runs[0].task
         check_context(model, runs)
-        encoding = Encoding(model.tokenizer, model.separator, config.max_tokens, self.out / "runs" / "cache")
-        held_out = list(islice(task.examples("held_out", encoding, 0), config.eval_documents))
-        if len(held_out) < 2:
-            raise SoftPromptsError(
-                f"only {len(held_out)} held-out documents are to be had; an interval needs 2 and a trustworthy one hundreds: give more data."
-            )
-        if len(held_out) < config.eval_documents:
-            console.print(
-                f"[bold yellow]warning:[/] {len(held_out)} held-out documents instead of {config.eval_documents}: all there are."
-            )
-        trivial = baselines(
-            list(islice(task.examples("train", encoding, 0), BASELINE_EXAMPLES)), held_out, model.head.out_features
-        )
+        bench = self._bench(model, runs[0])
+        training = islice(runs[0].task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
+        trivial = baselines(list(training), bench.held_out, model.head.out_features)
         size = self.runs_at_once or len(runs)
         for group in (runs[i : i + size] for i in range(0, len(runs), size)):
-            for trained in train(model, group, held_out, encoding, self.out / "runs", self.token_budget):
+            for trained in train(bench, group, self.out / "runs"):
                 if not trained.failure:
-                    self._save(
-                        trained,
-                        Prompted(model, trained.prompt, encoding, self.token_budget),
-                        held_out,
-                        trivial,
-                        len(group),
-                    )
+                    self._save(trained, bench, trivial, len(group))
                 trained.curves.close()
                 yield trained.failure
 
-    def _save(
-        self,
-        trained: Trained,
-        prompted: Prompted,
-        held_out: Sequence[Example],
-        trivial: dict[str, float],
-        n_together: int,
-    ) -> None:
+    def _bench(self, model: LanguageModel, run: Run) -> Bench:
+        """The held-out documents for a model. Raises SoftPromptsError where there are too few to measure anything."""
+        wanted = run.train.eval_documents
+        encoding = Encoding(model.tokenizer, model.separator, run.train.max_tokens, self.out / "runs" / "cache")
+        held_out = list(islice(run.task.examples("held_out", encoding, 0), wanted))
+        if len(held_out) < 2 or not sum(e.n_scored for e in held_out):
+            raise SoftPromptsError(
+                f"only {len(held_out)} held-out documents with {sum(e.n_scored for e in held_out)} scored tokens are to be "
+                f"had; an interval needs 2 and a trustworthy one hundreds: give more data or a larger --train.max-tokens."
+            )
+        if len(held_out) < wanted:
+            warn(f"{len(held_out)} held-out documents instead of {wanted}: all there are.")
+        return Bench(model, encoding, held_out, self.token_budget)
+
+    def _save(self, trained: Trained, bench: Bench, trivial: dict[str, float], n_together: int) -> None:
         """Snapshot first, result last: a result says that everything else is there."""
-        run, model = trained.run, prompted.model
-        save_prompt(
-            trained.prompt, model, {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}, self.snapshot_path(run)
-        )
-        scored = run.task.score(prompted, held_out)
+        run = trained.run
+        identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
+        save_prompt(trained.prompt, bench.model, identity, self.snapshot_path(run))
+        scored = run.task.score(Prompted(bench, trained.prompt), bench.held_out)
         trained.curves.samples(run.train.steps, scored.samples)
         trained.curves.scores(run.train.steps, scored.scores)
         Result(
@@ -177,7 +165,7 @@ class Sweep:
             curve=trained.curve,
             samples=scored.samples,
             config=run.config,
-            provenance=provenance(model, n_together),
+            provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
             seconds=trained.seconds,
             tokens_per_second=trained.n_data_tokens / trained.seconds if trained.n_data_tokens else None,
         ).save(self.result_path(run))

@@ -74,6 +74,10 @@ class Task:
         """Fingerprints of the data that the options point at (option -> fingerprint): a file may change under its name."""
         return {}
 
+    def facts(self, encoding: Encoding) -> dict[str, Any]:
+        """What the data turned out to be - counts, what was skipped and why, whether it is complete - for the record."""
+        return {}
+
     def loss(self, head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
         """The training loss of every scored token, [N], from the hidden states [N, D] that predict ``labels`` [N]."""
         return cross_entropy(head, hidden, labels)

@@ -14,11 +14,11 @@ from torch import Tensor
 from soft_prompts.batch import Example
 from soft_prompts.curves import Clock, Curves, console, progress_bar
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Prompt, TokenScores, evaluate, pack, read
+from soft_prompts.evaluate import Bench, Prompt, TokenScores, evaluate, pack, read
 from soft_prompts.model import LanguageModel
 from soft_prompts.prompts import PromptGenerator, SoftPrompt, initial_rows
 from soft_prompts.run import Run
-from soft_prompts.task import Encoding, Task
+from soft_prompts.task import Task
 
 LOG_EVERY = 10
 """Steps between two points of the training curves; only there does the loop wait for the device."""
@@ -95,43 +95,35 @@ def accumulate_gradients(
     return losses
 
 
-def train(
-    model: LanguageModel,
-    runs: Sequence[Run],
-    held_out: Sequence[Example],
-    encoding: Encoding,
-    curves: Path,
-    token_budget: int,
-) -> list[Trained]:
-    """Train every run's prompt, evaluating it on ``held_out``; TensorBoard files go below ``curves``.
+def train(bench: Bench, runs: Sequence[Run], curves: Path) -> list[Trained]:
+    """Train every run's prompt, evaluating it on the bench; TensorBoard files go below ``curves``.
 
     The runs share task, steps, batch size and evaluation, and may differ in length, seed and the rest of the recipe. A
     prompt of no tokens has nothing to train and is only evaluated. A run whose loss stops being finite is given up (its
     ``failure`` says so); the others go on. Raises SoftPromptsError if training meets a held-out document.
     """
-    task, config = runs[0].task, runs[0].train
-    trained = [Trained(run, make_prompt(model, run, len(held_out[0].condition)), Curves(run, curves)) for run in runs]
+    model, task, config = bench.model, runs[0].task, runs[0].train
+    conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
+    trained = [Trained(run, make_prompt(model, run, conditions.shape[1]), Curves(run, curves)) for run in runs]
     live = [t for t in trained if t.run.n_tokens]
     n_steps = config.steps if live else 0
-    streams = {t.run.seed: _batches(task, encoding, t.run.seed, config.batch_size, held_out) for t in live}
+    streams = {t.run.seed: _batches(bench, task, t.run.seed, config.batch_size) for t in live}
     evaluation_steps = {round(x) for x in np.linspace(0, n_steps, config.n_evaluations + 2)}
-    probe = torch.from_numpy(np.stack([e.condition for e in held_out[:32]])).to(model.device)
     clock = Clock(model.device)
 
     with progress_bar(f"{runs[0].experiment} on {model.name}, {len(live)} prompts", n_steps) as advance:
         for step in range(n_steps + 1):
             if step:
                 batches = {seed: next(stream) for seed, stream in streams.items()}
-                losses = accumulate_gradients(
-                    model, task, [t.prompt for t in live], [batches[t.run.seed] for t in live], token_budget
-                )
+                prompts, examples = [t.prompt for t in live], [batches[t.run.seed] for t in live]
+                losses = accumulate_gradients(model, task, prompts, examples, bench.token_budget)
                 norms = [t.update(step, batches[t.run.seed]) for t in live]
                 if step % LOG_EVERY == 0 or step in evaluation_steps:
-                    _log(live, step, losses.tolist(), torch.stack(norms).tolist(), clock.read(), probe)
+                    _log(live, step, losses.tolist(), torch.stack(norms).tolist(), clock.read(), conditions)
                 advance()
             if step in evaluation_steps:
                 with clock.paused():
-                    _evaluate(model, live if step else trained, held_out, step, token_budget)
+                    _evaluate(bench, live if step else trained, step)
                     console.print(_line(step, n_steps, trained))
             live = [t for t in live if not t.failure]
             if step and not live:
@@ -140,12 +132,10 @@ def train(
     return trained
 
 
-def _batches(
-    task: Task, encoding: Encoding, seed: int, size: int, held_out: Sequence[Example]
-) -> Iterator[list[Example]]:
+def _batches(bench: Bench, task: Task, seed: int, size: int) -> Iterator[list[Example]]:
     """The training documents of one seed, ``size`` at a time."""
-    forbidden = {e.document for e in held_out}
-    examples = task.examples("train", encoding, seed)
+    forbidden = {e.document for e in bench.held_out}
+    examples = task.examples("train", bench.encoding, seed)
     while batch := list(islice(examples, size)):
         if leaked := [e.document for e in batch if e.document in forbidden]:
             raise SoftPromptsError(
@@ -155,10 +145,9 @@ def _batches(
     raise SoftPromptsError("the training documents ran out; give more data or fewer --train.steps.")
 
 
-def _evaluate(
-    model: LanguageModel, due: Sequence[Trained], held_out: Sequence[Example], step: int, token_budget: int
-) -> None:
-    for t, scores in zip(due, evaluate(model, [t.prompt for t in due], held_out, token_budget), strict=True):
+def _evaluate(bench: Bench, due: Sequence[Trained], step: int) -> None:
+    found = evaluate(bench.model, [t.prompt for t in due], bench.held_out, bench.token_budget)
+    for t, scores in zip(due, found, strict=True):
         if not math.isfinite(scores.loss):
             t.give_up("the held-out loss", step)
             continue
@@ -169,15 +158,15 @@ def _evaluate(
 
 @torch.no_grad()
 def _log(
-    live: Sequence[Trained], step: int, losses: list[float], norms: list[float], seconds: float, probe: Tensor
+    live: Sequence[Trained], step: int, losses: list[float], norms: list[float], seconds: float, conditions: Tensor
 ) -> None:
-    """A point of the training curves; ``probe`` [B, C] are conditions at which a prompt's size is taken."""
+    """A point of the training curves; ``conditions`` [B, C] are where a prompt's size is taken."""
     _share_time(live, seconds)
     for t, loss, norm in zip(live, losses, norms, strict=True):
         if not math.isfinite(loss):
             t.give_up("the training loss", step)
             continue
-        size = (t.prompt(probe) / t.prompt.scale).square().mean().sqrt().item()
+        size = (t.prompt(conditions) / t.prompt.scale).square().mean().sqrt().item()
         t.curves.training(step, loss, norm, t.lr(step), size, t.n_data_tokens / max(t.seconds, 1e-9))
 
 

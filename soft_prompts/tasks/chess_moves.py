@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import chess
 import numpy as np
 
 from soft_prompts.batch import IGNORE, Example
-from soft_prompts.curves import console
+from soft_prompts.curves import console, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Prompted, TokenScores
 from soft_prompts.stats import rate, ratio
@@ -109,6 +109,16 @@ class ChessMoves(Task):
         while True:
             yield from _encode(split_games.games, random.permutation(split_games.train), encoding)
 
+    def facts(self, encoding: Encoding) -> dict[str, Any]:
+        found = _split(self, tuple(self.identity().values()), encoding.cache)
+        return {
+            "train_games": len(found.train),
+            "held_out_games": len(found.held_out),
+            "skipped": found.games.skipped,
+            "complete": found.games.complete and found.test.complete,
+            "notes": [note for note in dict.fromkeys([found.games.note, found.test.note]) if note],
+        }
+
     def score(self, prompted: Prompted, held_out: Sequence[ChessExample]) -> Scored:
         """Moves predicted on held-out games, whether the ratings are used at all, and legal moves of free continuations."""
         true = prompted.scores(held_out)
@@ -167,7 +177,7 @@ def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | No
     skipped = ", ".join(f"{n:,} {reason}" for reason, n in games.skipped.items())
     console.print(f"{len(games):,} games from {source}" + (f"; skipped: {skipped}" if skipped else ""))
     if games.note:
-        console.print(f"[bold yellow]warning:[/] {games.note}")
+        warn(games.note)
     return games
 
 
@@ -225,7 +235,7 @@ def _continue(prompted: Prompted, held_out: Sequence[ChessExample], n_plies: int
     """Greedy continuations of held-out games from half-move ``n_plies``, of the games long enough, the same at every length."""
     n_new = PLIES_CONTINUED * TOKENS_PER_PLY
     fitting = [(e, int(np.searchsorted(e.plies, n_plies))) for e in held_out if e.n_plies > n_plies]
-    fitting = [(e, n) for e, n in fitting if n + n_new <= prompted.encoding.max_tokens][:n_games]
+    fitting = [(e, n) for e, n in fitting if n + n_new <= prompted.bench.encoding.max_tokens][:n_games]
     starts = [e.prefix(n) for e, n in fitting]
     continuations = []
     for (e, _), start, new in zip(fitting, starts, prompted.generate(starts, n_new), strict=True):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from soft_prompts.batch import IGNORE
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Prompted, TokenScores
+from soft_prompts.evaluate import Bench, Prompted, TokenScores
 from soft_prompts.prompts import SoftPrompt
 from soft_prompts.task import Encoding
 from soft_prompts.tasks.chess_moves import PUBLISHED_GAMES, PUBLISHED_TEST_GAMES, ChessMoves, _legal, _move_match
@@ -126,7 +126,7 @@ def test_legality_counts_every_half_move_until_the_first_mistake() -> None:
 def test_scores_of_a_model_that_plays_at_random_are_what_they_are_by_hand(neox, games) -> None:
     task = ChessMoves(str(games), continued_from=(4,), continued_games=5)
     held_out = take(task, "held_out", 8, max_tokens=120)
-    behind = Prompted(neox, SoftPrompt(torch.randn(2, 32)), encoding(120), 10**6)
+    behind = Prompted(Bench(neox, encoding(120), held_out, 10**6), SoftPrompt(torch.randn(2, 32)))
     scored = task.score(behind, held_out)
     scores = behind.scores(held_out)
     assert scored.scores["nats_per_move"]["value"] == pytest.approx(

@@ -4,7 +4,7 @@ import torch
 
 from soft_prompts.batch import Example
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Prompted
+from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.prompts import SoftPrompt, insert
 from soft_prompts.task import Encoding
 from tests.unit.conftest import CONTEXT, make_examples
@@ -12,7 +12,7 @@ from tests.unit.conftest import CONTEXT, make_examples
 
 def prompted(model, n_tokens: int, token_budget: int = 10**6) -> Prompted:
     prompt = SoftPrompt(torch.randn(n_tokens, 32, generator=torch.Generator().manual_seed(1)))
-    return Prompted(model, prompt, Encoding(model.tokenizer, model.separator, 24), token_budget)
+    return Prompted(Bench(model, Encoding(model.tokenizer, model.separator, 24), [], token_budget), prompt)
 
 
 def greedy_without_cache(model, prompt: SoftPrompt, start: Example, n_new: int) -> list[int]:

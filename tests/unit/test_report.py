@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from soft_prompts.report import curves, flags, markdown, rows, tables
+from soft_prompts.tables import curves, flags, markdown, rows, tables
 from tests.unit.test_results import result
 
 

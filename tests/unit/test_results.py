@@ -145,9 +145,10 @@ def test_a_damaged_or_missing_snapshot_is_one_sentence(neox, tmp_path, content) 
 
 
 def test_provenance_names_model_versions_device_and_commit(neox) -> None:
-    found = provenance(neox, 3)
+    found = provenance(neox, {"games": 7}, 3)
     assert found["model"]["weights"] == neox.weight_hash
     assert found["versions"]["torch"] == torch.__version__
+    assert found["data"] == {"games": 7}
     assert found["device"].startswith("cpu")
     assert found["runs_together"] == 3
     assert found["peak_memory_bytes"] > 10**7

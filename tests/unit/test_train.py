@@ -9,7 +9,7 @@ from torch import nn
 
 from soft_prompts.batch import IGNORE, Example
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import evaluate
+from soft_prompts.evaluate import Bench, evaluate
 from soft_prompts.model import load
 from soft_prompts.prompts import PromptGenerator, SoftPrompt, insert
 from soft_prompts.run import Run, TrainConfig
@@ -43,7 +43,7 @@ def run(n_tokens: int, seed: int = 0, task: Task | None = None, **changes) -> Ru
 def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list[Trained]:
     encoding = Encoding(model.tokenizer, model.separator, CONFIG.max_tokens)
     held_out = list(runs[0].task.examples("held_out", encoding, 0))
-    return train(model, runs, held_out, encoding, folder, token_budget)
+    return train(Bench(model, encoding, held_out, token_budget), runs, folder)
 
 
 @pytest.mark.parametrize("n_conditions", [0, 2])

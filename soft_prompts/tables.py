@@ -1,0 +1,190 @@
+"""Results as tables: one for every curve, with intervals, paired gains and flags."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from soft_prompts.results import Result
+from soft_prompts.stats import ratio, ratio_interval
+
+CAPTION = (
+    "Held-out loss in nats per scored token, the mean over seeds, ± half the 95 % interval over documents; seeds: how many, and their best and "
+    "worst loss. Gain: loss at 0 tokens minus this loss, paired by document. Scores: mean over seeds ± half the widest 95 % interval."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """All seeds of one prompt length on one curve."""
+
+    results: list[Result]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.results[0].n_tokens
+
+    @property
+    def documents(self) -> list[str]:
+        return self.results[0].held_out.documents
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Scored tokens by document, [documents]."""
+        return np.array(self.results[0].held_out.document_scored)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Nats by document, averaged over the seeds, [documents]."""
+        return np.mean([r.held_out.document_losses for r in self.results], axis=0)
+
+    @property
+    def losses(self) -> list[float]:
+        """Nats per scored token of every seed."""
+        return [r.held_out.loss for r in self.results]
+
+    def gain_over(self, other: Point) -> dict | None:
+        """Nats per token that this length is better than ``other``, paired by document; None where they do not pair."""
+        if self.documents != other.documents or (self.counts != other.counts).any():
+            return None
+        return ratio(other.sums - self.sums, self.counts)
+
+
+def curves(results: Sequence[Result]) -> list[list[Point]]:
+    """Results sorted into curves: one per experiment, model and configuration, by ascending prompt length."""
+    found: dict[str, dict[int, list[Result]]] = {}
+    for r in sorted(results, key=lambda r: (r.experiment, r.model, r.n_tokens, r.seed)):
+        key = json.dumps([r.experiment, r.model, r.config], sort_keys=True)
+        found.setdefault(key, {}).setdefault(r.n_tokens, []).append(r)
+    return [[Point(same_length) for same_length in by_length.values()] for by_length in found.values()]
+
+
+def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
+    """What makes a point suspect, in words."""
+    found = []
+    if shorter:
+        best = min(shorter, key=lambda p: float(np.mean(p.losses)))
+        gain = point.gain_over(best)
+        if gain is None:
+            found.append("other documents")
+        elif gain["interval"][1] < 0:
+            found.append(f"worse than {best.n_tokens} tokens")
+    if point.n_tokens and np.mean(point.losses) > point.results[0].baselines["unigram"]:
+        found.append("worse than unigram")
+    return found
+
+
+def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
+    """Cells of a curve's table, the header first: a row for every prompt length, then the trivial baselines."""
+    table = [
+        ["tokens", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]
+    ]
+    zero = next((p for p in curve if p.n_tokens == 0), None)
+    for i, point in enumerate(curve):
+        losses, gain = point.losses, point.gain_over(zero) if zero and point.n_tokens else None
+        seeds = f"{len(losses)}" + (f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else "")
+        scores = [_mean_score([r.scores.get(name) for r in point.results]) for name in headline]
+        table.append(
+            [
+                str(point.n_tokens),
+                _loss(point),
+                seeds,
+                _cell(gain) if gain else "",
+                *scores,
+                ", ".join(flags(point, curve[:i])),
+            ]
+        )
+    for name, value in curve[0].results[0].baselines.items():
+        table.append([name, f"{value:.3f}"] + [""] * (len(table[0]) - 2))
+    return table
+
+
+def overview(found: Sequence[Sequence[Point]]) -> list[list[str]]:
+    """Cells of one table for several curves, the header first: a row for every curve, a column for every prompt length."""
+    lengths = sorted({point.n_tokens for curve in found for point in curve})
+    table = [["recipe", *(f"{n} tokens" for n in lengths)]]
+    for curve in found:
+        by_length = {point.n_tokens: _loss(point) for point in curve}
+        table.append([difference(curve, found) or "default", *(by_length.get(n, "") for n in lengths)])
+    return table
+
+
+def difference(curve: Sequence[Point], among: Sequence[Sequence[Point]]) -> str:
+    """How the training recipe of a curve differs from most of the others', in words."""
+    recipes = [c[0].results[0].config["train"] for c in among]
+    own = curve[0].results[0].config["train"]
+    usual = {name: Counter(json.dumps(r[name]) for r in recipes).most_common(1)[0][0] for name in own}
+    return ", ".join(
+        f"{name} {value}" for name, value in own.items() if json.dumps(value) != usual[name] and value != ""
+    )
+
+
+def _loss(point: Point) -> str:
+    return _cell({"value": float(np.mean(point.losses)), "interval": ratio_interval(point.sums, point.counts)})
+
+
+def _cell(score: dict) -> str:
+    """A value and half the width of its interval."""
+    low, high = score["interval"]
+    return f"{score['value']:.3f} ±{(high - low) / 2:.3f}"
+
+
+def _mean_score(scores: Sequence[dict | None]) -> str:
+    known = [s for s in scores if s and s["value"] is not None]
+    if not known:
+        return "-"
+    widest = max((s["interval"] for s in known), key=lambda interval: interval[1] - interval[0])
+    return _cell({"value": float(np.mean([s["value"] for s in known])), "interval": widest})
+
+
+def title(curve: Sequence[Point]) -> str:
+    result = curve[0].results[0]
+    train = result.config["train"]
+    return (
+        f"{result.experiment} on {result.model} ({len(curve[0].documents)} held-out documents, {result.held_out.n_scored:,} scored tokens; "
+        f"{train['steps']:,} steps of {train['batch_size']} documents)"
+    )
+
+
+def tables(results: Sequence[Result], headline: Sequence[str]) -> list[tuple[str, list[list[str]]]]:
+    """(title, cells) of every table: one for each curve, but one for all where an experiment compares many recipes."""
+    by_model: dict[tuple[str, str], list[list[Point]]] = {}
+    for curve in curves(results):
+        by_model.setdefault((curve[0].results[0].experiment, curve[0].results[0].model), []).append(curve)
+    found = []
+    for of_model in by_model.values():
+        if len(of_model) > 2:
+            found.append((title(of_model[0]), overview(of_model)))
+        else:
+            found += [(title(curve), rows(curve, headline)) for curve in of_model]
+    return found
+
+
+def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
+    """Results as tables for the terminal."""
+    console = Console()
+    for name, (header, *body) in tables(results, headline):
+        table = Table(title=name, caption=CAPTION, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+        for column in header:
+            table.add_column(column, justify="left" if column in ("flags", "recipe") else "right")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(results: Sequence[Result], headline: Sequence[str]) -> str:
+    """Results as Markdown tables."""
+    parts = []
+    for name, (header, *body) in tables(results, headline):
+        lines = [header, ["---" if column in ("flags", "recipe") else "---:" for column in header], *body]
+        parts.append(
+            f"**{name}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{CAPTION}\n"
+        )
+    return "\n".join(parts)
