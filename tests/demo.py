@@ -1,9 +1,10 @@
 """The chess experiment on what this machine can make in a minute: `python -m tests.demo`.
 
-No model and no games are downloaded. Games between made-up players are written to runs/demo, a tiny GPT-NeoX model is
-trained on some of them without being told who plays, and soft prompts are then trained on others. A player rated 2400 takes the most
-valuable piece it can or heads for the centre; one rated 800 moves at random; those between do one or the other. So
-the ratings are worth something, and the prompt can tell the model what it was never told.
+No model and no games are downloaded. Games between made-up players are written to runs/demo. A player rated 2400 takes
+the most valuable piece it can or heads for the centre; one rated 800 moves at random; those between do one or the other.
+A tiny GPT-NeoX model is trained on such games, half of them with the ratings written before the moves. Soft prompts are
+then trained on other games, in which no ratings are written: what the prompt can elicit is the use of ratings that the
+model has learned.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import chess
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from soft_prompts.curves import console, progress_bar
+from soft_prompts.files import write_atomically
 from soft_prompts.run import TrainConfig
 from tests.chess_test import DEFAULT
 
@@ -66,8 +69,14 @@ def play(n_games: int, seed: int) -> Iterator[tuple[str, tuple[int, int], list[s
         yield headers + " ".join(san) + " *\n\n", ratings, [move.uci() for move in board.move_stack]
 
 
+def written(i: int, ratings: tuple[int, int], moves: list[str]) -> str:
+    """A game as the model reads it in training: every other one opens with the ratings in hundreds."""
+    return (f"{ratings[0] // 100:02d} {ratings[1] // 100:02d} " if i % 2 else "") + " ".join(moves)
+
+
 def train_model(texts: list[str], tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A GPT-NeoX model of about 0.2 million parameters, trained on the move texts alone."""
+    """A GPT-NeoX model of about 0.2 million parameters, trained on ``texts`` cut to N_TOKENS bytes."""
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256,
@@ -88,7 +97,7 @@ def train_model(texts: list[str], tokenizer: PreTrainedTokenizerFast, folder: Pa
             optimizer.zero_grad()
             advance()
     console.print(
-        f"a tiny model of {sum(p.numel() for p in model.parameters()):,} parameters: {loss:.2f} nats per byte of move text"
+        f"a tiny model of {sum(p.numel() for p in model.parameters()):,} parameters: {loss:.2f} nats per byte"
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -98,21 +107,30 @@ def main() -> None:
     """Make games and a model unless they are there, then run the chess experiment on them."""
     started = time.perf_counter()
     model, games = FOLDER / "model", FOLDER / "games.pgn"
-    if not (model / "config.json").exists():
+    if not games.exists():  # written last
         console.print(
             "This demo downloads nothing: it makes up games and trains a tiny model on them, so its curve shows how the "
             "tool works, not what any real model can do."
         )
         FOLDER.mkdir(parents=True, exist_ok=True)
-        train_model([" ".join(moves) for _, _, moves in play(N_GAMES, seed=0)], byte_tokenizer(), model)
-        games.write_text("".join(pgn for pgn, _, _ in play(N_GAMES, seed=1)))
+        texts = [written(i, ratings, moves) for i, (_, ratings, moves) in enumerate(play(N_GAMES, seed=0))]
+        train_model(texts, byte_tokenizer(), model)
+        write_atomically(games, "".join(pgn for pgn, _, _ in play(N_GAMES, seed=1)).encode())
     train = TrainConfig(steps=200, batch_size=16, max_tokens=N_TOKENS, n_evaluations=3, eval_documents=200)
     task = replace(DEFAULT.task, games=str(games), continued_from=(10,))
     sweep = replace(
-        DEFAULT, experiment="chess_demo", task=task, models=(str(model),), n_tokens=(0, 1, 4, 16), train=train
+        DEFAULT,
+        experiment="chess_demo",
+        task=task,
+        models=(str(model),),
+        n_tokens=(0, 1, 4, 16),
+        train=train,
+        out=FOLDER,
     )
     sweep.run()
-    console.print(f"done in {time.perf_counter() - started:.0f} s.")
+    console.print(
+        f"done in {time.perf_counter() - started:.0f} s; the next thing to look at: README.md, on real models."
+    )
 
 
 if __name__ == "__main__":
