@@ -238,6 +238,6 @@ def check_fitness(model: LanguageModel) -> None:
     hidden = model.extend(model.embed(step), mask.long(), lengths[:, None], cache)
     refuse(
         model.head(hidden[:, 0]),
-        wanted[torch.arange(2), lengths],
+        wanted[torch.arange(2, device=model.device), lengths],
         "reading through a key-value cache in a padded batch",
     )

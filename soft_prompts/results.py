@@ -9,14 +9,13 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import safetensors.torch
 import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -30,6 +29,8 @@ from soft_prompts.stats import ratio_interval
 
 SCHEMA = 1
 """Version of the result and snapshot files."""
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "chess", "numpy", "scipy")
+"""Packages whose versions a result records."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,7 @@ def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> d
         "separator": model.separator,
         "data": data,
         "commit": _commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "datasets": datasets.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "device": torch.cuda.get_device_name(model.device)
         if cuda
         else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",

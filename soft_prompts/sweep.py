@@ -76,6 +76,12 @@ class Sweep:
                 raise SoftPromptsError(
                     f"--{name.replace('_', '-')} holds {min(getattr(self, name))}, but must be at least {least}."
                 )
+        if shared := {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"} & set().union(
+            *self.changes
+        ):
+            raise SoftPromptsError(
+                f"recipes trained together share {', '.join(sorted(shared))}: change the sweep's train."
+            )
         if self.token_budget < 1 or (self.runs_at_once is not None and self.runs_at_once < 1):
             raise SoftPromptsError(
                 f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1."

@@ -75,7 +75,7 @@ def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
         if gain is None:
             found.append("other documents")
         elif gain["interval"][1] < 0:
-            found.append(f"worse than {best.n_tokens} tokens")
+            found.append(f"worse than P={best.n_tokens}")
     if point.n_tokens and np.mean(point.losses) > point.results[0].baselines["unigram"]:
         found.append("worse than unigram")
     return found
@@ -83,9 +83,7 @@ def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
 
 def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
     """Cells of a curve's table, the header first: a row for every prompt length, then the trivial baselines."""
-    table = [
-        ["tokens", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]
-    ]
+    table = [["P", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]]
     zero = next((p for p in curve if p.n_tokens == 0), None)
     for i, point in enumerate(curve):
         losses, gain = point.losses, point.gain_over(zero) if zero and point.n_tokens else None
@@ -110,9 +108,11 @@ def overview(found: Sequence[Sequence[Point]]) -> list[list[str]]:
     """Cells of one table for several curves, the header first: a row for every curve, a column for every prompt length."""
     lengths = sorted({point.n_tokens for curve in found for point in curve})
     table = [["recipe", *(f"{n} tokens" for n in lengths)]]
-    for curve in found:
+    for recipe, curve in sorted(
+        ((difference(curve, found), curve) for curve in found), key=lambda pair: pair[0]
+    ):  # the default, "", comes first
         by_length = {point.n_tokens: _loss(point) for point in curve}
-        table.append([difference(curve, found) or "default", *(by_length.get(n, "") for n in lengths)])
+        table.append([recipe or "default", *(by_length.get(n, "") for n in lengths)])
     return table
 
 
@@ -172,8 +172,9 @@ def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
     console = Console()
     for name, (header, *body) in tables(results, headline):
         table = Table(title=name, caption=CAPTION, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+        table.pad_edge = False
         for column in header:
-            table.add_column(column, justify="left" if column in ("flags", "recipe") else "right")
+            table.add_column(column, justify="left" if column in ("flags", "recipe") else "right", overflow="fold")
         for row in body:
             table.add_row(*row)
         console.print(table)

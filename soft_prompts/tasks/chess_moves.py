@@ -72,7 +72,7 @@ class ChessMoves(Task):
     continued_from: tuple[int, ...] = (10, 40)
     """Half-moves after which it takes over."""
 
-    headline: ClassVar[tuple[str, ...]] = ("nats_per_move", "move_match", "legal_after_10", "elo_effect")
+    headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect")
 
     @property
     def game_filter(self) -> GameFilter:

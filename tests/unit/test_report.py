@@ -9,7 +9,7 @@ def test_a_curve_has_a_row_for_every_length_and_its_gain_is_paired() -> None:
     found = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.2, 2.4))]
     (curve,) = curves(found)
     header, zero, one, uniform, unigram = rows(curve, ["hits"])
-    assert header == ["tokens", "held-out loss", "seeds", "gain over 0", "hits", "flags"]
+    assert header == ["P", "held-out loss", "seeds", "gain over 0", "hits", "flags"]
     assert zero[:4] == ["0", "3.100 ±0.100", "1", ""]
     # Both documents gain 0.9 on average over the seeds: the paired interval has no width, though the losses vary.
     assert one[:5] == ["1", "2.200 ±0.100", "2 (2.100 to 2.300)", "0.900 ±0.000", "0.500 ±0.100"]
@@ -21,7 +21,7 @@ def test_a_longer_prompt_that_does_worse_is_flagged() -> None:
         [result(0), result(1, losses=(1.0, 1.1)), result(4, losses=(1.5, 1.6)), result(16, losses=(4, 4))]
     )
     assert [flags(point, curve[:i]) for i, point in enumerate(curve)] == [
-        [], [], ["worse than 1 tokens"], ["worse than 1 tokens", "worse than unigram"],
+        [], [], ["worse than P=1"], ["worse than P=1", "worse than unigram"],
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The command line from end to end, on tiny models and made-up games."""
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from soft_prompts.model import load
 from soft_prompts.results import Result, load_prompt
 from soft_prompts.sweep import main
 from soft_prompts.task import Encoding
+from soft_prompts.tasks import sources
 from tests.unit.test_chess_moves import write_games
+from tests.unit.test_pgn import serving, status, whole
 
 QUICK = ["--train.steps", "2", "--train.batch-size", "2", "--train.max-tokens", "48", "--train.eval-documents", "6"]
 
@@ -158,6 +161,39 @@ def test_bad_game_files_are_one_sentence_and_exit_code_2(chess, games, tmp_path)
         assert (code, paths) == (2, [])
         assert message in said
         assert "Traceback" not in said
+
+
+def test_a_missing_address_is_one_sentence_and_a_cut_connection_keeps_the_games_so_far(
+    chess, games, monkeypatch
+) -> None:
+    monkeypatch.setattr(sources, "RETRY_PAUSES_S", (0.01,))
+    with serving(status(404)) as server:
+        code, said, paths = chess(source=server.url)
+    assert (code, paths) == (2, [])
+    assert "HTTP status 404" in said
+    content = games.read_bytes()
+    with serving(whole(content, len(content) * 9 // 10)) as server:
+        code, said, paths = chess(source=server.url)
+    assert code == 0
+    assert re.search(r"warning: The connection to .* was lost .*the \d\d games taken until then are kept", said)
+    data = Result.load(paths[0]).provenance["data"]
+    assert not data["complete"]
+    assert "was lost" in data["notes"][0]
+
+
+def test_the_experiment_in_the_readme_runs(folders, tmp_path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    (tmp_path / "capitals.py").write_text(code)
+    (tmp_path / "lines.txt").write_text("".join(f"line number {i} of the text\n" for i in range(60)))
+    command = [sys.executable, "capitals.py", "--models", str(folders["neox"]), "--n-tokens", "0", "2", *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    results = [Result.load(path) for path in tmp_path.glob("results/capitals/**/*.json")]
+    assert sorted(r.n_tokens for r in results) == [0, 2]
+    assert len(results[0].held_out.documents) == 6
+    assert results[0].samples[0]["text"].startswith("LINE")
 
 
 def test_a_result_that_is_not_json_is_named_and_force_replaces_it(chess) -> None:

@@ -185,6 +185,19 @@ def test_a_run_that_diverges_is_given_up_and_the_others_are_untouched(neox, tmp_
     assert good.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
 
 
+def test_a_bfloat16_body_trains_float32_prompts_on_almost_the_same_gradients(folders) -> None:
+    random = torch.Generator().manual_seed(0)
+    initial, gradients = torch.randn(3, 32, generator=random), []
+    for dtype in ("float32", "bfloat16"):
+        prompt = SoftPrompt(initial)
+        (loss,) = accumulate_gradients(
+            load(str(folders["neox"]), dtype=dtype), Task(), [prompt], [make_examples(4)], 10**6
+        )
+        assert prompt.rows.grad.dtype == loss.dtype == torch.float32
+        gradients.append(prompt.rows.grad.flatten())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
 def test_a_prompt_of_no_tokens_is_evaluated_and_not_trained(neox, tmp_path) -> None:
     (t,) = train_all(neox, [run(0)], tmp_path)
     assert [point["step"] for point in t.curve] == [0]
