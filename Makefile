@@ -17,6 +17,7 @@ check: .venv/dev
 
 # The two marks record that what a requirements file names has been installed; editing the file installs anew.
 .venv/runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@

@@ -105,6 +105,7 @@ class LanguageModel:
         return {
             "name": self.name,
             "revision": self.revision,
+            "commit": getattr(self.lm.config, "_commit_hash", None) or "unknown",
             "weights": self.weight_hash,
             "tokenizer": self.tokenizer_hash,
             "d_model": self.vocabulary.shape[1],

@@ -21,7 +21,7 @@ def main(
 
     Args:
         folders: Folders of results, or single files; all results below them are shown.
-        scores: Names of scores to show beside the loss.
+        scores: Names of scores to show beside the loss; none named shows all.
         as_markdown: Print Markdown instead of drawing.
     """
     results = load_results(folders)

@@ -153,8 +153,11 @@ def title(curve: Sequence[Point]) -> str:
     )
 
 
-def tables(results: Sequence[Result], headline: Sequence[str]) -> list[tuple[str, list[list[str]]]]:
-    """(title, cells) of every table: one for each curve, but one for all where an experiment compares many recipes."""
+def tables(results: Sequence[Result], headline: Sequence[str] = ()) -> list[tuple[str, list[list[str]]]]:
+    """(title, cells) of every table: one for each curve, but one for all where an experiment compares many recipes.
+
+    ``headline`` names the scores to show; none named shows all that are single numbers.
+    """
     by_model: dict[tuple[str, str], list[list[Point]]] = {}
     for curve in curves(results):
         by_model.setdefault((curve[0].results[0].experiment, curve[0].results[0].model), []).append(curve)
@@ -163,11 +166,15 @@ def tables(results: Sequence[Result], headline: Sequence[str]) -> list[tuple[str
         if len(of_model) > 2:
             found.append((title(of_model[0]), overview(of_model)))
         else:
-            found += [(title(curve), rows(curve, headline)) for curve in of_model]
+            found += [(title(curve), rows(curve, headline or _single_scores(curve))) for curve in of_model]
     return found
 
 
-def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
+def _single_scores(curve: Sequence[Point]) -> list[str]:
+    return [name for name, score in curve[0].results[0].scores.items() if "value" in score]
+
+
+def print_table(results: Sequence[Result], headline: Sequence[str] = ()) -> None:
     """Results as tables for the terminal."""
     console = Console()
     for name, (header, *body) in tables(results, headline):
@@ -180,7 +187,7 @@ def print_table(results: Sequence[Result], headline: Sequence[str]) -> None:
         console.print(table)
 
 
-def markdown(results: Sequence[Result], headline: Sequence[str]) -> str:
+def markdown(results: Sequence[Result], headline: Sequence[str] = ()) -> str:
     """Results as Markdown tables."""
     parts = []
     for name, (header, *body) in tables(results, headline):

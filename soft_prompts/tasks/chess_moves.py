@@ -66,7 +66,7 @@ class ChessMoves(Task):
     max_games: int = 131_072
     """Games read for training, from the start of the file (131,072 = 4,096 steps of 32)."""
     max_test_games: int = 4096
-    """Held-out games kept, from the start of the file."""
+    """Held-out games read; those that are scored (--train.eval-documents) are chosen among them by hash."""
     continued_games: int = 64
     """Held-out games that the model continues on its own to count legal moves."""
     continued_from: tuple[int, ...] = (10, 40)
@@ -169,7 +169,10 @@ def _split(task: ChessMoves, identity: tuple[str, ...], cache: Path | None) -> _
                 f"no {what} games are left of the {len(games)} in {task.games} that pass the filter once the splits "
                 f"are kept apart; give more with {remedy}."
             )
-    return _SplitGames(games, train, test, np.sort(np.fromiter(held_out.values(), np.int64))[: task.max_test_games])
+    # By hash, not in file order: neighbours in a file are often games of the same two players.
+    return _SplitGames(
+        games, train, test, np.array([held_out[game] for game in sorted(held_out)][: task.max_test_games])
+    )
 
 
 def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:
