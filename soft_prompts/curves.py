@@ -1,27 +1,18 @@
-"""What a person watches while prompts train: TensorBoard curves for every run, a progress bar for all."""
+"""What is recorded while prompts train: TensorBoard curves of every run, and the time it took."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from soft_prompts.run import Run
-
-console = Console(stderr=True, highlight=False)
-
-
-def warn(sentence: str) -> None:
-    """Say something that a person should know but that stops nothing."""
-    console.print(f"[bold yellow]warning:[/] {sentence}", soft_wrap=True)
 
 
 class Curves:
@@ -75,24 +66,3 @@ class Clock:
         self.seconds = self.read()
         yield
         self._since = time.perf_counter()
-
-
-@contextmanager
-def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
-    """A bar with rate and time left on a terminal; yields the function that moves it one step on."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(title, total=n_steps, rate="", start=True)
-
-        def advance() -> None:
-            bar.advance(task)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.2f} steps/s" if speed else "")
-
-        yield advance

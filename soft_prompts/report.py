@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from soft_prompts.curves import console
+from soft_prompts.console import fail
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results import load_results
 from soft_prompts.tables import markdown, print_table
@@ -39,5 +38,4 @@ if __name__ == "__main__":
     try:
         tyro.cli(main)
     except SoftPromptsError as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        sys.exit(2)
+        fail(error)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from soft_prompts.curves import console, warn
+from soft_prompts.console import fail, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
@@ -108,9 +108,9 @@ class Sweep:
         failures = [failure for failure in self._train(pending) if failure] if pending else []
         results = [Result.load(path) for path in map(self.result_path, runs) if path.exists()]
         if len(runs) > len(pending):
-            console.print(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
+            say(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
         print_table(results, runs[0].task.headline)
-        console.print(
+        say(
             f"results: {self.out / 'results' / runs[0].path.parent}   curves: tensorboard --logdir {self.out / 'runs' / runs[0].path.parent}"
         )
         if failures:
@@ -197,8 +197,7 @@ def main(default: Sweep, description: str) -> None:
     try:
         tyro.cli(Sweep, default=default, description=description).run()
     except SoftPromptsError as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        sys.exit(2)
+        fail(error)
     except KeyboardInterrupt:
-        console.print("interrupted; finished runs are kept and will be skipped next time.")
+        say("interrupted; finished runs are kept and will be skipped next time.")
         sys.exit(130)

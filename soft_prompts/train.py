@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from soft_prompts.batch import Example
-from soft_prompts.curves import Clock, Curves, console, progress_bar
+from soft_prompts.console import progress_bar, say
+from soft_prompts.curves import Clock, Curves
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Bench, Prompt, TokenScores, evaluate, pack, read
 from soft_prompts.model import LanguageModel
@@ -124,7 +125,7 @@ def train(bench: Bench, runs: Sequence[Run], curves: Path) -> list[Trained]:
             if step in evaluation_steps:
                 with clock.paused():
                     _evaluate(bench, live if step else trained, step)
-                    console.print(_line(step, n_steps, trained))
+                    say(_line(step, n_steps, trained))
             live = [t for t in live if not t.failure]
             if step and not live:
                 break

@@ -21,7 +21,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from soft_prompts.curves import console, progress_bar
+from soft_prompts.console import progress_bar, say
 from soft_prompts.files import write_atomically
 from soft_prompts.run import TrainConfig
 from tests.chess_test import DEFAULT
@@ -96,9 +96,7 @@ def train_model(texts: list[str], tokenizer: PreTrainedTokenizerFast, folder: Pa
             schedule.step()
             optimizer.zero_grad()
             advance()
-    console.print(
-        f"a tiny model of {sum(p.numel() for p in model.parameters()):,} parameters: {loss:.2f} nats per byte"
-    )
+    say(f"a tiny model of {sum(p.numel() for p in model.parameters()):,} parameters: {loss:.2f} nats per byte")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -108,7 +106,7 @@ def main() -> None:
     started = time.perf_counter()
     model, games = FOLDER / "model", FOLDER / "games.pgn"
     if not games.exists():  # written last
-        console.print(
+        say(
             "This demo downloads nothing: it makes up games and trains a tiny model on them, so its curve shows how the "
             "tool works, not what any real model can do."
         )
@@ -128,9 +126,7 @@ def main() -> None:
         out=FOLDER,
     )
     sweep.run()
-    console.print(
-        f"done in {time.perf_counter() - started:.0f} s; the next thing to look at: README.md, on real models."
-    )
+    say(f"done in {time.perf_counter() - started:.0f} s; the next thing to look at: README.md, on real models.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import chess
 import numpy as np
 
 from soft_prompts.batch import IGNORE, Example
-from soft_prompts.curves import console, warn
+from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Prompted, TokenScores
 from soft_prompts.stats import rate, ratio
@@ -178,7 +178,7 @@ def _split(task: ChessMoves, identity: tuple[str, ...], cache: Path | None) -> _
 def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:
     games = read_games(source, game_filter, max_games, cache)
     skipped = ", ".join(f"{n:,} {reason}" for reason, n in games.skipped.items())
-    console.print(f"{len(games):,} games from {source}" + (f"; skipped: {skipped}" if skipped else ""))
+    say(f"{len(games):,} games from {source}" + (f"; skipped: {skipped}" if skipped else ""))
     if games.note:
         warn(games.note)
     return games

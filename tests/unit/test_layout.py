@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from soft_prompts.results import load_results
+from soft_prompts.tables import markdown
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,9 +31,18 @@ def test_every_requirement_has_an_exact_pin() -> None:
         assert all("==" in line for line in lines)
 
 
-def test_committed_results_can_be_read_and_hold_no_path_of_a_machine() -> None:
-    from soft_prompts.results import load_results
+def test_tables_in_the_documentation_are_those_of_the_committed_results() -> None:
+    for page, folder, scores in [
+        ("README.md", "chess", ["move_match", "legal_after_10", "legal_after_40", "elo_effect"]),
+        ("exploratory_tests/README.md", "recipe", []),
+    ]:
+        lines = [line for line in markdown(load_results([ROOT / "results" / folder]), scores).splitlines() if line]
+        assert len(lines) > 6
+        text = (ROOT / page).read_text()
+        assert all(line in text for line in lines if line.startswith("|")), page
 
+
+def test_committed_results_can_be_read_and_hold_no_path_of_a_machine() -> None:
     load_results([ROOT / "results"])
     for path in (ROOT / "results").rglob("*.json"):
         assert "/home/" not in path.read_text()
