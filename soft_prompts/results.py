@@ -153,15 +153,18 @@ def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> d
 
 def _commit() -> str:
     """The commit of this code, "+" behind it if files differ from it, "unknown" outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, check=True
-        ).stdout
+        git("ls-files", "--error-unmatch", here.name)  # installed, this file may lie inside somebody else's repository
+        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + ("+" if changed.strip() else "")
+    return head + ("+" if changed else "")
 
 
 def save_prompt(prompt: Prompt, model: LanguageModel, run: dict[str, Any], path: Path) -> None:
