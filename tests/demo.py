@@ -114,7 +114,7 @@ def main() -> None:
         texts = [written(i, ratings, moves) for i, (_, ratings, moves) in enumerate(play(N_GAMES, seed=0))]
         train_model(texts, byte_tokenizer(), model)
         write_atomically(games, "".join(pgn for pgn, _, _ in play(N_GAMES, seed=1)).encode())
-    train = TrainConfig(steps=200, batch_size=16, max_tokens=N_TOKENS, n_evaluations=3, eval_documents=200)
+    train = TrainConfig(steps=400, batch_size=16, max_tokens=N_TOKENS, n_evaluations=3, eval_documents=200)
     task = replace(DEFAULT.task, games=str(games), continued_from=(10,))
     sweep = replace(
         DEFAULT,
