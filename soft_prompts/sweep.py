@@ -76,9 +76,8 @@ class Sweep:
                 raise SoftPromptsError(
                     f"--{name.replace('_', '-')} holds {min(getattr(self, name))}, but must be at least {least}."
                 )
-        if shared := {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"} & set().union(
-            *self.changes
-        ):
+        fixed = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
+        if shared := fixed & set().union(*self.changes):
             raise SoftPromptsError(
                 f"recipes trained together share {', '.join(sorted(shared))}: change the sweep's train."
             )
@@ -99,8 +98,9 @@ class Sweep:
         return [result for model in self.models for result in self.measure(self.runs(model))]
 
     def measure(self, runs: Sequence[Run]) -> list[Result]:
-        """Results of runs of one model and task, which may differ in length, seed and training recipe (but not in steps, batch
-        size or evaluation): read where they are finished, else trained.
+        """Results of runs of one model and task: read where they are finished, else trained.
+
+        The runs may differ in length, seed and training recipe, but not in steps, batch size or evaluation.
 
         Raises SoftPromptsError once all else is done if a run diverged.
         """
@@ -110,9 +110,9 @@ class Sweep:
         if len(runs) > len(pending):
             say(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
         print_table(results, runs[0].task.headline)
-        say(
-            f"results: {self.out / 'results' / runs[0].path.parent}   curves: tensorboard --logdir {self.out / 'runs' / runs[0].path.parent}"
-        )
+        folders = {run.path.parent for run in runs}
+        where = folders.pop() if len(folders) == 1 else folders.pop().parent
+        say(f"results: {self.out / 'results' / where}   curves: tensorboard --logdir {self.out / 'runs' / where}")
         if failures:
             raise SoftPromptsError(" ".join(failures))
         return results

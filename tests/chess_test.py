@@ -13,7 +13,7 @@ commonest openings, so its legal-move rate should fall quickly with the ply.
 from soft_prompts import Sweep, main
 from soft_prompts.tasks.chess_moves import ChessMoves
 
-DEFAULT = Sweep(  # the settings of arXiv 2505.14943
+DEFAULT = Sweep(  # models, lengths, games, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own
     experiment="chess",
     task=ChessMoves(),
     models=("EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-160m-deduped"),

@@ -1,5 +1,6 @@
 """The shape of the repository, where a slip would be silent."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,7 @@ def test_tables_in_the_documentation_are_those_of_the_committed_results() -> Non
 def test_committed_results_can_be_read_and_hold_no_path_of_a_machine() -> None:
     load_results([ROOT / "results"])
     for path in (ROOT / "results").rglob("*.json"):
-        assert "/home/" not in path.read_text()
-        assert "/root/" not in path.read_text()
+        assert not re.search(r'"(/|\.\.?/|[A-Z]:)', path.read_text()), path
 
 
 def test_no_code_loads_pickles_or_trusts_remote_code() -> None:
