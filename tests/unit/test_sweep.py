@@ -17,6 +17,7 @@ from soft_prompts.evaluate import evaluate
 from soft_prompts.model import load
 from soft_prompts.results import Result, load_prompt
 from soft_prompts.sweep import main
+from soft_prompts.tables import curves
 from soft_prompts.task import Encoding
 from soft_prompts.tasks import sources
 from tests.unit.test_chess_moves import write_games
@@ -220,6 +221,22 @@ def test_no_result_depends_on_the_token_budget_or_on_runs_at_once(chess) -> None
     _, _, again = chess("--force", "--token-budget", "1", "--runs-at-once", "1")
     assert again == paths
     assert [Result.load(p).held_out.loss for p in paths] == pytest.approx(losses, abs=1e-5)
+
+
+def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_path) -> None:
+    train = replace(
+        tests.chess_test.DEFAULT.train, steps=40, batch_size=4, max_tokens=64, eval_documents=64, n_evaluations=0
+    )
+    task = replace(tests.chess_test.DEFAULT.task, games=str(data / "chess/lichess_19k.pgn.zst"), continued_from=(4,))
+    models = (str(data / "models/stories260K"),)
+    sweep = replace(
+        tests.chess_test.DEFAULT, models=models, task=task, train=train, n_tokens=(0, 4), seeds=(0, 1), out=tmp_path
+    )
+    (curve,) = curves(sweep.run())
+    nothing, prompted = curve
+    assert prompted.gain_over(nothing)["interval"][0] > 3  # nats per token, paired by game
+    assert max(prompted.losses) < nothing.results[0].held_out.interval[0]
+    assert prompted.results[0].provenance["data"]["train_games"] > 17_000
 
 
 def test_help_teaches_in_a_process_of_its_own() -> None:
