@@ -166,7 +166,10 @@ def tables(results: Sequence[Result], headline: Sequence[str] = ()) -> list[tupl
         if len(of_model) > 2:
             found.append((title(of_model[0]), overview(of_model)))
         else:
-            found += [(title(curve), rows(curve, headline or _single_scores(curve))) for curve in of_model]
+            for curve in of_model:
+                recipe = difference(curve, of_model)
+                name = title(curve) + (f", {recipe}" if recipe else "")
+                found.append((name, rows(curve, headline or _single_scores(curve))))
     return found
 
 

@@ -32,6 +32,13 @@ def test_results_on_other_documents_are_not_compared() -> None:
     assert flags(curve[1], curve[:1]) == ["other documents"]
 
 
+def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:
+    found = [result(1), result(1, config={"train": {"steps": 5, "batch_size": 2, "lr": 0.3}})]
+    names = [name for name, _ in tables(found, [])]
+    assert len(names) == 2
+    assert sum("lr 0.3" in name or "lr 0.1" in name for name in names) == 1
+
+
 def test_many_recipes_share_one_table_named_by_what_differs() -> None:
     recipes = [{"steps": 5, "batch_size": 2, "lr": lr} for lr in (0.1, 0.1, 0.3)]
     recipes[1]["batch_size"] = 3
