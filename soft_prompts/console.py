@@ -50,7 +50,7 @@ def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=_console, transient=True) as bar:
-        task = bar.add_task(title, total=n_steps, rate="", start=True)
+        task = bar.add_task(title, total=n_steps, rate="")
 
         def advance() -> None:
             bar.advance(task)

@@ -16,7 +16,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
 from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
-from soft_prompts.run import Run, TrainConfig
+from soft_prompts.run import Run, TrainConfig, option
 from soft_prompts.tables import print_table
 from soft_prompts.task import Encoding, Task
 from soft_prompts.train import Trained, train
@@ -68,13 +68,11 @@ class Sweep:
         for name in ("models", "n_tokens", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise SoftPromptsError(
-                    f"--{name.replace('_', '-')} is {values}, but needs at least one value and none twice."
-                )
+                raise SoftPromptsError(f"--{option(name)} is {values}, but needs at least one value and none twice.")
         for name, least in (("n_tokens", 0), ("seeds", 0)):
             if min(getattr(self, name)) < least:
                 raise SoftPromptsError(
-                    f"--{name.replace('_', '-')} holds {min(getattr(self, name))}, but must be at least {least}."
+                    f"--{option(name)} holds {min(getattr(self, name))}, but must be at least {least}."
                 )
         fixed = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
         if shared := fixed & set().union(*self.changes):
@@ -105,8 +103,8 @@ class Sweep:
         Raises SoftPromptsError once all else is done if a run diverged.
         """
         pending = [run for run in runs if self.force or not self._finished(run)]
-        failures = [failure for failure in self._train(pending) if failure] if pending else []
-        results = [Result.load(path) for path in map(self.result_path, runs) if path.exists()]
+        failures = {run.path: failure for run, failure in self._train(pending) if failure} if pending else {}
+        results = [Result.load(self.result_path(run)) for run in runs if run.path not in failures]
         if len(runs) > len(pending):
             say(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
         print_table(results, runs[0].task.headline)
@@ -114,15 +112,16 @@ class Sweep:
         where = folders.pop() if len(folders) == 1 else folders.pop().parent
         say(f"results: {self.out / 'results' / where}   curves: tensorboard --logdir {self.out / 'runs' / where}")
         if failures:
-            raise SoftPromptsError(" ".join(failures))
+            raise SoftPromptsError(" ".join(failures.values()))
         return results
 
     def _finished(self, run: Run) -> bool:
+        """Whether a run has a result on all of its data: what a broken connection cut short may hold out other documents."""
         path = self.result_path(run)
-        return path.exists() and Result.load(path).n_tokens == run.n_tokens
+        return path.exists() and Result.load(path).provenance.get("data", {}).get("complete", True)
 
-    def _train(self, runs: Sequence[Run]) -> Iterator[str]:
-        """Train and save ``runs``; yields each run's failure, or ""."""
+    def _train(self, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+        """Train and save ``runs``; yields each with its failure, or ""."""
         name, revision = _split_revision(runs[0].model)
         model = load(name, revision, runs[0].dtype, self.device, self.trust_remote_code)
         check_context(model, runs)
@@ -135,7 +134,7 @@ class Sweep:
                 if not trained.failure:
                     self._save(trained, bench, trivial, len(group))
                 trained.curves.close()
-                yield trained.failure
+                yield trained.run, trained.failure
 
     def _bench(self, model: LanguageModel, run: Run) -> Bench:
         """The held-out documents for a model. Raises SoftPromptsError where there are too few to measure anything."""

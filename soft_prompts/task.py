@@ -75,7 +75,10 @@ class Task:
         return {}
 
     def facts(self, encoding: Encoding) -> dict[str, Any]:
-        """What the data turned out to be - counts, what was skipped and why, whether it is complete - for the record."""
+        """What the data turned out to be - counts, what was skipped and why - for the record.
+
+        "complete": False says that not all of the data could be read; such a run is done again the next time.
+        """
         return {}
 
     def loss(self, head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from soft_prompts.sweep import main
 from soft_prompts.tables import curves
 from soft_prompts.task import Encoding
 from soft_prompts.tasks import sources
+from soft_prompts.train import Trained
 from tests.unit.test_chess_moves import write_games
 from tests.unit.test_pgn import serving, status, whole
 
@@ -78,7 +79,8 @@ def test_a_sweep_leaves_a_result_a_snapshot_and_a_curve_for_every_run(chess, tmp
         assert result.config["task"]["games"] == games.name  # no path of this machine
         assert str(games.parent) not in path.read_text()
         assert result.scores["elo_effect"]["interval"] is not None
-    assert "worse" not in said or "flags" in said
+    assert said.count("chess on neox") >= 1  # the table
+    assert "gain over 0" in said
 
 
 def test_a_snapshot_reproduces_the_held_out_loss_of_its_result(chess, tmp_path, folders, games) -> None:
@@ -102,6 +104,30 @@ def test_finished_runs_are_skipped_and_force_redoes_them(chess) -> None:
     assert "2 of 3 runs were finished before" in said
     chess("--force")
     assert all(p.stat().st_mtime_ns > old for p, old in zip(paths, before, strict=True))
+
+
+def test_a_run_on_incomplete_data_is_not_finished(chess) -> None:
+    _, _, paths = chess()
+    result = Result.load(paths[1])
+    replace(result, provenance={**result.provenance, "data": {"complete": False}}).save(paths[1])
+    _, said, _ = chess()
+    assert "1 of 2 runs were finished before" in said
+    assert Result.load(paths[1]).provenance["data"]["complete"]
+
+
+def test_a_redone_run_that_diverges_does_not_pass_its_old_result_off_as_new(chess, monkeypatch) -> None:
+    _, said, _ = chess("--train.steps", "30")
+    assert shown_lengths(said) == ["0", "2"]
+    monkeypatch.setattr(Trained, "lr", lambda self, step: 1e38)
+    code, said, _ = chess("--train.steps", "30", "--force")
+    assert code == 2
+    assert shown_lengths(said) == ["0"]
+
+
+def shown_lengths(said: str) -> list[str]:
+    """The prompt lengths in the table, from what a run printed."""
+    lines = said[said.index("held-out loss") :].splitlines()
+    return [line.split()[0] for line in lines if "±" in line and line.split()[0].isdigit()]
 
 
 def test_another_setting_or_other_data_is_another_result_never_an_old_one(chess, tmp_path) -> None:
