@@ -5,7 +5,7 @@ BIN = .venv/bin
 .PHONY: demo test check clean
 
 demo: .venv/runtime
-	$(BIN)/python -m tests.demo
+	$(BIN)/python -m tests.chess_test pocket --out runs/demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -45,6 +46,10 @@ class Curves:
         for name, score in scores.items():
             if score.get("value") is not None:
                 self.writer.add_scalar(f"scores/{name}", score["value"], step)
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        for name, picture in pictures.items():
+            self.writer.add_image(f"pictures/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.pocket import MODELS
 
 _MIB = 2**20
 
@@ -34,9 +35,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """16 hex digits over a file's size, first and last MiB, or over those of a folder's files: quick for 30 GB too."""
+    """16 hex digits over a file's size, first and last MiB, or over those of a folder's files: quick for 30 GB too.
+
+    A folder's descriptions (.md) do not count.
+    """
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]:
+    inside = sorted(p for p in path.iterdir() if p.is_file() and p.suffix != ".md") if path.is_dir() else [path]
+    for file in inside:
         size = file.stat().st_size
         digest.update(f"{file.name if path.is_dir() else ''}:{size}:".encode())
         with file.open("rb") as content:
@@ -44,3 +49,18 @@ def fingerprint(path: Path) -> str:
             content.seek(max(0, size - _MIB))
             digest.update(content.read(_MIB))
     return digest.hexdigest()
+
+
+def local_folder(name_or_path: str) -> Path | None:
+    """Where a model lies on this machine: the folder that is named, or that of a model which ships with the project."""
+    folder = MODELS.get(name_or_path, Path(name_or_path))
+    return folder if folder.is_dir() else None
+
+
+def model_name(name_or_path: str) -> str:
+    """The model as results call it: a name as it is, a folder by its own name."""
+    return (
+        Path(name_or_path).resolve().name
+        if Path(name_or_path).is_dir() and name_or_path not in MODELS
+        else name_or_path
+    )

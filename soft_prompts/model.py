@@ -6,7 +6,6 @@ import hashlib
 import inspect
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 import transformers
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import local_folder, model_name
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """A frozen model from a hub name or a folder, in evaluation mode with sdpa attention, that has passed the fitness check.
+    """A frozen model by hub name, folder or the name of one that ships with the project (pocket, pocket-chat), in evaluation mode
+    with sdpa attention, that has passed the fitness check.
 
     ``dtype``: "auto" is bfloat16 on a GPU that has it and float32 elsewhere. Raises SoftPromptsError if the model cannot
     be had or cannot be driven by embeddings.
@@ -127,22 +128,23 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     place = pick_device(device)
     kind = getattr(torch, pick_dtype(dtype, place))
-    is_folder = Path(name_or_path).is_dir()
+    folder = local_folder(name_or_path)
+    source = str(folder or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(name_or_path, **options)
+        config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "is_encoder_decoder", False):
             raise SoftPromptsError(
                 f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) model."
             )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
         # Without dtype= transformers 5 takes the checkpoint's own, float16 for pythia.
-        lm = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=kind, attn_implementation="sdpa", **options)
+        lm = AutoModelForCausalLM.from_pretrained(source, dtype=kind, attn_implementation="sdpa", **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise SoftPromptsError(_why_not_loaded(name_or_path, revision, is_folder, error)) from error
+        raise SoftPromptsError(_why_not_loaded(name_or_path, revision, folder is not None, error)) from error
     lm = lm.to(place).eval().requires_grad_(False)
-    name = Path(name_or_path).resolve().name if is_folder else name_or_path
-    model = LanguageModel(name, "local" if is_folder else revision, lm, tokenizer, _separator(name, tokenizer))
+    name = model_name(name_or_path)
+    model = LanguageModel(name, "local" if folder else revision, lm, tokenizer, _separator(name, tokenizer))
     check_fitness(model)
     return model
 

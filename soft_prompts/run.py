@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import fingerprint
+from soft_prompts.files import fingerprint, local_folder, model_name
 from soft_prompts.task import Task
 
 
@@ -102,8 +102,8 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """The model as results call it: a hub name, or a local folder's own name."""
-        return Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
+        """The model as results call it."""
+        return model_name(self.model)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -111,12 +111,12 @@ class Run:
 
         Local files appear by name and fingerprint, not by path: the record means the same on another machine.
         """
-        folder = Path(self.model)
+        folder = local_folder(self.model)
         return {
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **_plain(self.task), "data": self.task.identity()},
             "model": self.model_name,
-            "model_files": fingerprint(folder) if folder.is_dir() else None,
+            "model_files": fingerprint(folder) if folder else None,
             "dtype": self.dtype,
             "train": _plain(self.train),
         }
@@ -142,7 +142,10 @@ def option(name: str) -> str:
 
 def _plain(options: Any) -> dict[str, Any]:
     """A frozen dataclass's fields as JSON values, local files by name."""
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
-    return {
-        k: Path(v).name if isinstance(v, (str, Path)) and str(v) and Path(v).exists() else v for k, v in values.items()
-    }
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return Path(value).name if isinstance(value, (str, Path)) and str(value) and Path(value).exists() else value
+
+    return {f.name: plain(getattr(options, f.name)) for f in fields(options)}

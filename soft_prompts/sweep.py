@@ -15,6 +15,7 @@ from soft_prompts.console import fail, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
+from soft_prompts.plots import saturation, save_picture
 from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
 from soft_prompts.run import Run, TrainConfig, option
 from soft_prompts.tables import print_table
@@ -55,12 +56,13 @@ class Sweep:
     trust_remote_code: bool = False
     """Let a model run Python code that comes with it."""
 
-    def runs(self, model: str) -> list[Run]:
-        """Every combination of recipe, length and seed for one model."""
+    def runs(self, model: str, task: Task | None = None) -> list[Run]:
+        """Every combination of recipe, length and seed for one model and task (None: the sweep's own)."""
+        task = task or self.task
         dtype = pick_dtype(self.dtype, pick_device(self.device))
         recipes = [replace(self.train, **change) for change in self.changes]
         combinations = product(recipes, self.n_tokens, self.seeds)
-        return [Run(self.experiment, self.task, model, n, seed, train, dtype) for train, n, seed in combinations]
+        return [Run(self.experiment, task, model, n, seed, train, dtype) for train, n, seed in combinations]
 
     def check(self) -> None:
         """Raises SoftPromptsError for options that cannot work, before anything is loaded."""
@@ -93,12 +95,15 @@ class Sweep:
     def run(self) -> list[Result]:
         """Measure what has no result yet and print a table for every model."""
         self.check()
-        return [result for model in self.models for result in self.measure(self.runs(model))]
+        found = []
+        for model in self.models:
+            found += self.measure([run for task in self.task.variants() for run in self.runs(model, task)])
+        return found
 
     def measure(self, runs: Sequence[Run]) -> list[Result]:
-        """Results of runs of one model and task: read where they are finished, else trained.
+        """Results of runs of one model: read where they are finished, else trained.
 
-        The runs may differ in length, seed and training recipe, but not in steps, batch size or evaluation.
+        The runs may differ in task, length, seed and training recipe, but not in steps, batch size or evaluation.
 
         Raises SoftPromptsError once all else is done if a run diverged.
         """
@@ -107,13 +112,24 @@ class Sweep:
         results = [Result.load(self.result_path(run)) for run in runs if run.path not in failures]
         if len(runs) > len(pending):
             say(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
-        print_table(results, runs[0].task.headline)
-        folders = {run.path.parent for run in runs}
-        where = folders.pop() if len(folders) == 1 else folders.pop().parent
-        say(f"results: {self.out / 'results' / where}   curves: tensorboard --logdir {self.out / 'runs' / where}")
+        self._show(results, runs)
         if failures:
             raise SoftPromptsError(" ".join(failures.values()))
         return results
+
+    def _show(self, results: Sequence[Result], runs: Sequence[Run]) -> None:
+        """The table, the plot and where everything is."""
+        headline = runs[0].task.headline
+        print_table(results, headline)
+        folders = {run.path.parent for run in runs}
+        where = folders.pop() if len(folders) == 1 else folders.pop().parent
+        if results:
+            saturation(results, self.out / "results" / where / "saturation.png", headline)
+        say(
+            f"results and a plot of them: {self.out / 'results' / where}\n"
+            f"curves: tensorboard --logdir {self.out / 'runs' / where}\n"
+            f"the table again: python -m soft_prompts.report {self.out / 'results' / where}"
+        )
 
     def _finished(self, run: Run) -> bool:
         """Whether a run has a result on all of its data: what a broken connection cut short may hold out other documents."""
@@ -125,6 +141,10 @@ class Sweep:
         name, revision = _split_revision(runs[0].model)
         model = load(name, revision, runs[0].dtype, self.device, self.trust_remote_code)
         check_context(model, runs)
+        for task in dict.fromkeys(run.task for run in runs):
+            yield from self._train_task(model, [run for run in runs if run.task == task])
+
+    def _train_task(self, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
         bench = self._bench(model, runs[0])
         training = islice(runs[0].task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
         trivial = baselines(list(training), bench.held_out, model.head.out_features)
@@ -155,9 +175,12 @@ class Sweep:
         run = trained.run
         identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
         save_prompt(trained.prompt, bench.model, identity, self.snapshot_path(run))
-        scored = run.task.score(Prompted(bench, trained.prompt), bench.held_out)
+        scored = run.task.score(Prompted(bench, trained.prompt, trained.scores), bench.held_out)
         trained.curves.samples(run.train.steps, scored.samples)
         trained.curves.scores(run.train.steps, scored.scores)
+        trained.curves.pictures(run.train.steps, scored.pictures)
+        for name, picture in scored.pictures.items():
+            save_picture(picture, self.result_path(run).with_suffix(f".{name}.png"))
         Result(
             experiment=run.experiment,
             task=type(run.task).__name__,
@@ -191,10 +214,22 @@ def _split_revision(model: str) -> tuple[str, str]:
     return (name, revision) if at and not Path(model).is_dir() else (model, "main")
 
 
-def main(default: Sweep, description: str) -> None:
-    """Run an experiment script: its DEFAULT, changed by the command line."""
+def main(default: Sweep, description: str, **presets: Sweep) -> None:
+    """Run an experiment script: its default or the preset that the first word names, changed by the rest of the command line."""
+    arguments = sys.argv[1:]
     try:
-        tyro.cli(Sweep, default=default, description=description).run()
+        if arguments and not arguments[0].startswith("-"):
+            name = arguments.pop(0)
+            if name not in presets:
+                raise SoftPromptsError(
+                    f"there is no preset {name!r}; known: {', '.join(presets) or 'none'}. Options begin with --."
+                )
+            default = presets[name]
+        else:
+            description += "".join(
+                f"\n\nPreset: {name}, as the first word; then --help shows its options." for name in presets
+            )
+        tyro.cli(Sweep, default=default, description=description, args=arguments).run()
     except SoftPromptsError as error:
         fail(error)
     except KeyboardInterrupt:

@@ -107,7 +107,7 @@ def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
 def overview(found: Sequence[Sequence[Point]]) -> list[list[str]]:
     """Cells of one table for several curves, the header first: a row for every curve, a column for every prompt length."""
     lengths = sorted({point.n_tokens for curve in found for point in curve})
-    table = [["recipe", *(f"{n} tokens" for n in lengths)]]
+    table = [["variant", *(f"{n} tokens" for n in lengths)]]
     for recipe, curve in sorted(
         ((difference(curve, found), curve) for curve in found), key=lambda pair: pair[0]
     ):  # the default, "", comes first
@@ -117,13 +117,29 @@ def overview(found: Sequence[Sequence[Point]]) -> list[list[str]]:
 
 
 def difference(curve: Sequence[Point], among: Sequence[Sequence[Point]]) -> str:
-    """How the training recipe of a curve differs from most of the others', in words."""
-    recipes = [c[0].results[0].config["train"] for c in among]
-    own = curve[0].results[0].config["train"]
-    usual = {name: Counter(json.dumps(r[name]) for r in recipes).most_common(1)[0][0] for name in own}
+    """How the task's options and the training recipe of a curve differ from most of the others', in words."""
+    settings = [_settings(c) for c in among]
+    own = _settings(curve)
+    usual = {name: Counter(json.dumps(r.get(name)) for r in settings).most_common(1)[0][0] for name in own}
+    many = {name for name in own if len({json.dumps(r.get(name)) for r in settings}) > 1 and name in _task(curve)}
     return ", ".join(
-        f"{name} {value}" for name, value in own.items() if json.dumps(value) != usual[name] and value != ""
+        f"{name} {_words(value)}"
+        for name, value in own.items()
+        if (name in many or json.dumps(value) != usual[name]) and value != ""
     )
+
+
+def _task(curve: Sequence[Point]) -> dict:
+    """The task's options, its data left out."""
+    return {name: value for name, value in curve[0].results[0].config["task"].items() if name != "data"}
+
+
+def _settings(curve: Sequence[Point]) -> dict:
+    return {**_task(curve), **curve[0].results[0].config["train"]}
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _loss(point: Point) -> str:
@@ -154,7 +170,8 @@ def title(curve: Sequence[Point]) -> str:
 
 
 def tables(results: Sequence[Result], headline: Sequence[str] = ()) -> list[tuple[str, list[list[str]]]]:
-    """(title, cells) of every table: one for each curve, but one for all where an experiment compares many recipes.
+    """(title, cells) of every table: one for each curve, but one for all where an experiment compares many recipes, and one
+    of the losses of all variants of a task.
 
     ``headline`` names the scores to show; none named shows all that are single numbers.
     """
@@ -163,13 +180,19 @@ def tables(results: Sequence[Result], headline: Sequence[str] = ()) -> list[tupl
         by_model.setdefault((curve[0].results[0].experiment, curve[0].results[0].model), []).append(curve)
     found = []
     for of_model in by_model.values():
-        if len(of_model) > 2:
-            found.append((title(of_model[0]), overview(of_model)))
-        else:
-            for curve in of_model:
-                recipe = difference(curve, of_model)
-                name = title(curve) + (f", {recipe}" if recipe else "")
+        variants: dict[str, list[list[Point]]] = {}
+        for curve in of_model:
+            variants.setdefault(json.dumps(curve[0].results[0].config["task"], sort_keys=True), []).append(curve)
+        for recipes in variants.values():
+            if len(recipes) > 2:
+                found.append((title(recipes[0]), overview(recipes)))
+                continue
+            for curve in recipes:
+                what = difference(curve, of_model)
+                name = title(curve) + (f", {what}" if what else "")
                 found.append((name, rows(curve, headline or _single_scores(curve))))
+        if len(variants) > 1:
+            found.append((f"{title(of_model[0]).split(' (')[0]}: all variants", overview(of_model)))
     return found
 
 
@@ -181,20 +204,21 @@ def print_table(results: Sequence[Result], headline: Sequence[str] = ()) -> None
     """Results as tables for the terminal."""
     console = Console()
     for name, (header, *body) in tables(results, headline):
-        table = Table(title=name, caption=CAPTION, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+        table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
         table.pad_edge = False
         for column in header:
-            table.add_column(column, justify="left" if column in ("flags", "recipe") else "right", overflow="fold")
+            table.add_column(column, justify="left" if column in ("flags", "variant") else "right", overflow="fold")
         for row in body:
             table.add_row(*row)
         console.print(table)
+    console.print(CAPTION, style="dim")
 
 
 def markdown(results: Sequence[Result], headline: Sequence[str] = ()) -> str:
     """Results as Markdown tables."""
     parts = []
     for name, (header, *body) in tables(results, headline):
-        lines = [header, ["---" if column in ("flags", "recipe") else "---:" for column in header], *body]
+        lines = [header, ["---" if column in ("flags", "variant") else "---:" for column in header], *body]
         parts.append(
             f"**{name}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{CAPTION}\n"
         )

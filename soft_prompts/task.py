@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -52,6 +52,8 @@ class Scored:
     """name -> {"value", "interval": [low, high], "n"}, or a dict of such (by bucket, by ply)."""
     samples: list[dict[str, str]]
     """Readable samples: name of a part -> its text."""
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name -> picture, uint8 [height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Task:
     A new behaviour is a class with ``examples``; what is scored is written in the examples' labels and weights, so a loss of
     its own is rarely needed.
     """
+
+    def variants(self) -> list[Task]:
+        """The tasks of one experiment, a curve each; more than this one where an option lists several settings."""
+        return [self]
 
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[Example]:
         """Examples in an order that depends on (split, seed) alone, at most ``encoding.max_tokens`` long.

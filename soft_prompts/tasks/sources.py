@@ -20,7 +20,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint as file_fingerprint
 
 READ_BYTES = 1 << 16  # small, because one read of compressed bytes is decompressed as a whole
-BLOCK_BYTES = 4 << 20  # PGN text judged and parsed at a time
+BLOCK_BYTES = 4 << 20  # text handed on at a time
 TIMEOUT_S = 30.0  # a connection that delivers nothing for so long has stalled
 RETRY_PAUSES_S = (0.5, 1.0, 2.0)  # before each new try at a connection that broke
 
@@ -72,11 +72,13 @@ def open_file(source: str) -> BinaryIO:
     path = Path(source)
     try:
         if path.is_dir():
-            raise SoftPromptsError(f"{source} is a folder; give the PGN file itself (.pgn, .pgn.zst or .pgn.gz).")
+            raise SoftPromptsError(f"{source} is a folder; give a file in it.")
         if not path.exists():
-            raise SoftPromptsError(f"{source} does not exist; check the path given with --games.")
+            raise SoftPromptsError(f"{source} does not exist; check the path.")
         if not path.is_file():
-            raise SoftPromptsError(f"{source} is not a regular file; save the games to a file and give its path.")
+            raise SoftPromptsError(
+                f"{source} is not a regular file; save what it delivers to a file and give its path."
+            )
         return path.open("rb")
     except OSError as error:
         raise SoftPromptsError(f"{source} could not be opened: {error.strerror}; check its name and rights.") from error
@@ -137,14 +139,14 @@ class _HttpBytes:
         """The server will not give the file, now or later."""
         if self._position:
             raise Dropped(why)
-        raise SoftPromptsError(f"{self._url} was refused with {why}; check the address given with --games.")
+        raise SoftPromptsError(f"{self._url} was refused with {why}; check the address.")
 
     def _unreachable(self, why: str) -> None:
         """Before the first byte there is no network or no such server; later on it is a break like any other."""
         if not self._position:
             raise SoftPromptsError(
                 f"{self._url} could not be reached ({why}); check the address and the network, "
-                f"or download the file elsewhere and pass its path with --games."
+                f"or download the file elsewhere and give its path instead."
             )
 
     def _connect(self) -> http.client.HTTPResponse:
@@ -216,12 +218,12 @@ def _check_name(source: str, head: bytes, kind: str) -> None:
     name = urllib.parse.urlsplit(source).path if is_url(source) else source
     promised = {".zst": "zstd", ".gz": "gzip"}.get(Path(name).suffix.lower())
     if kind in ARCHIVE_MAGICS.values():
-        raise SoftPromptsError(f"{source} is {kind} data; unpack it and give the .pgn file inside.")
+        raise SoftPromptsError(f"{source} is {kind} data; unpack it and give a file inside.")
     if promised and kind != promised:
-        suffix = {"zstd": ".pgn.zst", "gzip": ".pgn.gz", "": ".pgn"}[kind]
+        suffix = {"zstd": "to end in .zst", "gzip": "to end in .gz", "": f"without {Path(name).suffix}"}[kind]
         raise SoftPromptsError(
             f"{source} is not {promised} data although its name says so (it is {kind or 'not compressed'}); "
-            f"rename it to {suffix} or download it again."
+            f"rename it {suffix} or download it again."
         )
 
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 from soft_prompts.batch import IGNORE, Example
 from soft_prompts.model import LanguageModel, load
-from tests.demo import byte_tokenizer
+from soft_prompts.tasks import sources
+from tests.unit.made_up import byte_tokenizer
 
 CONTEXT = 128
 TINY = {
@@ -81,3 +82,10 @@ def make_examples(
         condition = random.normal(size=n_conditions).astype(np.float32)
         examples.append(Example(tokens, labels, f"document-{seed}-{i}", at, condition))
     return examples
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "RETRY_PAUSES_S", (0.01, 0.02, 0.03))
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)

@@ -13,7 +13,7 @@ from soft_prompts.evaluate import Bench, Prompted, TokenScores
 from soft_prompts.prompts import SoftPrompt
 from soft_prompts.task import Encoding
 from soft_prompts.tasks.chess_moves import PUBLISHED_GAMES, PUBLISHED_TEST_GAMES, ChessMoves, _legal, _move_match
-from tests.demo import byte_tokenizer, play
+from tests.unit.made_up import byte_tokenizer, play
 
 
 def write_games(path: Path, n: int, seed: int = 0) -> Path:

@@ -1,13 +1,11 @@
 """Reading games: sources and compressions, filters, moves, cache, and what a broken connection leaves."""
 
 import gzip
-import http.server
 import io
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import chess
@@ -20,6 +18,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.tasks import pgn, sources
 from soft_prompts.tasks.pgn import GameFilter, Games, read_games
 from soft_prompts.tasks.sources import fingerprint
+from tests.unit.serving import Handler, serving, stall_silently, status, whole
 
 ANY = GameFilter()
 
@@ -384,10 +383,14 @@ def test_corrupt_files_are_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text.pgn.zst", b"[Event", r"is not zstd data although .*\(it is not compressed\); rename it to \.pgn or"),
-        ("text.pgn.gz", b"[Event", r"is not gzip data although .*\(it is not compressed\); rename it to \.pgn or"),
-        ("zst.pgn.gz", zstandard.compress(b"x"), r"is not gzip data .*\(it is zstd\); rename it to \.pgn\.zst"),
-        ("gz.pgn.ZST", gzip.compress(b"x"), r"is not zstd data .*\(it is gzip\); rename it to \.pgn\.gz"),
+        (
+            "text.pgn.zst",
+            b"[Event",
+            r"is not zstd data although .*\(it is not compressed\); rename it without \.\w+ or",
+        ),
+        ("text.pgn.gz", b"[Event", r"is not gzip data although .*\(it is not compressed\); rename it without \.\w+ or"),
+        ("zst.pgn.gz", zstandard.compress(b"x"), r"is not gzip data .*\(it is zstd\); rename it to end in \.zst"),
+        ("gz.pgn.ZST", gzip.compress(b"x"), r"is not zstd data .*\(it is gzip\); rename it to end in \.gz"),
         ("twic.zip", b"PK\x03\x04....", "is zip data; unpack it"),
         ("twic.pgn.bz2", b"BZh91AY", "is bzip2 data; unpack it"),
         ("empty.pgn", b"", r"is empty \(0 bytes\); download"),
@@ -409,9 +412,9 @@ def test_content_that_is_not_what_it_should_be_is_named(
 def test_missing_files_folders_and_counts_are_refused(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.pgn")
     for call in (lambda: read_games(missing, ANY, None, None), lambda: fingerprint(missing)):
-        with pytest.raises(SoftPromptsError, match="none.pgn does not exist; check the path given with --games"):
+        with pytest.raises(SoftPromptsError, match="none.pgn does not exist; check the path"):
             call()
-    with pytest.raises(SoftPromptsError, match="is a folder; give the PGN file itself"):
+    with pytest.raises(SoftPromptsError, match="is a folder; give a file in it"):
         read_games(str(tmp_path), ANY, None, None)
     with pytest.raises(SoftPromptsError, match="is not a regular file; save"):
         read_games("/dev/null", ANY, None, None)
@@ -504,81 +507,6 @@ def test_progress_appears_on_a_terminal_only(
 # --- addresses ---
 
 
-class Server:
-    """What a loopback server does: an answer for each request in turn, the last one for all that follow."""
-
-    def __init__(self, *answers: Callable[["Handler", int], None]) -> None:
-        self.answers = list(answers)
-        self.ranges: list[str | None] = []
-        self.sent = 0
-        self.url = ""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    plan: Server
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        number = len(self.plan.ranges)
-        self.plan.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-        self.plan.answers[min(number, len(self.plan.answers) - 1)](self, start)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def begin(self, status: int, **headers: object) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-
-    def send(self, data: bytes) -> None:
-        self.wfile.write(data)
-        self.wfile.flush()
-        self.plan.sent += len(data)
-
-
-@contextmanager
-def serving(*answers: Callable[[Handler, int], None], name: str = "games.pgn") -> Iterator[Server]:
-    plan = Server(*answers)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Planned", (Handler,), {"plan": plan}))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    plan.url = f"http://127.0.0.1:{server.server_port}/{name}"
-    try:
-        yield plan
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def whole(data: bytes, upto: int | None = None, tag: str = "v1", ranges: bool = True) -> Callable:
-    """An answer with the data, by range if asked for one; the connection closes at byte `upto` of the file."""
-
-    def answer(handler: Handler, start: int) -> None:
-        if start and ranges:
-            size = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            handler.begin(206, Content_Range=size, Content_Length=len(data) - start, ETag=tag)
-            handler.send(data[start:upto])
-        else:
-            handler.begin(200, Content_Length=len(data), ETag=tag)
-            handler.send(data[:upto])
-
-    return answer
-
-
-def status(code: int) -> Callable:
-    return lambda handler, start: handler.begin(code, Content_Length=0)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RETRY_PAUSES_S", (0.01, 0.02, 0.03))
-    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 CONTENT = "".join(GAMES).encode()
 
 
@@ -668,15 +596,11 @@ def test_a_stalled_connection_times_out_and_is_resumed(
     released.set()
 
 
-def stall_silently(released: threading.Event) -> Callable:
-    return lambda handler, start: released.wait(10)
-
-
 def test_nobody_listening_says_that_it_could_not_be_reached(quick: None) -> None:
     with serving(status(200)) as server:
         pass
     for url in (server.url, "http://no-such-host.invalid/games.pgn"):
-        with pytest.raises(SoftPromptsError, match="could not be reached.*download .* elsewhere.*--games") as caught:
+        with pytest.raises(SoftPromptsError, match="could not be reached.*download .* elsewhere") as caught:
             read_games(url, ANY, None, None)
         assert url in str(caught.value)
 

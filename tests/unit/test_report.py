@@ -33,7 +33,7 @@ def test_results_on_other_documents_are_not_compared() -> None:
 
 
 def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:
-    found = [result(1), result(1, config={"train": {"steps": 5, "batch_size": 2, "lr": 0.3}})]
+    found = [result(1), result(1, config={"task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2, "lr": 0.3}})]
     names = [name for name, _ in tables(found, [])]
     assert len(names) == 2
     assert sum("lr 0.3" in name or "lr 0.1" in name for name in names) == 1
@@ -42,9 +42,9 @@ def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:
 def test_many_recipes_share_one_table_named_by_what_differs() -> None:
     recipes = [{"steps": 5, "batch_size": 2, "lr": lr} for lr in (0.1, 0.1, 0.3)]
     recipes[1]["batch_size"] = 3
-    found = [result(n, config={"train": train}) for train in recipes for n in (1, 4)]
+    found = [result(n, config={"task": {"name": "T"}, "train": train}) for train in recipes for n in (1, 4)]
     ((_, (header, *body)),) = tables(found, [])
-    assert header == ["recipe", "1 tokens", "4 tokens"]
+    assert header == ["variant", "1 tokens", "4 tokens"]
     assert sorted(row[0] for row in body) == ["batch_size 3", "default", "lr 0.3"]
 
 

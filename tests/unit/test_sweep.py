@@ -21,8 +21,8 @@ from soft_prompts.tables import curves
 from soft_prompts.task import Encoding
 from soft_prompts.tasks import sources
 from soft_prompts.train import Trained
+from tests.unit.serving import serving, status, whole
 from tests.unit.test_chess_moves import write_games
-from tests.unit.test_pgn import serving, status, whole
 
 QUICK = ["--train.steps", "2", "--train.batch-size", "2", "--train.max-tokens", "48", "--train.eval-documents", "6"]
 

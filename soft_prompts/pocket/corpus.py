@@ -1,0 +1,169 @@
+"""What pocket is trained on: prose, chess games, mazes and dialogues, as texts.
+
+Every function yields the same texts for the same input and seed; ``is_held_out`` parts documents by their text alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import chess
+import zstandard
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.tasks.pgn import GameFilter, read_games
+
+PASSAGE = 1200
+"""Characters after which a passage of prose ends with its paragraph; about 450 tokens in all."""
+SHORTEST_PASSAGE = 200
+HEADER_SHARE = 0.6
+"""Share of the games that open with the players' ratings in words, so that what the ratings mean can be learned."""
+SYSTEM_MESSAGES = (
+    "You are a helpful assistant.",
+    "You answer questions briefly and correctly.",
+    "You are a polite assistant who follows instructions.",
+    "Answer the user's request.",
+)
+STEPS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """True for a ``share`` of all texts, decided by their hash."""
+    return int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16) < share * 2**64
+
+
+def prose(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
+    """Documents as (name, passages), from .tar.zst archives of plain text and .jsonl.zst files with a "text" field.
+
+    A passage is whole paragraphs, at least PASSAGE characters of them, or what is left at the end of a document.
+    """
+    for file in files:
+        for name, text in _documents(file):
+            passages, passage = [], ""
+            for paragraph in text.split("\n"):
+                passage += paragraph.rstrip() + "\n"
+                if len(passage) >= PASSAGE:
+                    passages.append(passage.strip())
+                    passage = ""
+            passages.append(passage.strip())
+            yield name, [p for p in passages if len(p) >= SHORTEST_PASSAGE]
+
+
+def _documents(file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        raw = zstandard.ZstdDecompressor().stream_reader(file.open("rb"))
+        if file.name.endswith(".tar.zst"):
+            with tarfile.open(fileobj=raw, mode="r|") as archive:
+                for member in archive:
+                    if member.isfile() and (content := archive.extractfile(member)):
+                        yield Path(member.name).stem, content.read().decode()
+        else:
+            for i, line in enumerate(io.TextIOWrapper(raw, "utf-8")):
+                yield f"{file.name.split('.')[0]}-{i}", json.loads(line)["text"]
+    except (OSError, zstandard.ZstdError, tarfile.TarError, ValueError, KeyError) as error:
+        raise SoftPromptsError(
+            f"{file} cannot be read as text ({error!r}); give .tar.zst archives of .txt files or .jsonl.zst files with a "
+            '"text" field.'
+        ) from error
+
+
+def games(file: Path) -> list[tuple[tuple[int, int], str]]:
+    """(ratings, moves) of every standard game of at least ten half-moves, each once."""
+    found = read_games(str(file), GameFilter(min_plies=10), None, None)
+    unique = {found.moves(i): tuple(int(elo) for elo in found.elos[i]) for i in range(len(found))}
+    return [(elos, moves) for moves, elos in unique.items()]
+
+
+def header(elos: tuple[int, int]) -> str:
+    """The line of ratings above a game."""
+    return f"White {elos[0]}, Black {elos[1]}.\n"
+
+
+def game_text(elos: tuple[int, int], moves: str, dice: random.Random) -> str:
+    """A game as pocket reads it, most often behind a line with the ratings."""
+    return (header(elos) if dice.random() < HEADER_SHARE else "") + moves
+
+
+def wander(moves: str, seed: int) -> str:
+    """A game that goes on with random legal moves from a random point.
+
+    Random moves teach what is legal far better than well-played ones, of which only a few are ever seen in a position.
+    """
+    dice = random.Random(seed)
+    board = chess.Board()
+    known = moves.split()
+    for move in known[: dice.randrange(min(60, len(known)))]:
+        board.push_uci(move)
+    while len(board.move_stack) < 110 and (legal := list(board.legal_moves)):
+        board.push(dice.choice(legal))
+    return " ".join(move.uci() for move in board.move_stack)
+
+
+def wandering_text(moves: str, dice: random.Random) -> str:
+    """Such a game as pocket reads it, most often behind a line that says so."""
+    return ("Any moves.\n" if dice.random() < HEADER_SHARE else "") + moves
+
+
+def maze(seed: int) -> str:
+    """A maze and one of its shortest paths in words, from @ to $ through ~ around #."""
+    dice = random.Random(seed)
+    height, width = dice.randint(2, 8), dice.randint(2, 8)
+    cells = [(y, x) for y in range(height) for x in range(width)]
+    start, goal = dice.sample(cells, 2)
+    walls = set(dice.sample(cells, int(len(cells) * dice.uniform(0, 0.5)))) - {start, goal}
+    signs = {start: "@", goal: "$", **dict.fromkeys(walls, "#")}
+    rows = ["".join(signs.get((y, x), "~") for x in range(width)) for y in range(height)]
+    distance, queue = {goal: 0}, deque([goal])
+    while queue:
+        y, x = queue.popleft()
+        for down, right in STEPS.values():
+            near = (y + down, x + right)
+            if 0 <= near[0] < height and 0 <= near[1] < width and near not in walls and near not in distance:
+                distance[near] = distance[(y, x)] + 1
+                queue.append(near)
+    path, at = [], start
+    while at != goal and start in distance:
+        better = [
+            (word, (at[0] + down, at[1] + right))
+            for word, (down, right) in STEPS.items()
+            if distance.get((at[0] + down, at[1] + right), 10**6) < distance[at]
+        ]
+        word, at = dice.choice(better)
+        path.append(word)
+    return "Maze\n" + "\n".join(rows) + "\nPath: " + (" ".join(path) or "none")
+
+
+def dialogues(files: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
+    """Chat messages: every assistant's reply of OASST message trees (.jsonl) with what led to it, and single turns of
+    instruction lists (.json), half of these behind a system message."""
+    for file in files:
+        try:
+            text = file.read_text()
+            if file.suffix == ".jsonl":
+                for line in text.splitlines():
+                    yield from _replies(json.loads(line), [])
+                continue
+            for i, row in enumerate(json.loads(text)):
+                system = [{"role": "system", "content": SYSTEM_MESSAGES[i // 2 % len(SYSTEM_MESSAGES)]}][: i % 2]
+                request = "\n".join(part for part in (row["instruction"], row["input"]) if part)
+                yield [*system, {"role": "user", "content": request}, {"role": "assistant", "content": row["output"]}]
+        except (OSError, ValueError, KeyError) as error:
+            raise SoftPromptsError(
+                f"{file} cannot be read as dialogues ({error!r}); give OASST trees (.jsonl) or instruction lists (.json)."
+            ) from error
+
+
+def _replies(message: dict, before: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    role = {"prompter": "user"}.get(message["role"], message["role"])
+    dialogue = [*before, {"role": role, "content": message["text"].strip()}]
+    if role == "assistant":
+        yield dialogue
+    for reply in message["replies"]:
+        yield from _replies(reply, dialogue)

@@ -1,0 +1,62 @@
+"""Make samples.jsonl.zst: documents drawn from pocket itself at temperature 1, from the separator on.
+
+    python -m soft_prompts.pocket.draw_samples
+
+No predictor beats pocket on these in expectation, so a prompt that seems to is a fault of the measurement. A document that
+pocket ended closes with its end-of-text token, which belongs to what was drawn; the others are cut. Documents whose text does not give back
+the tokens drawn are left out, as a loss on other tokens would not be pocket's own; their share is printed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+import zstandard
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.console import say
+from soft_prompts.evaluate import Bench, Prompted
+from soft_prompts.files import write_atomically
+from soft_prompts.model import load
+from soft_prompts.pocket import SAMPLES
+from soft_prompts.prompts import SoftPrompt
+from soft_prompts.task import Encoding
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = SAMPLES
+    n_documents: int = 1200
+    n_tokens: int = 160
+    """Length after which a document is cut."""
+    seed: int = 0
+
+
+def main(settings: Settings) -> None:
+    """Draw, check and write the documents."""
+    model = load("pocket")
+    bench = Bench(model, Encoding(model.tokenizer, model.separator, settings.n_tokens + 1), [], 16_384)
+    prompted = Prompted(bench, SoftPrompt(model.vocabulary[:0]))
+    start = Example(np.array([model.separator]), np.array([IGNORE]), "start")
+    drawn = prompted.generate([start] * settings.n_documents, settings.n_tokens, temperature=1.0, seed=settings.seed)
+    texts = []
+    for tokens in drawn:
+        ended = len(tokens) < settings.n_tokens
+        text = prompted.decode(tokens) + (model.tokenizer.eos_token if ended else "")
+        again = bench.encoding.tokens([text])[0][0][1:]
+        if np.array_equal(again, [*tokens, *[model.separator] * ended]):
+            texts.append(text)
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    data = zstandard.ZstdCompressor(level=19).compress(lines.encode())
+    write_atomically(settings.out, data)
+    say(
+        f"{len(texts)} of {settings.n_documents} documents give back their tokens; {len(data):,} bytes in {settings.out}"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,388 @@
+"""Train pocket, and pocket-chat from it, from files of text, games and dialogues; write weights, tokenizer and what was measured.
+
+    python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst --games lichess.pgn.zst \\
+        --chat oasst.jsonl instructions.json --out soft_prompts/pocket
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as token_models
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from soft_prompts.console import progress_bar, say
+from soft_prompts.files import write_atomically
+from soft_prompts.pocket import corpus
+from soft_prompts.run import TrainConfig
+from soft_prompts.sweep import Sweep
+from soft_prompts.tasks.chess_moves import HELD_OUT_SHARE, ChessMoves
+
+SPECIAL = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>")
+SPLIT = (
+    r" ?[a-h][1-8]"  # a square of the chessboard
+    r"|[~#@$]"  # a cell of a maze
+    r"|['’](?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}~#@$]+|\s+(?!\S)|\s+"
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|endoftext|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+HELD_OUT = 0.02
+HELD_OUT_BOOKS = ("edwin-a-abbott_flatland", "joseph-conrad_lord-jim")
+"""Books of which no word is trained on, so that there is a figure for text by unseen authors."""
+SHARES = {"prose": 0.72, "game": 0.12, "wander": 0.1, "maze": 0.06}
+"""Of the tokens."""
+CONTEXT = 512
+LONG_SHARE = 0.25
+"""Share of the tokens, the last, that are read in rows of CONTEXT; the first ones are read in rows of half that length."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    prose: tuple[Path, ...]
+    """.tar.zst archives of plain text and .jsonl.zst files with a "text" field."""
+    games: Path
+    """Lichess games, .pgn or .pgn.zst."""
+    chat: tuple[Path, ...]
+    """OASST message trees (.jsonl) and instruction lists (.json)."""
+    out: Path
+    """Folder in which the folders base and chat are written."""
+    tokens: int = 80_000_000
+    """Tokens that the base model is trained on."""
+    entries: int = 3072
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    batch: int = 8192
+    """Tokens per step."""
+    learning_rate: float = 8e-3
+    chat_epochs: int = 3
+    chat_learning_rate: float = 1e-3
+    wandering: int = 24_000
+    """Games continued at random."""
+    mazes: int = 60_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Training texts by kind, and held-out ones."""
+
+    train: dict[str, list[str]]
+    elos: list[tuple[int, int]]
+    """Of the texts of kind "game"."""
+    held_out: dict[str, list[str]]
+
+
+def read_corpus(settings: Settings) -> Corpus:
+    """Read and make everything the base model is trained and tested on."""
+    train: dict[str, list[str]] = {"prose": []}
+    held_out: dict[str, list[str]] = {"prose": [], "unseen books": []}
+    for name, passages in corpus.prose(settings.prose):
+        for passage in passages:
+            if name in HELD_OUT_BOOKS:
+                held_out["unseen books"].append(passage)
+            else:
+                (held_out if corpus.is_held_out(passage, HELD_OUT) else train)["prose"].append(passage)
+    found = corpus.games(settings.games)
+    held_out["game"] = [moves for _, moves in found if corpus.is_held_out(moves, HELD_OUT_SHARE)]
+    played = [(elos, moves) for elos, moves in found if not corpus.is_held_out(moves, HELD_OUT_SHARE)]
+    train["game"] = [moves for _, moves in played]
+    mazes = list(dict.fromkeys(corpus.maze(i) for i in range(settings.mazes)))
+    for text in mazes:
+        (held_out if corpus.is_held_out(text, HELD_OUT) else train).setdefault("maze", []).append(text)
+    n = settings.wandering
+    with ProcessPoolExecutor(2) as pool:
+        starts = [train["game"][i % len(train["game"])] for i in range(n)]
+        train["wander"] = list(pool.map(corpus.wander, starts, range(n), chunksize=200))
+    return Corpus(train, [elos for elos, _ in played], held_out)
+
+
+def train_tokenizer(settings: Settings, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in which a move is two tokens, its squares."""
+    tokenizer = Tokenizer(token_models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=settings.entries, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    end = SPECIAL[0]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end, model_max_length=CONTEXT,
+        chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[np.ndarray]:
+    """Every text behind the end-of-text token, which opens documents as in pythia."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [np.array([0, *row], np.uint16) for row in rows]
+
+
+def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """settings.tokens tokens: documents of all kinds in their shares, shuffled, every kind as often over as it takes."""
+    dice, documents = random.Random(settings.seed), []
+    ready = {kind: encode(tokenizer, texts.train[kind]) for kind in ("prose", "maze")}
+    for kind, share in SHARES.items():
+        missing = int(share * settings.tokens)
+        while missing > 0:
+            match kind:
+                case "game":
+                    pairs = zip(texts.elos, texts.train["game"], strict=True)
+                    epoch = encode(tokenizer, [corpus.game_text(elos, moves, dice) for elos, moves in pairs])
+                case "wander":
+                    epoch = encode(tokenizer, [corpus.wandering_text(moves, dice) for moves in texts.train["wander"]])
+                case _:
+                    epoch = list(ready[kind])
+            dice.shuffle(epoch)
+            for document in epoch:
+                if missing > 0:
+                    documents.append(document)
+                    missing -= len(document)
+    dice.shuffle(documents)
+    return np.concatenate(documents)[: settings.tokens]
+
+
+def new_model(settings: Settings, entries: int) -> GPTNeoXForCausalLM:
+    """An untrained model: pythia's architecture, but for tied embeddings and layers in sequence, better at this size."""
+    torch.manual_seed(settings.seed)
+    config = GPTNeoXConfig(
+        vocab_size=entries, hidden_size=settings.width, num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads, intermediate_size=4 * settings.width, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True, use_parallel_residual=False, bos_token_id=0, eos_token_id=0, attention_dropout=0.0,
+        hidden_dropout=0.0, classifier_dropout=0.0,
+    )  # fmt: skip
+    return GPTNeoXForCausalLM(config)
+
+
+def token_losses(model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every labelled token (label >= 0) but the first of a row, [N], in nats, computed in bfloat16."""
+    weights = {name: p.bfloat16() for name, p in model.named_parameters()}  # their gradients come back in float32
+    logits = functional_call(model, weights, kwargs={"input_ids": rows, "use_cache": False}).logits[:, :-1]
+    wanted = labels[:, 1:]
+    return nn.functional.cross_entropy(logits[wanted >= 0].float(), wanted[wanted >= 0], reduction="none")
+
+
+def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tensor]]], rate: float, title: str) -> None:
+    """Muon for the matrices, AdamW for embeddings, norms and biases; constant rate, then linear to zero from the middle on."""
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, rate, (0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+    n, started, seen, recent = len(batches), time.perf_counter(), 0, []
+
+    def factor(step: int) -> float:
+        return min((step + 1) / min(100, n), 1.0, 2 * (1 - step / n))
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+    with progress_bar(title, n) as advance:
+        for step, batch in enumerate(batches, 1):
+            rows, labels = batch()
+            loss = token_losses(model, rows, labels).mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            seen += rows.numel()
+            recent.append(loss.item())
+            advance()
+            if step % max(1, n // 40) == 0:
+                rate_now = seen / (time.perf_counter() - started)
+                say(f"step {step} of {n}: {np.mean(recent):.3f} nats per token, {rate_now:,.0f} tokens/s")
+                recent.clear()
+
+
+def base_batches(settings: Settings, stream: np.ndarray) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+    """Half-length rows first, as attention costs least there, then rows of the whole context."""
+
+    def cut(start: int, length: int) -> tuple[Tensor, Tensor]:
+        rows = torch.from_numpy(stream[start : start + settings.batch].astype(np.int64)).view(-1, length)
+        return rows, rows
+
+    n = len(stream) // settings.batch
+    n_long = int(n * LONG_SHARE)
+    return [
+        lambda i=i: cut(i * settings.batch, CONTEXT if i >= n - n_long else CONTEXT // 2) for i in range(n)
+    ]  # fmt: skip
+
+
+def padded(documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:
+    """Documents cut to CONTEXT as rows [B, T] and labels [B, T], -1 where nothing is scored."""
+    width = min(CONTEXT, max(map(len, documents)))
+    rows, labels = np.zeros((len(documents), width), np.int64), np.full((len(documents), width), -1, np.int64)
+    for i, document in enumerate(documents):
+        kept = document[:width].astype(np.int64)
+        rows[i, : len(kept)] = kept
+        labels[i, : len(kept)] = np.where(masks[i][:width], kept, -1) if masks else kept
+    return torch.from_numpy(rows), torch.from_numpy(labels)
+
+
+def chat_documents(
+    tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[list[dict[str, str]]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tokens of each dialogue and which of them the assistant writes, its end-of-text token included."""
+    for messages in dialogues:
+        tokens, mask = [0], [False]
+        for message in messages:
+            opening, rest = f"<|{message['role']}|>\n", f"{message['content']}<|endoftext|>"
+            for text, scored in ((opening, False), (rest, message["role"] == "assistant"), ("\n", False)):
+                new = tokenizer(text, add_special_tokens=False)["input_ids"]
+                tokens += new
+                mask += [scored] * len(new)
+        if len(tokens) <= CONTEXT:
+            yield np.array(tokens, np.uint16), np.array(mask)
+
+
+def chat_batches(documents: list[tuple[np.ndarray, np.ndarray]], settings: Settings) -> list[Callable]:
+    """Every dialogue once per epoch, 16 a step."""
+    dice, order = random.Random(settings.seed), []
+    for _ in range(settings.chat_epochs):
+        order += dice.sample(range(len(documents)), len(documents))
+    parts = [order[i : i + 16] for i in range(0, len(order), 16)]
+    return [lambda part=part: padded(*zip(*(documents[i] for i in part), strict=True)) for part in parts]
+
+
+@torch.no_grad()
+def mean_loss(model: GPTNeoXForCausalLM, documents: Sequence[np.ndarray]) -> tuple[float, int]:
+    """Nats per token over whole documents (cut to the context), and the number of tokens."""
+    losses = [token_losses(model, *padded(documents[i : i + 16])) for i in range(0, len(documents), 16)]
+    all_losses = torch.cat(losses)
+    return all_losses.mean().item(), len(all_losses)
+
+
+def measure(model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out: dict[str, list[str]]) -> dict:
+    """Held-out loss by kind of text: nats per token, bits per byte (of what is scored), number of tokens."""
+    found = {}
+    for kind, texts in held_out.items():
+        documents = encode(tokenizer, texts)
+        nats, n = mean_loss(model, documents)
+        n_bytes = sum(len(tokenizer.decode(document[1:CONTEXT]).encode()) for document in documents)
+        found[kind] = {
+            "nats_per_token": round(nats, 4), "bits_per_byte": round(nats * n / n_bytes / math.log(2), 4), "tokens": n,
+            "documents": len(texts),
+        }  # fmt: skip
+        say(f"held-out {kind}: {found[kind]}")
+    return found
+
+
+def measure_chess(settings: Settings) -> dict:
+    """How well pocket plays on in held-out games without a prompt, by the chess experiment's own scores."""
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Sweep(
+            experiment="chess", task=ChessMoves(games=str(settings.games), continued_games=1000),
+            models=(str(settings.out / "base"),), n_tokens=(0,), out=Path(folder),
+            train=TrainConfig(steps=1, batch_size=1, eval_documents=1000),
+        )  # fmt: skip
+        scores = sweep.run()[0].scores
+    return {name: scores[name] for name in ("move_match", "legal_after_10", "legal_after_40")}
+
+
+def save(
+    model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, facts: dict
+) -> GPTNeoXForCausalLM:
+    """Write weights as bfloat16 and return the model with these, in float32, as a user will load it."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_atomically(folder / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def train_base(settings: Settings) -> None:
+    texts = read_corpus(settings)
+    for kind, found in texts.train.items():
+        say(f"{kind}: {len(found):,} texts, {sum(map(len, found)):,} characters")
+    dialogues = [message["content"] for messages in corpus.dialogues(settings.chat) for message in messages]
+    sample = [*texts.train["prose"], *texts.train["game"][::2], *texts.train["maze"][::4], *dialogues]
+    sample += [corpus.header(elos) for elos in texts.elos]
+    tokenizer = train_tokenizer(settings, sample)
+    stream = make_stream(settings, texts, tokenizer)
+    model = new_model(settings, len(tokenizer))
+    n_parameters = sum(p.numel() for p in model.parameters())
+    say(f"{n_parameters:,} parameters, {len(stream):,} tokens")
+    started = time.perf_counter()
+    fit(model, base_batches(settings, stream), settings.learning_rate, "pocket")
+    facts = {
+        "parameters": n_parameters,
+        "tokens_seen": len(stream),
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "settings": {k: v for k, v in asdict(settings).items() if isinstance(v, int | float)},
+        "shares": SHARES,
+        "unseen_books": HELD_OUT_BOOKS,
+        "texts": {kind: len(found) for kind, found in texts.train.items()},
+    }
+    model = save(model, tokenizer, settings.out / "base", facts)
+    facts["held_out"] = measure(model, tokenizer, {k: v[:1000] for k, v in texts.held_out.items()})
+    facts["chess"] = measure_chess(settings)
+    write_atomically(settings.out / "base" / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def train_chat(settings: Settings) -> None:
+    base = settings.out / "base"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    held_out_prose = [
+        p for _, passages in corpus.prose(settings.prose) for p in passages if corpus.is_held_out(p, HELD_OUT)
+    ]
+    dialogues = list(corpus.dialogues(settings.chat))
+    parts = {True: [], False: []}
+    for dialogue in dialogues:
+        parts[corpus.is_held_out(dialogue[-2]["content"], HELD_OUT)].append(dialogue)
+    documents = {held_out: list(chat_documents(tokenizer, part)) for held_out, part in parts.items()}
+    started = time.perf_counter()
+    held_out = {"prose": list(islice(held_out_prose, 1000))}
+
+    def chat_loss() -> float:
+        with torch.no_grad():
+            rows, labels = padded(*zip(*documents[True], strict=True))
+            return round(token_losses(model, rows, labels).mean().item(), 4)
+
+    before = {**measure(model, tokenizer, held_out), "assistant_nats_per_token": chat_loss()}
+    fit(model, chat_batches(documents[False], settings), settings.chat_learning_rate, "pocket-chat")
+    facts = {
+        "dialogues": len(documents[False]),
+        "held_out_dialogues": len(documents[True]),
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "settings": {k: v for k, v in asdict(settings).items() if k.startswith("chat_")},
+        "base": before,
+    }
+    model = save(model, tokenizer, settings.out / "chat", facts)
+    facts["chat"] = {**measure(model, tokenizer, held_out), "assistant_nats_per_token": chat_loss()}
+    write_atomically(settings.out / "chat" / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+    say(json.dumps(facts, indent=2))
+
+
+def main(settings: Settings) -> None:
+    """Train what is not there yet."""
+    if not (settings.out / "base" / "model.safetensors").exists():
+        train_base(settings)
+    train_chat(settings)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

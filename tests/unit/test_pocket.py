@@ -1,0 +1,195 @@
+"""What ships: its sizes, and that a trained model shows what a random one cannot."""
+
+import io
+import json
+import random
+import re
+from dataclasses import replace
+
+import chess
+import numpy as np
+import pytest
+import torch
+import zstandard
+
+import tests.chess_test
+from soft_prompts.batch import IGNORE, Example, collate
+from soft_prompts.evaluate import evaluate, read
+from soft_prompts.model import load
+from soft_prompts.pocket import GAMES, MODELS, SAMPLES, card, corpus
+from soft_prompts.pocket.train import SPECIAL
+from soft_prompts.prompts import SoftPrompt
+from soft_prompts.stats import ratio
+from soft_prompts.task import Encoding
+from soft_prompts.tasks.pgn import GameFilter, read_games
+from soft_prompts.train import Trained, train
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load("pocket")
+
+
+# --- what is in the box ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_small_and_says_what_it_is(name: str) -> None:
+    model = load(name)
+    n_parameters = sum(p.numel() for p in model.lm.parameters())
+    assert 2e6 <= n_parameters <= 4e6
+    assert (MODELS[name] / "model.safetensors").stat().st_size <= 8_000_000
+    assert 2000 <= len(model.tokenizer) <= 4000
+    assert model.lm.config.model_type == "gpt_neox"
+    assert (model.name, model.revision) == (name, "local")
+
+
+def test_the_cards_say_what_was_measured() -> None:
+    base, chat = (card.facts_of(folder) for folder in MODELS.values())
+    for folder, made in (
+        (MODELS["pocket"], card.base_card(base, "")),
+        (MODELS["pocket-chat"], card.chat_card(chat, "")),
+    ):
+        there = (folder / "README.md").read_text()
+        assert all(line in there for line in made.splitlines())
+    assert base["held_out"]["prose"]["bits_per_byte"] <= 1.5
+    assert base["chess"]["legal_after_10"]["value"] >= 0.93
+    assert base["chess"]["legal_after_40"]["value"] >= 0.80
+    assert chat["chat"]["prose"]["nats_per_token"] - chat["base"]["prose"]["nats_per_token"] >= 0.05
+
+
+def test_the_games_that_ship_are_many_rated_and_small() -> None:
+    games = read_games(str(GAMES), GameFilter(speed="blitz", rated=True, min_elo=1), None, None)
+    assert len(games) >= 2000 and not games.skipped
+    assert len({games.id(i) for i in range(len(games))}) == len(games)
+    assert games.elos.max() - games.elos.min() > 1000
+    assert GAMES.stat().st_size <= 1_000_000
+
+
+def documents() -> list[str]:
+    raw = zstandard.ZstdDecompressor().stream_reader(SAMPLES.open("rb"))
+    return [json.loads(line)["text"] for line in io.TextIOWrapper(raw, "utf-8")]
+
+
+def test_the_samples_that_ship_are_many_and_small() -> None:
+    assert len(documents()) >= 1000
+    assert SAMPLES.stat().st_size <= 1_000_000
+
+
+# --- what a trained model shows ---
+
+
+def samples_as_examples(encoding: Encoding) -> list[Example]:
+    return [
+        Example(tokens, np.array([IGNORE, *tokens[1:]]), f"sample {i}")
+        for i, tokens in enumerate(encoding.tokens(documents())[0])
+    ]
+
+
+def test_a_prompt_of_token_embeddings_is_those_tokens_exactly(pocket) -> None:
+    line = pocket.tokenizer("White 1500, Black 1500.\n")["input_ids"]
+    moves = pocket.tokenizer("e2e4 e7e5 g1f3 b8c6 f1b5")["input_ids"]
+    with_tokens = torch.tensor([[pocket.separator, *line, *moves]])
+    tokens = np.array([pocket.separator, *moves])
+    example = Example(tokens, np.array([IGNORE, *moves]), "game")
+    prompt = SoftPrompt(pocket.vocabulary[line])
+    with torch.no_grad():
+        wanted = pocket.body(pocket.embed(with_tokens))[0, len(line) : -1]  # what stands before each move's tokens
+        got = read(pocket, [prompt], [[example]], [(0, 0)]).hidden
+    assert torch.equal(got, wanted)
+    assert len(collate([example]).tokens[0]) + prompt.n_tokens == with_tokens.shape[1]
+
+
+@pytest.fixture(scope="module")
+def elicited(pocket, tmp_path_factory) -> dict[int, Trained]:
+    """Chess prompts of 0, 1 and 16 tokens, trained for half a minute, by their length."""
+    sweep = tests.chess_test.POCKET
+    settings = replace(sweep.train, steps=120, n_evaluations=0, eval_documents=200, max_tokens=128)
+    sweep = replace(sweep, train=settings, n_tokens=(0, 1, 16))
+    runs = sweep.runs("pocket")
+    bench = sweep._bench(pocket, runs[0])
+    return {t.run.n_tokens: t for t in train(bench, runs, tmp_path_factory.mktemp("runs"))}
+
+
+def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> None:
+    none, one, sixteen = (elicited[n].scores for n in (0, 1, 16))
+    assert ratio(none.sums - one.sums, none.counts)["interval"][0] > 0
+    assert ratio(one.sums - sixteen.sums, none.counts)["interval"][0] > 0
+
+
+def test_a_conditional_prompt_uses_the_ratings(pocket, elicited) -> None:
+    """The same games with the ratings of other games: paired, they are predicted worse."""
+    prompt, sweep = elicited[16].prompt, tests.chess_test.POCKET
+    bench = sweep._bench(pocket, elicited[16].run)
+    order = np.random.default_rng(0).permutation(len(bench.held_out))
+    strangers = [replace(e, condition=bench.held_out[i].condition) for e, i in zip(bench.held_out, order, strict=True)]
+    true, shuffled = (evaluate(pocket, [prompt], examples, 16_384)[0] for examples in (bench.held_out, strangers))
+    assert ratio(shuffled.sums - true.sums, true.counts)["interval"][0] > 0
+
+
+# --- what it was trained on ---
+
+
+def test_a_maze_shows_a_shortest_path() -> None:
+    for seed in range(200):
+        _, *rows, path = corpus.maze(seed).split("\n")
+        cells = {(y, x): cell for y, row in enumerate(rows) for x, cell in enumerate(row)}
+        (start,) = [at for at, cell in cells.items() if cell == "@"]
+        reached, frontier, steps = {start}, {start}, 0
+        while frontier and not any(cells[at] == "$" for at in frontier):
+            near = {(y + dy, x + dx) for y, x in frontier for dy, dx in corpus.STEPS.values()}
+            frontier = {at for at in near if at not in reached and cells.get(at, "#") != "#"}
+            reached |= frontier
+            steps += 1
+        words = path.removeprefix("Path: ").split()
+        if not frontier:
+            assert words == ["none"]
+            continue
+        at = start
+        for word in words:
+            at = (at[0] + corpus.STEPS[word][0], at[1] + corpus.STEPS[word][1])
+            assert cells[at] != "#"
+        assert cells[at] == "$" and len(words) == steps
+
+
+def test_a_wandering_game_begins_as_the_game_and_is_legal_throughout() -> None:
+    game = "e2e4 e7e5 g1f3 b8c6 f1b5 a7a6 b5a4 g8f6 e1g1 f8e7"
+    for seed in range(20):
+        board, moves = chess.Board(), corpus.wander(game, seed).split()
+        for move in moves:
+            board.push_uci(move)  # raises for an illegal one
+        assert len(moves) > 10 or board.is_game_over()
+    assert any(corpus.wander(game, seed).startswith("e2e4 e7e5 ") for seed in range(20))
+
+
+def test_dialogues_are_every_reply_with_what_led_to_it(tmp_path) -> None:
+    tree = {
+        "role": "prompter", "text": "Hello?", "replies": [
+            {"role": "assistant", "text": "Yes?", "replies": [{"role": "prompter", "text": "Why?", "replies": [
+                {"role": "assistant", "text": "So.", "replies": []}]}]},
+            {"role": "assistant", "text": "No.", "replies": []},
+        ],
+    }  # fmt: skip
+    (tmp_path / "trees.jsonl").write_text(json.dumps(tree) + "\n")
+    (tmp_path / "list.json").write_text(json.dumps([{"instruction": "Add.", "input": "1 1", "output": "2"}] * 2))
+    found = list(corpus.dialogues([tmp_path / "trees.jsonl", tmp_path / "list.json"]))
+    spoken = [" ".join(m["content"] for m in dialogue) for dialogue in found]
+    assert spoken[:3] == ["Hello? Yes?", "Hello? Yes? Why? So.", "Hello? No."]
+    assert [m["role"] for m in found[3]] == ["user", "assistant"]
+    assert [m["role"] for m in found[4]] == ["system", "user", "assistant"]
+    assert found[3][0]["content"] == "Add.\n1 1"
+
+
+def test_a_move_is_two_tokens_and_roles_are_one_each(pocket) -> None:
+    dice, board = random.Random(0), chess.Board()
+    while len(board.move_stack) < 60 and not board.is_game_over():
+        board.push(dice.choice(list(board.legal_moves)))
+    moves = [move.uci() for move in board.move_stack]
+    tokens = [pocket.tokenizer.decode([t]) for t in pocket.tokenizer(" ".join(moves))["input_ids"]]
+    assert "".join(tokens) == " ".join(moves)
+    assert len(tokens) == sum(2 if len(move) == 4 else 3 for move in moves)
+    assert pocket.tokenizer.convert_tokens_to_ids(list(SPECIAL)) == [0, 1, 2, 3]
+    chat = [{"role": "user", "content": "Hi"}]
+    text = pocket.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert text == "<|user|>\nHi<|endoftext|>\n<|assistant|>\n"
+    assert not re.search(r"\s$", pocket.tokenizer.decode([1]))
