@@ -1,0 +1,170 @@
+"""The language experiments: which tokens they score, and what their scores mean, on pocket and its samples."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from soft_prompts.batch import IGNORE
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import Bench, Prompted
+from soft_prompts.model import load
+from soft_prompts.pocket import SAMPLES
+from soft_prompts.prompts import SoftPrompt
+from soft_prompts.stats import ratio
+from soft_prompts.task import Encoding
+from soft_prompts.tasks.chat_detuning import REQUESTS, SYSTEMS, ChatDetuning, dialogues
+from soft_prompts.train import train
+from tests.autoregressive_test import POCKET as AUTOREGRESSIVE
+from tests.autoregressive_test import Autoregressive
+from tests.chat_detuning_test import POCKET as DETUNING
+from tests.repetition_test import Repetition, _until_miss
+from tests.skip_tokens_test import SkipTokens
+
+TEXT = (str(SAMPLES),)
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load("pocket")
+
+
+def encoding(model, max_tokens: int = 161) -> Encoding:
+    return Encoding(model.tokenizer, model.separator, max_tokens)
+
+
+def unprompted(model, held_out=()) -> Prompted:
+    return Prompted(Bench(model, encoding(model), held_out, 16_384), SoftPrompt(model.vocabulary[:0]))
+
+
+def test_skipping_k_tokens_wants_the_token_k_behind_the_next(pocket) -> None:
+    for k in (1, 2, 8):
+        plain = list(Autoregressive(text=TEXT).examples("held_out", encoding(pocket), 0))
+        tokens = {e.document: e.tokens for e in plain}
+        for e in SkipTokens(text=TEXT, skip=(k,)).examples("held_out", encoding(pocket), 0):
+            text = tokens[e.document]
+            for place in range(
+                1, len(text)
+            ):  # from what stands before ``place``, ordinary prediction wants text[place]
+                wanted = text[place + k] if place + k < len(text) else IGNORE
+                assert e.labels[place] == wanted
+            assert e.labels[0] == IGNORE
+
+
+def test_every_skip_and_every_string_with_its_control_is_a_curve_of_its_own() -> None:
+    assert [v.skip for v in SkipTokens(skip=(1, 4)).variants()] == [(1,), (4,)]
+    variants = Repetition(strings=("a", "b")).variants()
+    assert [(v.strings, v.control) for v in variants] == [
+        (("a",), (False,)), (("a",), (True,)), (("b",), (False,)), (("b",), (True,)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_repetition_is_text_then_the_string_over_and_over_behind_the_prompt(pocket, control: bool) -> None:
+    task = Repetition(text=TEXT, strings=("meowster jones",), control=(control,))
+    unit = task.unit(encoding(pocket))
+    natural = pocket.tokenizer(" meowster jones")["input_ids"]
+    assert len(unit) == len(natural) and (list(unit) == natural) is not control
+    assert not set(unit) & set(pocket.tokenizer.all_special_ids)
+    lengths = set()
+    for e in islice(task.examples("train", encoding(pocket, 128), 0), 50):
+        assert len(e) == 128
+        repeated = e.tokens[e.insert_at :]
+        assert len(repeated) >= 64 and e.insert_at >= 5
+        np.testing.assert_array_equal(repeated, [unit[i % len(unit)] for i in range(len(repeated))])
+        np.testing.assert_array_equal(e.labels[e.insert_at :], repeated)
+        assert (e.labels[: e.insert_at] == IGNORE).all()
+        lengths.add(e.insert_at)
+    assert len(lengths) > 10  # the prompt stands at many places
+    held_out = [
+        [(e.document, e.insert_at) for e in task.examples("held_out", encoding(pocket, 128), s)] for s in (0, 1)
+    ]
+    assert held_out[0] == held_out[1]
+
+
+def test_repetition_counts_the_tokens_before_the_first_miss(pocket) -> None:
+    wanted = np.array([1, 2, 3, 1])
+    assert [_until_miss(np.array(c), wanted) for c in ([1, 2, 3, 1], [1, 2, 2, 1], [2], [], [1, 2])] == [4, 2, 0, 0, 2]
+    task = Repetition(text=TEXT, strings=("pee",), control=(False,), continued=8)
+    held_out = list(task.examples("held_out", encoding(pocket, 128), 0))
+    scores = task.score(unprompted(pocket, held_out), held_out).scores
+    assert scores["exact"]["value"] == 0 and scores["exact"]["n"] == 8  # no prompt, no repetition
+
+
+def test_a_repetition_without_room_for_text_is_refused(pocket) -> None:
+    task = Repetition(text=TEXT, strings=("pee",), control=(False,))
+    with pytest.raises(SoftPromptsError, match="--train.max-tokens 66 leaves 2 .* at least 70"):
+        next(task.examples("train", encoding(pocket, 66), 0))
+
+
+def test_accuracy_counts_the_first_choices_that_are_right(pocket) -> None:
+    task = Autoregressive(text=TEXT)
+    held_out = list(islice(task.examples("held_out", encoding(pocket), 0), 10))
+    prompted = unprompted(pocket, held_out)
+    right = n = 0
+    for e in held_out:
+        logits = pocket.head(pocket.body(pocket.embed(torch.from_numpy(e.tokens)[None])))[0]
+        right += int((logits[:-1].argmax(-1).numpy() == e.tokens[1:]).sum())
+        n += len(e) - 1
+    assert task.score(prompted, held_out).scores["accuracy"]["value"] == pytest.approx(right / n)
+
+
+def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
+    """The null test of the method: what seems a gain here is a fault of splits, pairing or scoring."""
+    settings = replace(AUTOREGRESSIVE.train, steps=40, n_evaluations=0, eval_documents=120, max_tokens=161)
+    sweep = replace(AUTOREGRESSIVE, train=settings, n_tokens=(0, 1, 8))
+    runs = sweep.runs("pocket")
+    none, *prompted = train(sweep._bench(pocket, runs[0]), runs, tmp_path)
+    for t in prompted:
+        gain = ratio(none.scores.sums - t.scores.sums, none.scores.counts)
+        assert gain["interval"][0] <= 0, (t.run.n_tokens, gain)
+        assert gain["value"] > -1, "the prompt did not learn at all"
+
+
+# --- chat detuning ---
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return load("pocket-chat")
+
+
+def test_the_chat_model_without_a_prompt_closes_nothing_and_is_its_own_distribution(chat) -> None:
+    task = ChatDetuning(text=TEXT, base="pocket", reply_tokens=24)
+    held_out = list(islice(task.examples("held_out", encoding(chat), 0), 60))
+    scored = task.score(unprompted(chat, held_out), held_out)
+    assert scored.scores["gap_closed"]["value"] == pytest.approx(0, abs=1e-9)
+    assert scored.scores["nats_from_chat"]["value"] == pytest.approx(0, abs=1e-5)
+    assert scored.scores["nats_from_base"]["interval"][0] > 0
+    assert len(scored.samples) == len(SYSTEMS) * len(REQUESTS)
+    assert all(sample["before"] == sample["after"] for sample in scored.samples)
+
+
+def test_the_base_model_in_the_chat_models_place_closes_the_whole_gap(pocket, chat) -> None:
+    """pocket takes the part of the prompted chat model: all of the gap, paired document by document."""
+    task = ChatDetuning(text=TEXT, base="pocket")
+    held_out = list(islice(task.examples("held_out", encoding(chat), 0), 60))
+    here, there = (unprompted(m, held_out).scores(held_out) for m in (pocket, chat))
+    gap = ratio(there.sums - here.sums, here.counts)
+    assert gap["interval"][0] > 0
+    assert DETUNING.task.base == "pocket"
+
+
+def test_dialogues_are_read_in_the_chat_template_without_a_second_bos(chat) -> None:
+    battery = dialogues(unprompted(chat).bench)
+    assert len(battery) == len(SYSTEMS) * len(REQUESTS) >= 30
+    system, user, example = battery[0]
+    assert chat.tokenizer.decode(example.tokens) == (
+        f"<|endoftext|><|system|>\n{system}<|endoftext|>\n<|user|>\n{user}<|endoftext|>\n<|assistant|>\n"
+    )
+
+
+def test_a_base_with_another_tokenizer_and_a_model_without_template_are_refused(chat, pocket, folders) -> None:
+    task = ChatDetuning(text=TEXT, base=str(folders["neox"]))
+    held_out = list(islice(task.examples("held_out", encoding(chat), 0), 4))
+    with pytest.raises(SoftPromptsError, match="has another tokenizer than 'pocket-chat'.*--base"):
+        task.score(unprompted(chat, held_out), held_out)
+    with pytest.raises(SoftPromptsError, match="has no chat template"):
+        dialogues(unprompted(load(str(folders["neox"]))).bench)

@@ -1,0 +1,198 @@
+"""Texts: every kind of file gives the same documents, splits never meet, and what is wrong with a source is said."""
+
+import gzip
+import itertools
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.task import Encoding
+from soft_prompts.tasks import sources
+from soft_prompts.tasks import text as text_module
+from soft_prompts.tasks.text import CORPORA, TextTask, _split, read_texts
+from tests.unit.made_up import byte_tokenizer
+from tests.unit.serving import serving, stall_silently, status, whole
+
+DOCUMENTS = tuple(f"Document {i} tells of {'very ' * (i % 7)}many things.\nIt has two lines." for i in range(60))
+LINES = "".join(json.dumps({"text": d, "other": 1}) + "\n" for d in DOCUMENTS).encode()
+
+
+def encoding(max_tokens: int = 64, cache: Path | None = None) -> Encoding:
+    return Encoding(byte_tokenizer(), 0, max_tokens, cache)
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    """The same documents in every kind of file."""
+    pq.write_table(pa.table({"text": DOCUMENTS, "other": range(60)}), tmp_path / "a.parquet", row_group_size=7)
+    return {
+        "jsonl": write(tmp_path / "a.jsonl", LINES),
+        "jsonl.zst": write(tmp_path / "a.jsonl.zst", zstandard.compress(LINES)),
+        "json.gz": write(tmp_path / "a.json.gz", gzip.compress(LINES)),
+        "txt": write(tmp_path / "a.txt", "\n \n".join(DOCUMENTS).encode()),
+        "marked.txt.gz": write(tmp_path / "b.txt.gz", gzip.compress("<|endoftext|>".join(DOCUMENTS).encode())),
+        "parquet": str(tmp_path / "a.parquet"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.zst", "json.gz", "txt", "marked.txt.gz", "parquet"])
+def test_every_kind_of_file_gives_the_same_documents(files, kind: str) -> None:
+    assert read_texts([files[kind]], None, 1000, 10_000).documents == DOCUMENTS
+    assert read_texts([files[kind]], None, 7, 10_000).documents == DOCUMENTS[:7]
+
+
+def test_several_files_are_read_in_order_and_duplicates_and_empty_documents_counted(tmp_path) -> None:
+    one = write(tmp_path / "1.jsonl", b'{"text": "b"}\n\n{"text": "  "}\n{"text": "a"}\n')
+    two = write(tmp_path / "2.jsonl", b'{"text": "a "}\n{broken\n{"text": ""}\n{"text": "c"}\n')
+    found = read_texts([one, two], None, 100, 100)
+    assert found.documents == ("b", "a", "c")
+    assert found.skipped == {"empty": 2, "duplicates": 1, "not JSON": 1}
+
+
+def test_train_and_held_out_share_no_document_and_only_train_depends_on_the_seed(files) -> None:
+    task = TextTask(text=(files["jsonl"],))
+    held_out = [d for d, _ in task.documents("held_out", encoding(), 0)]
+    assert held_out == [d for d, _ in task.documents("held_out", encoding(), 1)]
+    n_train = task.facts(encoding())["train_documents"]
+    assert len(held_out) + n_train == 60 and 0 < len(held_out) < 20
+    epochs = [[d for d, _ in itertools.islice(task.documents("train", encoding(), s), 2 * n_train)] for s in (0, 0, 1)]
+    assert epochs[0] == epochs[1] != epochs[2]
+    for epoch in epochs:
+        assert set(epoch[:n_train]) == set(epoch[n_train:])
+        assert len(set(epoch)) == n_train and not set(epoch) & set(held_out)
+
+
+def test_a_test_file_is_held_out_whole_and_taken_out_of_training(tmp_path, files) -> None:
+    test = write(tmp_path / "test.jsonl", b"".join(line + b"\n" for line in LINES.splitlines()[:5]))
+    task = TextTask(text=(files["parquet"],), test_text=(test,))
+    assert task.facts(encoding())["held_out_documents"] == 5
+    assert task.facts(encoding())["train_documents"] == 55
+
+
+def test_documents_are_cut_to_the_length_and_short_ones_left_short(files) -> None:
+    task = TextTask(text=(files["txt"],))
+    for _, tokens in task.documents("held_out", encoding(40), 0):
+        decoded = byte_tokenizer().decode(tokens[1:])
+        (document,) = [d for d in DOCUMENTS if d.startswith(decoded) and len(decoded) == min(len(d), 39)]
+        assert tokens[0] == 0 and len(tokens) == min(40, 1 + len(document))
+
+
+def test_cutting_characters_before_tokens_changes_no_token(files) -> None:
+    long = " ".join(DOCUMENTS)
+    tokens = encoding(50).tokens([long])[0][0][:50]
+    cut = encoding(50).tokens([long[: text_module.CHARACTERS_PER_TOKEN * 50]])[0][0][:50]
+    np.testing.assert_array_equal(tokens, cut)
+
+
+def test_texts_come_from_the_cache_until_the_file_changes(tmp_path, files, monkeypatch) -> None:
+    task = TextTask(text=(files["jsonl"],))
+    first = task.facts(encoding(64, tmp_path / "cache"))
+    _split.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(text_module, "read_texts", None)  # would raise if it were called
+        assert task.facts(encoding(64, tmp_path / "cache")) == first
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:50])
+    _split.cache_clear()
+    assert task.facts(encoding(64, tmp_path / "cache")) == first
+    write(tmp_path / "a.jsonl", LINES + b'{"text": "one more"}\n')
+    assert task.facts(encoding(64, tmp_path / "cache"))["train_documents"] >= first["train_documents"]
+    assert sum(task.facts(encoding(64, tmp_path / "cache"))[k] for k in ("train_documents", "held_out_documents")) == 61
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.jsonl", None, "does not exist; check the path"),
+        ("empty.txt", b"", r"is empty \(0 bytes\)"),
+        ("blank.txt", b" \n\n \n", "no document could be read"),
+        ("a.docx", b"x", r"is of no known kind; text is read from \.txt"),
+        ("a.jsonl", b"one\ntwo\nthree\nfour", "does not hold a JSON object a line"),
+        (
+            "b.jsonl",
+            b'{"content": "x"}\n',
+            "has no text in a field 'text'; its fields are content: name one with --text-field",
+        ),
+        ("c.jsonl", b'{"text": 3}\n', "has no text in a field 'text'"),
+        ("d.jsonl.zst", zstandard.compress(LINES)[:-20], "is truncated or corrupt"),
+        ("e.parquet", b"PAR1 and then nothing", "is truncated or corrupt: it is no whole parquet file"),
+        ("f.jsonl.gz", b'{"text": "x"}\n', "is not gzip data although"),
+    ],
+)
+def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        write(tmp_path / name, content)
+    with pytest.raises(SoftPromptsError, match=message):
+        read_texts([str(tmp_path / name)], None, 10, 100)
+
+
+def test_a_parquet_file_without_the_column_names_those_it_has(files) -> None:
+    with pytest.raises(SoftPromptsError, match="no text in a field 'body'; its fields are text, other"):
+        read_texts([files["parquet"]], "body", 10, 100)
+
+
+def test_too_few_documents_for_a_split_are_refused(tmp_path) -> None:
+    task = TextTask(text=(write(tmp_path / "one.txt", b"only one"),))
+    with pytest.raises(SoftPromptsError, match="no .* documents are left of the 1"):
+        task.facts(encoding())
+
+
+def test_the_hub_out_of_reach_names_the_alternatives(monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SoftPromptsError, match="could not be read from the hub.*--text FILE.*preset pocket"):
+        read_texts(["hub:nobody/nothing-of-this-name"], None, 10, 100)
+
+
+def test_known_corpora_name_sources_and_fields() -> None:
+    assert CORPORA["pile"] == (("hub:EleutherAI/the_pile_deduplicated",), "text")
+    assert all(source.startswith("https://") and source.endswith(".json.gz") for source in CORPORA["redpajama"][0])
+    assert TextTask(text=("pile",)).identity() == {"text 0": "hub:EleutherAI/the_pile_deduplicated"}
+
+
+# --- over a connection ---
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.parquet"])
+def test_an_address_gives_what_the_file_gives(files, quick, name: str) -> None:
+    content = Path(files[name.removeprefix("a.")]).read_bytes()
+    with serving(whole(content), name=name) as server:
+        assert read_texts([server.url], None, 1000, 10_000).documents == DOCUMENTS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.parquet"])
+def test_dropped_stalled_and_failing_connections_are_taken_up_again(files, quick, name: str, monkeypatch) -> None:
+    monkeypatch.setattr(sources, "TIMEOUT_S", 0.3)
+    content = Path(files[name.removeprefix("a.")]).read_bytes()
+    released = threading.Event()
+    try:
+        with serving(
+            status(500), whole(content, upto=100), status(503), stall_silently(released), whole(content), name=name
+        ) as server:
+            assert read_texts([server.url], None, 1000, 10_000).documents == DOCUMENTS
+    finally:
+        released.set()
+
+
+def test_a_connection_lost_for_good_keeps_what_came_and_says_so(quick) -> None:
+    with serving(whole(LINES, upto=2000), *[status(500)] * 4, name="a.jsonl") as server:
+        found = read_texts([server.url], None, 1000, 10_000)
+    assert 0 < len(found.documents) < 60
+    assert found.documents == DOCUMENTS[: len(found.documents)]
+    assert "was lost" in found.note and "--text" in found.note
+    with (
+        serving(*[status(500)] * 4, name="a.jsonl") as server,
+        pytest.raises(SoftPromptsError, match="no document could be read.*HTTP status 500.*preset pocket"),
+    ):
+        read_texts([server.url], None, 1000, 10_000)
