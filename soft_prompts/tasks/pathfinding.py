@@ -1,0 +1,238 @@
+"""Pathfinding: write the moves that lead through a board of letters, as well or as badly as the conditions ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.evaluate import Prompted
+from soft_prompts.stats import rate, ratio
+from soft_prompts.task import Encoding, Scored, Split, Task
+from soft_prompts.tasks.board_pictures import draw_obedience, draw_routes
+from soft_prompts.tasks.boards import (
+    DONE,
+    MOVES,
+    NO_WAY,
+    Boards,
+    Shape,
+    Walk,
+    board_ids,
+    board_texts,
+    move_texts,
+    stream,
+    walk,
+)
+
+ASKED_EXTRA, ASKED_BUMPS = (0, 2, 4, 8), (0, 1, 3)
+"""Conditions asked for to see whether they are obeyed."""
+HELD_OUT_SHARE = 0.1
+"""Share of all boards, by hash, that is held out."""
+
+
+@dataclass(frozen=True)
+class BoardExample(Example):
+    """A board and its path as tokens, and the board itself to walk on."""
+
+    boards: Boards = None  # type: ignore[assignment]  # of one board
+
+    @property
+    def solvable(self) -> bool:
+        return bool(self.boards.optimum[0] >= 0)
+
+    def asked(self, extra: int, bumps: int) -> BoardExample:
+        """The board without its path, under other conditions: what a model reads that is to find a way."""
+        given = int((self.labels == IGNORE).sum())
+        return replace(self.prefix(given), condition=_condition(extra, bumps))
+
+
+def _condition(extra: float, bumps: float) -> np.ndarray:
+    return np.array([extra, bumps], np.float32) / 8
+
+
+@dataclass(frozen=True)
+class Pathfinding(Task):
+    """Boards are made as they are needed: seeded, without end, the same for every prompt length."""
+
+    width: int = 8
+    height: int = 8
+    max_blocked: float = 0.75
+    """Share of a board's cells that are walls at most; their number is uniform from 0 up to this."""
+    solvable_share: float | None = 0.75
+    """Share of the boards on which the goal can be reached. None: as they come."""
+    spaces: bool = True
+    """Write spaces between cells and between moves."""
+    moves_line: bool = True
+    """Write "Moves:" above the moves."""
+    test_boards: int = 4096
+    """Held-out boards; those that are scored (--train.eval-documents) are the first of them."""
+    walked: int = 128
+    """Held-out boards on which the model finds its own way."""
+    walked_asked: int = 32
+    """Solvable held-out boards walked for each of the conditions asked for."""
+
+    headline: ClassVar[tuple[str, ...]] = ("arrives", "optimal", "says_no_way_rightly", "invalid")
+
+    @property
+    def shape(self) -> Shape:
+        """What the boards are drawn from. Raises SoftPromptsError for options that allow none."""
+        cells = self.width * self.height
+        if min(self.width, self.height) < 1 or cells < 2:
+            raise SoftPromptsError(
+                f"a board of {self.width} x {self.height} has no room for a start and a goal; --width and --height must make 2 cells or more."
+            )
+        if not 0 <= self.max_blocked <= 1 or int(self.max_blocked * cells) > cells - 2:
+            raise SoftPromptsError(
+                f"--max-blocked {self.max_blocked} is up to {int(self.max_blocked * cells)} walls on {cells} cells, but start and goal "
+                f"need two free ones; give at most {(cells - 2) / cells:.3f}."
+            )
+        if self.solvable_share is not None and not 0 <= self.solvable_share <= 1:
+            raise SoftPromptsError(f"--solvable-share is {self.solvable_share}, but must lie between 0 and 1.")
+        return Shape(self.height, self.width, self.max_blocked, self.solvable_share)
+
+    def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[BoardExample]:
+        """Boards behind the separator, then their moves, which alone are scored.
+
+        A tenth of all boards, by a hash of the board without its path, is held out and never trained on.
+        """
+        if split == "train":
+            yield from self._made(encoding, (1, seed), held_out=False)
+            return
+        known: set[str] = set()
+        n_tried = int(self.test_boards / HELD_OUT_SHARE) * 2  # small boards do not have so many different ones
+        for e in self._made(encoding, (0,), held_out=True, n_tried=n_tried):
+            if e.document not in known:
+                known.add(e.document)
+                yield e
+            if len(known) == self.test_boards:
+                return
+
+    def facts(self, encoding: Encoding) -> dict[str, Any]:
+        """The share of boards with a way among the first ones made, whatever the options ask for."""
+        boards = next(stream(self.shape, (1, 0)))
+        return {
+            "solvable": float((boards.optimum >= 0).mean()),
+            "mean_optimum": float(boards.optimum[boards.optimum >= 0].mean()),
+        }
+
+    def _made(
+        self, encoding: Encoding, seed: tuple[int, ...], held_out: bool, n_tried: int | None = None
+    ) -> Iterator[BoardExample]:
+        """Examples of boards of one split, from ``n_tried`` boards or without end."""
+        for boards in stream(self.shape, seed):
+            texts = board_texts(boards, self.spaces, self.moves_line)
+            ids = board_ids(texts)
+            mine = [i for i, board in enumerate(ids) if (int(board, 16) < HELD_OUT_SHARE * 2**64) == held_out]
+            for start in range(0, len(mine), 64):  # tokenised as they are needed
+                part = mine[start : start + 64]
+                yield from self._encode(
+                    boards.take(np.array(part)), [texts[i] for i in part], [ids[i] for i in part], encoding
+                )
+            if n_tried is not None and (n_tried := n_tried - len(boards)) <= 0:
+                return
+
+    def _encode(self, boards: Boards, texts: list[str], ids: list[str], encoding: Encoding) -> Iterator[BoardExample]:
+        """Board and moves are tokenised apart, so that no token holds both."""
+        paths, extra = encoding.tokens(move_texts(boards, self.spaces))[0], boards.extra
+        for i, (board, path) in enumerate(zip(encoding.tokens(texts)[0], paths, strict=True)):
+            tokens = np.concatenate([board, path[1:]])
+            if len(tokens) > encoding.max_tokens:
+                raise SoftPromptsError(
+                    f"a board of {self.width} x {self.height} takes {len(board)} tokens and its path {len(path) - 1}, more than "
+                    f"--train.max-tokens {encoding.max_tokens}; give more of these or a smaller --width and --height."
+                )
+            labels = np.concatenate([np.full(len(board), IGNORE), path[1:]])
+            condition = _condition(extra[i], boards.bumps[i])
+            yield BoardExample(tokens, labels, ids[i], condition=condition, boards=boards.take(np.array([i])))
+
+    def score(self, prompted: Prompted, held_out: Sequence[BoardExample]) -> Scored:
+        """How the model walks when asked for the best path, and whether it obeys when asked for worse ones."""
+        examples = held_out[: self.walked]
+        walks = self._walks(prompted, examples, 0, 0, temperature=0.0)
+        scores = {**_found(examples, walks), **_random_walker(examples, self.longest_walk)}
+        solvable = [e for e in held_out if e.solvable][: self.walked_asked]
+        obtained: dict[str, dict] = {"extra": {}, "bumps": {}}
+        for extra, bumps in product(ASKED_EXTRA, ASKED_BUMPS):
+            of_asked = zip(solvable, self._walks(prompted, solvable, extra, bumps, temperature=1.0), strict=True)
+            arrived = [(w.n_moves - int(e.boards.optimum[0]), w.bumps) for e, w in of_asked if w.arrived]
+            for i, what in enumerate(obtained):
+                values = np.array([pair[i] for pair in arrived], float)
+                spread = float(values.std()) if len(values) else None
+                obtained[what][f"{extra} extra, {bumps} bumps"] = {
+                    **ratio(values, np.ones(len(values))),
+                    "spread": spread,
+                }
+        scores |= {f"obtained_{what}": by_asked for what, by_asked in obtained.items()}
+        samples = [
+            {
+                "board": prompted.decode(e.asked(0, 0).tokens[1:]),
+                "walked": _letters(w, e),
+                "shortest": str(e.boards.optimum[0]),
+            }
+            for e, w in zip(examples[:4], walks, strict=False)
+        ]
+        pictures = {"routes": draw_routes(examples[:12], walks), "obedience": draw_obedience(obtained)}
+        return Scored(scores, samples, pictures)
+
+    @property
+    def longest_walk(self) -> int:
+        """Moves after which a walk is given up: twice the cells."""
+        return 2 * self.width * self.height
+
+    def _walks(
+        self, prompted: Prompted, examples: Sequence[BoardExample], extra: int, bumps: int, temperature: float
+    ) -> list[Walk]:
+        """Where the model's own moves lead on each board; no text is longer than those that are trained on."""
+        starts = [e.asked(extra, bumps) for e in examples]
+        room = prompted.bench.encoding.max_tokens - max(len(e) for e in starts)
+        texts = prompted.generate(starts, min(self.longest_walk, room), temperature)
+        return [
+            walk(e.boards.blocked[0], e.boards.start[0], e.boards.goal[0], prompted.decode(text))
+            for e, text in zip(examples, texts, strict=True)
+        ]
+
+
+def _found(examples: Sequence[BoardExample], walks: Sequence[Walk]) -> dict:
+    """Scores of walks that were asked to be the best."""
+    solvable = [(e, w) for e, w in zip(examples, walks, strict=True) if e.solvable]
+    hopeless = [w for e, w in zip(examples, walks, strict=True) if not e.solvable]
+    excess = [w.n_moves - int(e.boards.optimum[0]) for e, w in solvable if w.arrived]
+    return {
+        "arrives": rate([w.arrived for _, w in solvable]),
+        "optimal": rate([w.arrived and w.n_moves == e.boards.optimum[0] for e, w in solvable]),
+        "excess_moves": ratio(np.array(excess), np.ones(len(excess))),
+        "bumps": ratio(np.array([w.bumps for _, w in solvable]), np.ones(len(solvable))),
+        "says_no_way_rightly": rate([w.end == NO_WAY for w in hopeless]),
+        "says_no_way_wrongly": rate([w.end == NO_WAY for _, w in solvable]),
+        "says_done_wrongly": rate([w.end == DONE and not w.arrived for w in walks]),
+        "invalid": rate([w.end == "" for w in walks]),
+    }
+
+
+def _random_walker(examples: Sequence[BoardExample], longest: int) -> dict:
+    """What uniformly random moves would do on the same boards, and what a shortest path takes."""
+    random, arrived, taken = np.random.default_rng(0), [], []
+    solvable = [e.boards for e in examples if e.solvable]
+    for b in solvable:
+        text = "".join(random.choice(list(MOVES), longest))
+        cells = walk(b.blocked[0], b.start[0], b.goal[0], text).cells
+        arrived.append(b.goal[0] in cells)
+        if arrived[-1]:
+            taken.append(cells.index(b.goal[0]))
+    optimum = np.array([b.optimum[0] for b in solvable])
+    return {
+        "random_walker_arrives": rate(arrived),
+        "random_walker_moves": ratio(np.array(taken), np.ones(len(taken))),
+        "shortest_path_moves": ratio(optimum, np.ones(len(optimum))),
+    }
+
+
+def _letters(w: Walk, e: BoardExample) -> str:
+    """A walk in words."""
+    what = "arrived" if w.arrived else "said there is no way" if w.end == NO_WAY else "did not arrive"
+    return f"{w.n_moves} moves, {w.bumps} bumps, {what}" + ("" if e.solvable else " (there is none)")
