@@ -115,10 +115,8 @@ class Pathfinding(Task):
     def facts(self, encoding: Encoding) -> dict[str, Any]:
         """The share of boards with a way among the first ones made, whatever the options ask for."""
         boards = next(stream(self.shape, (1, 0)))
-        return {
-            "solvable": float((boards.optimum >= 0).mean()),
-            "mean_optimum": float(boards.optimum[boards.optimum >= 0].mean()),
-        }
+        optimum = boards.optimum[boards.optimum >= 0]
+        return {"solvable": len(optimum) / len(boards), "mean_optimum": float(optimum.mean()) if len(optimum) else None}
 
     def _made(
         self, encoding: Encoding, seed: tuple[int, ...], held_out: bool, n_tried: int | None = None
@@ -189,7 +187,7 @@ class Pathfinding(Task):
     ) -> list[Walk]:
         """Where the model's own moves lead on each board; no text is longer than those that are trained on."""
         starts = [e.asked(extra, bumps) for e in examples]
-        room = prompted.bench.encoding.max_tokens - max(len(e) for e in starts)
+        room = prompted.bench.encoding.max_tokens - max((len(e) for e in starts), default=0)
         texts = prompted.generate(starts, min(self.longest_walk, room), temperature)
         return [
             walk(e.boards.blocked[0], e.boards.start[0], e.boards.goal[0], prompted.decode(text))

@@ -194,6 +194,12 @@ def read_texts(names: Sequence[str], field: str | None, wanted: int, characters:
                         found[text] = None
                     if len(found) == wanted:
                         return Texts(tuple(found), dict(skipped))
+            except SoftPromptsError as error:
+                if not is_url(source):
+                    raise
+                raise SoftPromptsError(
+                    f"{error} Texts of your own are given with --text FILE; the preset pocket needs no network at all."
+                ) from error
             except Dropped as error:
                 note = (
                     f"the connection to {source} was lost ({error}); the {len(found):,} documents read until then are kept. For the "

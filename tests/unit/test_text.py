@@ -196,3 +196,10 @@ def test_a_connection_lost_for_good_keeps_what_came_and_says_so(quick) -> None:
         pytest.raises(SoftPromptsError, match="no document could be read.*HTTP status 500.*preset pocket"),
     ):
         read_texts([server.url], None, 1000, 10_000)
+
+
+def test_an_address_out_of_reach_names_the_local_and_the_pocket_alternative(quick) -> None:
+    with serving(status(200), name="a.jsonl") as server:
+        pass
+    with pytest.raises(SoftPromptsError, match="could not be reached.*--text FILE.*preset pocket"):
+        read_texts([server.url], None, 10, 100)
