@@ -6,7 +6,7 @@ BIN = .venv/bin
 
 demo: .venv/runtime
 	$(BIN)/python -m tests.chess_test pocket --out runs/demo
-	@echo "Next: python -m tests.skip_tokens_test pocket (any experiment takes this word), and README.md for models of your own."
+	@echo "Next: .venv/bin/python -m tests.skip_tokens_test pocket (any experiment takes this word), and README.md for models of your own."
 
 test: .venv/dev
 	$(BIN)/python -m pytest
