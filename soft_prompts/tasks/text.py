@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from soft_prompts.console import say, warn
+from soft_prompts.console import progress_bar, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.task import Encoding, Split, Task
@@ -98,7 +98,8 @@ class TextTask(Task):
         }
 
     def _split(self, encoding: Encoding) -> _Split:
-        return _split(self, tuple(self.identity().values()), encoding.max_tokens, encoding.cache)
+        sources = TextTask(self.text, self.test_text, self.text_field, self.max_documents, self.max_test_documents)
+        return _split(sources, tuple(self.identity().values()), encoding.max_tokens, encoding.cache)
 
 
 @dataclass(frozen=True)
@@ -179,32 +180,21 @@ def read_texts(names: Sequence[str], field: str | None, wanted: int, characters:
     """
     found: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    note = ""
-    for name in names:
-        of_corpus, own_field = CORPORA.get(name, ((name,), "text"))
-        for source in of_corpus:
-            try:
-                for text in _documents(source, field or own_field, skipped):
-                    text = text.strip()[:characters].strip()
-                    if not text:
-                        skipped["empty"] += 1
-                    elif text in found:
-                        skipped["duplicates"] += 1
-                    else:
-                        found[text] = None
-                    if len(found) == wanted:
-                        return Texts(tuple(found), dict(skipped))
-            except SoftPromptsError as error:
-                if not is_url(source):
-                    raise
-                raise SoftPromptsError(
-                    f"{error} Texts of your own are given with --text FILE; the preset pocket needs no network at all."
-                ) from error
-            except Dropped as error:
-                note = (
-                    f"the connection to {source} was lost ({error}); the {len(found):,} documents read until then are kept. For the "
-                    f"rest run again, or download the file and give its path with --text."
-                )
+    notes: list[str] = []
+    with progress_bar("reading documents, 100 a step", -(-wanted // 100)) as advance:
+        for text in _all_documents(names, field, skipped, notes):
+            text = text.strip()[:characters].strip()
+            if not text:
+                skipped["empty"] += 1
+            elif text in found:
+                skipped["duplicates"] += 1
+            else:
+                found[text] = None
+                if len(found) % 100 == 0:
+                    advance()
+            if len(found) == wanted:
+                break
+    note = " ".join(notes)
     if not found:
         raise SoftPromptsError(
             f"no document could be read from {', '.join(names)}"
@@ -212,6 +202,26 @@ def read_texts(names: Sequence[str], field: str | None, wanted: int, characters:
             + " Give another source with --text, or try the preset pocket, which needs none."
         )
     return Texts(tuple(found), dict(skipped), note)
+
+
+def _all_documents(names: Sequence[str], field: str | None, skipped: Counter[str], notes: list[str]) -> Iterator[str]:
+    """The documents of all sources in order; a connection that is lost for good ends its source with a note."""
+    for name in names:
+        of_corpus, own_field = CORPORA.get(name, ((name,), "text"))
+        for source in of_corpus:
+            try:
+                yield from _documents(source, field or own_field, skipped)
+            except SoftPromptsError as error:
+                if not is_url(source):
+                    raise
+                raise SoftPromptsError(
+                    f"{error} Texts of your own are given with --text FILE; the preset pocket needs no network at all."
+                ) from error
+            except Dropped as error:
+                notes.append(
+                    f"the connection to {source} was lost ({error}); the documents read until then are kept. For the rest run "
+                    f"again, or download the file and give its path with --text."
+                )
 
 
 def _documents(source: str, field: str, skipped: Counter[str]) -> Iterator[str]:
