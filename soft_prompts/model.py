@@ -22,6 +22,7 @@ from transformers import (
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import local_folder, model_name
+from soft_prompts.kernels import choose_kernels
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     place = pick_device(device)
     kind = getattr(torch, pick_dtype(dtype, place))
+    torch.set_float32_matmul_precision(choose_kernels() if place.type == "cpu" else "highest")
     folder = local_folder(name_or_path)
     source = str(folder or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -142,6 +142,7 @@ def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> d
         if cuda
         else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
         "dtype": str(model.dtype).removeprefix("torch."),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "runs_together": n_together,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         # ru_maxrss is in KiB on Linux; both are of the whole process so far.

@@ -30,7 +30,7 @@ from soft_prompts.task import Encoding
 @dataclass(frozen=True)
 class Settings:
     out: Path = SAMPLES
-    n_documents: int = 1200
+    n_documents: int = 2400
     n_tokens: int = 160
     """Length after which a document is cut."""
     seed: int = 0
