@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from soft_prompts.console import fail, say, warn
+from soft_prompts.distance import TOLERANCE
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
 from soft_prompts.plots import saturation, save_picture
+from soft_prompts.quantise import fewest_bits
 from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
 from soft_prompts.run import Run, TrainConfig, option
 from soft_prompts.tables import print_table
@@ -181,6 +183,7 @@ class Sweep:
         trained.curves.pictures(run.train.steps, scored.pictures)
         for name, picture in scored.pictures.items():
             save_picture(picture, self.result_path(run).with_suffix(f".{name}.png"))
+        sizes = fewest_bits(bench, trained.prompt, trained.scores, TOLERANCE)
         Result(
             experiment=run.experiment,
             task=type(run.task).__name__,
@@ -192,6 +195,7 @@ class Sweep:
             scores=scored.scores,
             curve=trained.curve,
             samples=scored.samples,
+            sizes=[asdict(size) | {"tolerance": TOLERANCE} for size in sizes],
             config=run.config,
             provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
             seconds=trained.seconds,
