@@ -113,7 +113,9 @@ class Curve:
 
     def _distance(self, confident: np.ndarray, reached: np.ndarray) -> Distance:
         lengths = [int(n) for n in self.n_tokens]
-        first = np.where(reached.any(1), reached.argmax(1), len(lengths))  # [resamples], an index; beyond the last: never
+        first = np.where(
+            reached.any(1), reached.argmax(1), len(lengths)
+        )  # [resamples], an index; beyond the last: never
         low, high = np.quantile(first, [1 - UPPER, UPPER], method="nearest")
         known = [*lengths, None] if reached.shape[1] == len(lengths) else [*lengths[:-1], None, None]
         value = known[int(confident.argmax())] if confident.any() else None

@@ -217,7 +217,9 @@ def load_prompt(path: Path, model: LanguageModel) -> Prompt:
             f"could not read the snapshot {path} ({error}); train the prompt again with --force."
         ) from error
     if metadata.get("schema") != str(SNAPSHOT_SCHEMA):
-        raise SoftPromptsError(f"{path} is no snapshot of schema version {SNAPSHOT_SCHEMA} (it says {metadata.get('schema')}).")
+        raise SoftPromptsError(
+            f"{path} is no snapshot of schema version {SNAPSHOT_SCHEMA} (it says {metadata.get('schema')})."
+        )
     saved, mine = json.loads(metadata["model"]), model.identity()
     for part in ("weights", "tokenizer"):
         if saved[part] != mine[part]:
