@@ -51,6 +51,14 @@ class Curves:
         for name, picture in pictures.items():
             self.writer.add_image(f"pictures/{name}", picture, step, dataformats="HWC")
 
+    def final(self, run: Run, loss: float, scores: dict) -> None:
+        """The run's options with its final numbers, to compare runs in TensorBoard's HParams tab."""
+        options = {"model": run.model_name, "n_tokens": run.n_tokens, "seed": run.seed, **run.config["train"]}
+        options |= {name: value for name, value in run.config["task"].items() if name != "data"}
+        plain = {k: v if isinstance(v, (bool, str, float, int)) else str(v) for k, v in options.items()}
+        single = {f"hparam/{n}": s["value"] for n, s in scores.items() if s.get("value") is not None}
+        self.writer.add_hparams(plain, {"hparam/held_out_loss": loss, **single}, run_name=".")
+
     def close(self) -> None:
         self.writer.close()
 

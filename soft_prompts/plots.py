@@ -7,61 +7,74 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import image
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from soft_prompts.files import write_atomically
+from soft_prompts.reference import published
 from soft_prompts.results import Result
-from soft_prompts.stats import ratio_interval
+from soft_prompts.stats import band
 from soft_prompts.tables import Point, curves, difference, title
 
-COLORS = plt.get_cmap("tab10").colors
+COLORS = matplotlib.colormaps["tab10"].colors
+INK = "#010203"
+"""Colour of text and axes in SVGs, which becomes the page's own text colour."""
 
 
-def saturation(results: Sequence[Result], path: Path, headline: Sequence[str] = ()) -> None:
-    """Draw held-out loss, and below it the scores named in ``headline``, against the prompt's length; write a PNG to ``path``.
-
-    Raises SoftPromptsError if it cannot be written.
-    """
+def saturation_figure(results: Sequence[Result], headline: Sequence[str] = ()) -> Figure:
+    """Held-out loss, and below it the scores named in ``headline``, against the prompt's length."""
     found = curves(results)
     scores = [name for name in headline if any(name in r.scores for r in results)]
-    heights = [2.2, *[1] * len(scores)]
-    figure, axes = plt.subplots(
-        len(heights), 1, figsize=(7, 2 * sum(heights)), height_ratios=heights, sharex=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    loss, *below = axes[:, 0]
+    heights = [3.6, *[1.0] * len(scores)]
+    figure = Figure(figsize=(7, 0.8 + sum(heights)), layout="constrained")
+    loss, *below = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
     for curve, color in zip(found, COLORS * len(found), strict=False):
         draw_losses(loss, curve, color, difference(curve, found) or "held-out loss")
         for ax, name in zip(below, scores, strict=True):
             draw_score(ax, curve, name, color)
-    same_task = len({c[0].results[0].baselines["unigram"] for c in found}) == 1
-    for name, value in found[0][0].results[0].baselines.items() if same_task else ():
-        loss.axhline(value, color="gray", linestyle=":" if name == "uniform" else "--", linewidth=1)
-        loss.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+    if len(found) == 1:
+        if reference := published(found[0][0].results[0]):
+            x = [position(n) for n in reference]
+            loss.plot(x, list(reference.values()), "x--", color="gray", label="published (other documents and recipe)")
+        for name, value in found[0][0].results[0].baselines.items():
+            loss.axhline(value, color="gray", linestyle=":" if name == "uniform" else "--", linewidth=1)
+            loss.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
     loss.set(ylabel="nats per scored token", ylim=(0, None))
-    loss.set_title(title(found[0]), fontsize=9, wrap=True)
+    loss.set_title(title(found[0]) if len(found) == 1 else title(found[0]).split(" (")[0], fontsize=9, wrap=True)
     loss.legend(loc="lower left", frameon=False, fontsize=8)
     lengths = sorted({r.n_tokens for r in results})
-    axes[-1, 0].set_xlabel("prompt length P (tokens)")
-    axes[-1, 0].set_xticks([position(n) for n in lengths], [str(n) for n in lengths])
-    for ax in axes[:, 0]:
+    for ax in (loss, *below):
+        ax.set_xticks([position(n) for n in lengths], [str(n) for n in lengths])
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", alpha=0.3)
+    (below[-1] if below else loss).set_xlabel("prompt length P (tokens)")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the path's ending. Raises SoftPromptsError if it cannot be written."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    plt.close(figure)
+    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
     write_atomically(path, picture.getvalue())
 
 
 def save_picture(pixels: np.ndarray, path: Path) -> None:
     """Write uint8 [height, width, 3] as a PNG. Raises SoftPromptsError if it cannot be written."""
     picture = io.BytesIO()
-    plt.imsave(picture, pixels, format="png")
+    image.imsave(picture, pixels, format="png")
     write_atomically(path, picture.getvalue())
+
+
+def inline_svg(results: Sequence[Result], headline: Sequence[str], salt: str) -> str:
+    """The figure as SVG to put into a page: its text takes the page's colour, its ids are made unique by ``salt``."""
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    with matplotlib.rc_context({**dict.fromkeys(names, INK), "svg.fonttype": "none", "svg.hashsalt": salt}):
+        picture = io.StringIO()
+        saturation_figure(results, headline).savefig(picture, format="svg", transparent=True)
+    svg = picture.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
 
 def position(n_tokens: int) -> float:
@@ -70,11 +83,13 @@ def position(n_tokens: int) -> float:
 
 
 def draw_losses(ax: Axes, curve: Sequence[Point], color: tuple, label: str) -> None:
-    """The mean over seeds with its interval over documents as a band, and every seed as a dot."""
+    """The mean over seeds, a band that holds all lengths at once over documents, and every seed as a dot."""
     x = [position(p.n_tokens) for p in curve]
-    low, high = np.array([ratio_interval(p.sums, p.counts) for p in curve]).T
     ax.plot(x, [np.mean(p.losses) for p in curve], color=color, label=label)
-    ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
+    counts = curve[0].counts
+    if all(p.documents == curve[0].documents and (p.counts == counts).all() for p in curve):
+        low, high = band(np.stack([p.sums for p in curve]), counts)
+        ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
     ax.plot(np.repeat(x, [len(p.losses) for p in curve]), np.concatenate([p.losses for p in curve]), ".", color=color)
 
 
@@ -88,4 +103,4 @@ def draw_score(ax: Axes, curve: Sequence[Point], name: str, color: tuple) -> Non
         ax.errorbar(x, value, spread, fmt=".", color=color, elinewidth=1)
         places = np.unique(x)
         ax.plot(places, [value[x == place].mean() for place in places], color=color)
-    ax.set_ylabel(name.replace("_", " "), fontsize=8)
+    ax.set_ylabel(name.replace("_", "\n"), fontsize=7)

@@ -9,13 +9,16 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import safetensors.torch
 import torch
+from jsonschema.exceptions import best_match
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -27,8 +30,10 @@ from soft_prompts.model import LanguageModel
 from soft_prompts.prompts import PromptGenerator, SoftPrompt
 from soft_prompts.stats import ratio_interval
 
-SCHEMA = 1
-"""Version of the result and snapshot files."""
+SCHEMA = 2
+"""Version of the result files: soft_prompts/result.schema.json describes them. 1 had no "sizes"."""
+SNAPSHOT_SCHEMA = 1
+"""Version of the snapshot files."""
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "chess", "numpy", "scipy")
 """Packages whose versions a result records."""
 
@@ -77,6 +82,8 @@ class Result:
     curve: list[dict[str, float]]
     """Held-out loss during training: {"step", "loss"}."""
     samples: list[dict[str, str]]
+    sizes: list[dict[str, Any]]
+    """The prompt rounded to ever more bits: soft_prompts.quantise.Size as plain JSON, with the "tolerance"."""
     config: dict[str, Any]
     provenance: dict[str, Any]
     seconds: float
@@ -86,28 +93,45 @@ class Result:
     schema: int = field(default=SCHEMA)
 
     def save(self, path: Path) -> None:
-        """Write the JSON file, a key a line, in one step."""
-        lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in asdict(self).items()]
+        """Write the JSON file, a key a line, in one step. Raises SoftPromptsError for values that the schema does not know."""
+        values = asdict(self)
+        _validate(values, path)
+        lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
         write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Raises SoftPromptsError if the file is not a result of this version."""
+        """Raises SoftPromptsError if the file is not a result, or one of a version that cannot be read."""
         try:
             values = json.loads(path.read_text())
-            if values["schema"] != SCHEMA:
-                raise SoftPromptsError(
-                    f"{path} has schema version {values['schema']}, this program reads {SCHEMA}; redo it with --force."
-                )
-            return cls(**{**values, "held_out": HeldOut(**values["held_out"])})
         except OSError as error:
             raise SoftPromptsError(f"could not read the result {path} ({error.strerror}).") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise SoftPromptsError(f"{path} is not JSON ({error}); delete it, or redo the run with --force.") from error
-        except (KeyError, TypeError) as error:
+        if not isinstance(values, dict) or "schema" not in values:
+            raise SoftPromptsError(f"{path} is JSON but not a result; delete it, or redo the run with --force.")
+        if values["schema"] == 1:
+            values |= {"schema": SCHEMA, "sizes": []}
+        if values["schema"] != SCHEMA:
             raise SoftPromptsError(
-                f"{path} is JSON but not a result ({error}); delete it, or redo the run with --force."
-            ) from error
+                f"{path} has schema version {values['schema']}, this program reads 1 and {SCHEMA}; redo it with --force."
+            )
+        _validate(values, path)
+        return cls(**{**values, "held_out": HeldOut(**values["held_out"])})
+
+
+@lru_cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(Path(__file__).with_name("result.schema.json").read_text()))
+
+
+def _validate(values: dict[str, Any], path: Path) -> None:
+    error = best_match(_validator().iter_errors(values))
+    if error:
+        where = "/".join(str(part) for part in error.absolute_path) or "the top"
+        raise SoftPromptsError(
+            f"{path} is JSON but not a result: at {where}, {error.message[:200]}; delete it, or redo the run with --force."
+        )
 
 
 def load_results(folders: Sequence[Path]) -> list[Result]:
@@ -171,7 +195,7 @@ def _commit() -> str:
 def save_prompt(prompt: Prompt, model: LanguageModel, run: dict[str, Any], path: Path) -> None:
     """A trained prompt as safetensors: its tensors, and in the metadata the model it belongs to and the run that made it."""
     metadata = {
-        "schema": str(SCHEMA),
+        "schema": str(SNAPSHOT_SCHEMA),
         "kind": type(prompt).__name__,
         "model": json.dumps(model.identity()),
         "run": json.dumps(run),
@@ -193,8 +217,10 @@ def load_prompt(path: Path, model: LanguageModel) -> Prompt:
         raise SoftPromptsError(
             f"could not read the snapshot {path} ({error}); train the prompt again with --force."
         ) from error
-    if metadata.get("schema") != str(SCHEMA):
-        raise SoftPromptsError(f"{path} is no snapshot of schema version {SCHEMA} (it says {metadata.get('schema')}).")
+    if metadata.get("schema") != str(SNAPSHOT_SCHEMA):
+        raise SoftPromptsError(
+            f"{path} is no snapshot of schema version {SNAPSHOT_SCHEMA} (it says {metadata.get('schema')})."
+        )
     saved, mine = json.loads(metadata["model"]), model.identity()
     for part in ("weights", "tokenizer"):
         if saved[part] != mine[part]:

@@ -6,22 +6,57 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
+from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 4000
 
 
-def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]:
-    """Percentile bootstrap interval [low, high] of sum(sums) / sum(counts), clustered by document.
+def resampled(sums: np.ndarray, counts: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Bootstrap draws of sum(sums) / sum(counts), float64 [n_resamples, ...], clustered by document.
 
-    ``sums`` and ``counts`` are per document: nats and scored tokens, say. Documents are drawn with replacement (Efron and
-    Tibshirani 1993, chapter 13), each with all its tokens, since the tokens of one document are not independent.
+    ``sums`` [..., documents] and ``counts`` [documents] are nats and scored tokens, say. Documents are drawn with replacement
+    (Efron and Tibshirani 1993, chapter 13), each with all its tokens, since the tokens of one document are not
+    independent; several rows of ``sums`` are drawn together, so that they stay paired. Draws without any scored token are left out.
     """
-    n = len(sums)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)  # [resamples, documents]
-    drawn_counts = draws @ counts
-    ratios = (draws @ sums)[drawn_counts > 0] / drawn_counts[drawn_counts > 0]
-    return [float(x) for x in np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
+    n = len(counts)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)  # [resamples, documents]
+    drawn_counts = drawn @ counts
+    drawn_sums = np.moveaxis(np.asarray(sums @ drawn.T), -1, 0)  # [resamples, ...]
+    kept = drawn_counts > 0
+    return drawn_sums[kept] / drawn_counts[kept].reshape(-1, *[1] * (drawn_sums.ndim - 1))
+
+
+def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> list[float]:
+    """Percentile bootstrap interval [low, high] of sum(sums) / sum(counts), clustered by document."""
+    draws = resampled(np.asarray(sums, np.float64), np.asarray(counts, np.float64), n_resamples, seed)
+    return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
+
+
+def band(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high [K] of a band that holds all K ratios sum(sums[k]) / sum(counts) at once with 95 % confidence.
+
+    The largest deviation among the K, in standard errors, is bootstrapped (max-t: Romano and Wolf 2005,
+    doi 10.1198/016214504000000539), so that looking at several lengths does not make one of them stand out by chance.
+    """
+    draws = resampled(sums, counts)  # [resamples, K]
+    value, error = sums.sum(-1) / counts.sum(), draws.std(0)
+    deviation = np.abs(draws - value) / np.where(error > 0, error, np.inf)
+    width = np.quantile(deviation.max(1), CONFIDENCE) * error
+    return value - width, value + width
+
+
+def seed_interval(values: np.ndarray) -> list[float] | None:
+    """Student's interval [low, high] of the mean over seeds, None for fewer than two: another source of variance than documents.
+
+    It says how much the luck of the start and of the order of training documents matters, which no number of held-out
+    documents can.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    half = student_t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / n**0.5
+    return [float(np.mean(values) - half), float(np.mean(values) + half)]
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,13 +12,16 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from soft_prompts.console import fail, say, warn
+from soft_prompts.distance import TOLERANCE
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Bench, Prompted
 from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
-from soft_prompts.plots import saturation, save_picture
+from soft_prompts.plots import saturation_figure, save_figure, save_picture
+from soft_prompts.quantise import fewest_bits
 from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
 from soft_prompts.run import Run, TrainConfig, option
-from soft_prompts.tables import print_table
+from soft_prompts.summary import summarise
+from soft_prompts.tables import curves, difference, print_table
 from soft_prompts.task import Encoding, Task
 from soft_prompts.train import Trained, train
 
@@ -124,7 +127,11 @@ class Sweep:
         folders = {run.path.parent for run in runs}
         where = folders.pop() if len(folders) == 1 else folders.pop().parent
         if results:
-            saturation(results, self.out / "results" / where / "saturation.png", headline)
+            save_figure(saturation_figure(results, headline), self.out / "results" / where / "saturation.png")
+        for curve in curves(results):
+            what = difference(curve, curves(results))
+            if summary := summarise(curve):
+                say(f"{what + ': ' if what else ''}{summary}")
         say(
             f"results and a plot of them: {self.out / 'results' / where}\n"
             f"curves: tensorboard --logdir {self.out / 'runs' / where}\n"
@@ -179,8 +186,10 @@ class Sweep:
         trained.curves.samples(run.train.steps, scored.samples)
         trained.curves.scores(run.train.steps, scored.scores)
         trained.curves.pictures(run.train.steps, scored.pictures)
+        trained.curves.final(run, trained.scores.loss, scored.scores)
         for name, picture in scored.pictures.items():
             save_picture(picture, self.result_path(run).with_suffix(f".{name}.png"))
+        sizes = fewest_bits(bench, trained.prompt, trained.scores, TOLERANCE)
         Result(
             experiment=run.experiment,
             task=type(run.task).__name__,
@@ -192,6 +201,7 @@ class Sweep:
             scores=scored.scores,
             curve=trained.curve,
             samples=scored.samples,
+            sizes=[asdict(size) | {"tolerance": TOLERANCE} for size in sizes],
             config=run.config,
             provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
             seconds=trained.seconds,

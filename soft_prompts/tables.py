@@ -200,18 +200,45 @@ def _single_scores(curve: Sequence[Point]) -> list[str]:
     return [name for name, score in curve[0].results[0].scores.items() if "value" in score]
 
 
-def print_table(results: Sequence[Result], headline: Sequence[str] = ()) -> None:
-    """Results as tables for the terminal."""
+def models_by_length(results: Sequence[Result]) -> list[tuple[str, list[list[str]]]]:
+    """(experiment, cells) of one table for each experiment: a row for every curve, named by its model, a column for every
+    length, 0 first; a suspect point is marked "!" and its flags stand in the last column."""
+    by_experiment: dict[str, list[list[Point]]] = {}
+    for curve in curves(results):
+        by_experiment.setdefault(curve[0].results[0].experiment, []).append(curve)
+    tables = []
+    for experiment, found in by_experiment.items():
+        lengths = sorted({point.n_tokens for curve in found for point in curve})
+        cells = [["model", *(f"P={n}" for n in lengths), "flags"]]
+        for curve in found:
+            model = curve[0].results[0].model
+            what = difference(curve, [c for c in found if c[0].results[0].model == model])
+            marked = {p.n_tokens: flags(p, curve[:i]) for i, p in enumerate(curve)}
+            losses = {p.n_tokens: _loss(p) + (" !" if marked[p.n_tokens] else "") for p in curve}
+            said = "; ".join(f"P={n} {', '.join(words)}" for n, words in marked.items() if words)
+            cells.append([model + (f", {what}" if what else ""), *(losses.get(n, "") for n in lengths), said])
+        tables.append((f"{experiment}: held-out nats per scored token", cells))
+    return tables
+
+
+def print_tables(named: Sequence[tuple[str, list[list[str]]]]) -> None:
+    """Tables of cells for the terminal."""
     console = Console()
-    for name, (header, *body) in tables(results, headline):
+    for name, (header, *body) in named:
         table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
         table.pad_edge = False
         for column in header:
-            table.add_column(column, justify="left" if column in ("flags", "variant") else "right", overflow="fold")
+            justify = "left" if column in ("flags", "variant", "model") else "right"
+            table.add_column(column, justify=justify, overflow="fold")
         for row in body:
             table.add_row(*row)
         console.print(table)
     console.print(CAPTION, style="dim")
+
+
+def print_table(results: Sequence[Result], headline: Sequence[str] = ()) -> None:
+    """Results as tables for the terminal."""
+    print_tables(tables(results, headline))
 
 
 def markdown(results: Sequence[Result], headline: Sequence[str] = ()) -> str:

@@ -22,7 +22,7 @@ def result(n_tokens: int = 4, seed: int = 0, losses=(2.0, 3.0), **changes) -> Re
     values = {
         "experiment": "e", "task": "T", "model": "m", "n_tokens": n_tokens, "seed": seed, "held_out": HeldOut.of(scores),
         "baselines": {"uniform": 5.0, "unigram": 2.8}, "scores": {"hits": {"value": 0.5, "interval": [0.4, 0.6], "n": 2}},
-        "curve": [{"step": 0, "loss": 2.5}], "samples": [{"text": "ja é"}], "config": config, "provenance": {}, "seconds": 1.5,
+        "curve": [{"step": 0, "loss": 2.5}], "samples": [{"text": "ja é"}], "sizes": [], "config": config, "provenance": {}, "seconds": 1.5,
         "tokens_per_second": None,
     }  # fmt: skip
     return Result(**{**values, **changes})

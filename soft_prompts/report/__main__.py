@@ -1,0 +1,76 @@
+"""Results on the command line: `python -m soft_prompts.report results/chess`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from soft_prompts.console import fail, say, warn
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import write_atomically
+from soft_prompts.plots import saturation_figure, save_figure
+from soft_prompts.report.collection import Collection, Filter, collect
+from soft_prompts.report.export import write
+from soft_prompts.report.page import page
+from soft_prompts.tables import markdown, models_by_length, print_tables, tables
+
+
+@dataclass(frozen=True)
+class Settings:
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of results, or single files; all results below them are shown."""
+    which: Annotated[Filter, tyro.conf.arg(name="")] = field(default_factory=Filter)
+    scores: tuple[str, ...] = ()
+    """Names of scores to show beside the loss. None: all that are single numbers."""
+    out: Path | None = None
+    """Folder for report.html, table.md and the curves as PNG and SVG. None: runs/report."""
+    as_markdown: bool = False
+    """Only print Markdown tables."""
+    export: Literal["csv", "parquet"] | None = None
+    """Also write all results as results.csv or results.parquet."""
+
+
+def main(settings: Settings) -> None:
+    """Print tables, and write them, the curves and a page."""
+    collection = collect(settings.folders, settings.which)
+    results = [r for shown in collection.shown for r in shown.results]
+    if not results:
+        raise SoftPromptsError(
+            f"no results in {', '.join(map(str, settings.folders))}; run an experiment first, or name another folder. "
+            + " ".join(collection.missing)
+        )
+    if settings.as_markdown:
+        print(markdown(results, settings.scores))
+        return
+    print_tables([*models_by_length(results), *tables(results, settings.scores)])
+    for shown in collection.shown:
+        say(f"{shown.name}: {shown.summary or 'no distance without results at 0 tokens and at more'}")
+    for sentence in collection.missing:
+        warn(sentence)
+    out = settings.out or Path("runs/report")
+    write_report(collection, settings.scores, out)
+    if settings.export:
+        say(f"data: {write(results, settings.export, out)}")
+
+
+def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> None:
+    """report.html, table.md and curves-*.png and .svg in ``out``."""
+    results = [r for shown in collection.shown for r in shown.results]
+    write_atomically(out / "table.md", markdown(results, scores).encode())
+    for i, shown in enumerate(collection.shown):
+        figure = saturation_figure(shown.results, scores)
+        for kind in ("png", "svg"):
+            save_figure(figure, out / f"curve-{i}-{shown.first.experiment}.{kind}")
+    headline = {shown.first.experiment: scores for shown in collection.shown} if scores else {}
+    write_atomically(out / "report.html", page(collection, headline).encode())
+    say(f"page: {out / 'report.html'}   table: {out / 'table.md'}   curves: {out}/curve-*.png and .svg")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except SoftPromptsError as error:
+        fail(error)

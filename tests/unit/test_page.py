@@ -1,0 +1,224 @@
+"""The report: what is said of a curve, the files it leaves, and the page in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from soft_prompts.evaluate import TokenScores
+from soft_prompts.reference import published, reference
+from soft_prompts.report.collection import Filter, collect
+from soft_prompts.report.export import frame
+from soft_prompts.report.page import page
+from soft_prompts.results import HeldOut, Result
+from soft_prompts.summary import summarise
+from soft_prompts.tables import curves, models_by_length
+from tests.unit.test_results import result
+
+LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
+
+
+def scores(loss: float, seed: int = 0, n: int = 40) -> TokenScores:
+    difficulty = np.random.default_rng(0).normal(0, 0.3, n)
+    noise = np.random.default_rng(seed + 1).normal(0, 0.001, n)
+    losses = loss + difficulty - difficulty.mean() + noise - noise.mean()
+    return TokenScores([f"d{i}" for i in range(n)], [np.full(10, x) for x in losses], [np.ones(10, bool)] * n)
+
+
+def measured(n_tokens: int, loss: float, seed: int = 0, **changes) -> Result:
+    size = {
+        "bits_per_number": 1,
+        "bits": 272 * n_tokens,
+        "loss": loss,
+        "increase": {"value": 0.0, "interval": [-0.001, 0.001], "n": 40},
+    }
+    known = {"held_out": HeldOut.of(scores(loss, seed)), "sizes": [size] if n_tokens else []}
+    return result(n_tokens, seed, **{**known, **changes})
+
+
+def save_curve(folder: Path, losses: dict[int, float] = LOSSES, **changes) -> None:
+    for n, loss in losses.items():
+        measured(n, loss, **changes).save(folder / f"tokens-{n:04d}-seed-{changes.get('seed', 0)}.json")
+
+
+def curve_of(*results: Result):
+    (found,) = curves(results)
+    return found
+
+
+def test_a_summary_is_the_line_at_the_end_of_an_experiment() -> None:
+    summary = summarise(curve_of(*(measured(n, loss) for n, loss in LOSSES.items())))
+    assert str(summary) == "conditional distance (95 % of gap): 4 [4, 4] tokens, 1.1 kbit; saturation 16 [16, 16]"
+    assert summary.distances[0.5].value == 1
+    assert summary.bits[0.95] == 272 * 4
+    assert summary.bits_saved["value"] == pytest.approx((5 - 1.046) * 10 / np.log(2), rel=1e-3)
+    assert summary.flags == []
+
+
+def test_a_summary_needs_the_loss_without_a_prompt() -> None:
+    assert summarise(curve_of(measured(1, 3.0), measured(4, 2.0))) is None
+    assert summarise(curve_of(measured(0, 3.0))) is None
+
+
+def test_a_prompt_that_no_rounding_keeps_has_no_size() -> None:
+    lossy = {
+        "bits_per_number": 8,
+        "bits": 999,
+        "loss": 2.0,
+        "increase": {"value": 0.1, "interval": [0.05, 0.2], "n": 40},
+    }
+    summary = summarise(curve_of(measured(0, 5.0), measured(4, 1.0, sizes=[lossy])))
+    assert summary.bits[0.95] is None and "kbit" not in str(summary)
+
+
+def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
+    points = curve_of(
+        measured(0, 5.0), *(measured(1, 2.0 + seed, seed) for seed in (0, 1)), *(measured(4, 2.9, s) for s in (0, 1))
+    )
+    found = summarise(points).flags
+    assert any("P=1 seeds disagree (2.000 to 3.000)" in flag for flag in found)
+    assert any("P=4 worse than P=1" in flag for flag in found)
+
+
+def test_a_gain_no_larger_than_a_random_targets_is_said() -> None:
+    natural = curve_of(measured(0, 6.0), measured(1, 3.0))
+    same, less = (curve_of(measured(0, 8.0), measured(1, x)) for x in (4.0, 7.0))
+    assert any("not beyond the random-target control" in f for f in summarise(natural, same).flags)
+    assert not any("control" in f for f in summarise(natural, less).flags)
+
+
+def test_published_curves_are_found_by_experiment_model_text_and_variant() -> None:
+    def of(experiment: str, model: str, **task) -> Result:
+        return result(experiment=experiment, model=model, config={"task": {"name": "T", **task}, "train": {}})
+
+    chess = published(of("chess", "EleutherAI/pythia-70m-deduped"))
+    assert chess[0] == pytest.approx(2.99108) and list(chess) == sorted(chess) and 1024 in chess
+    skip = published(of("skip_tokens", "EleutherAI/pythia-70m-deduped", text=["redpajama"], skip=[2]))
+    assert skip[16] == pytest.approx(10.44585)
+    assert published(of("skip_tokens", "EleutherAI/pythia-70m-deduped", text=["redpajama"], skip=[3])) is None
+    assert published(of("autoregressive", "EleutherAI/pythia-70m-deduped", text=["my.jsonl"])) is None
+    assert published(of("autoregressive", "EleutherAI/pythia-70m-deduped", text=["pile"]))[0] == pytest.approx(3.41466)
+    assert published(of("chess", "pocket")) is None
+    assert "2505.14943" in reference()["source"]
+
+
+def test_the_overview_has_models_as_rows_and_lengths_as_columns() -> None:
+    found = [measured(n, loss, model=model) for model in ("a", "b") for n, loss in LOSSES.items()]
+    ((name, (header, *body)),) = models_by_length(found)
+    assert header == ["model", "P=0", "P=1", "P=4", "P=16", "P=64", "flags"]
+    assert [row[0] for row in body] == ["a", "b"]
+    assert body[0][1].startswith("5.000 ±") and not body[0][-1]
+    worse = models_by_length([measured(0, 5.0), measured(1, 2.0), measured(4, 2.5)])[0][1][1]
+    assert worse[3].endswith("!") and worse[-1] == "P=4 worse than P=1"
+
+
+def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path) -> None:
+    save_curve(tmp_path)
+    measured(4, 1.1, seed=1).save(tmp_path / "tokens-0004-seed-1.json")
+    (tmp_path / "broken.json").write_text("{")
+    old = json.loads((tmp_path / "tokens-0001-seed-0.json").read_text())
+    old |= {"schema": 1, "model": "older"}
+    del old["sizes"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    found = collect([tmp_path, tmp_path / "none"], Filter())
+    said = " ".join(found.missing)
+    assert "broken.json is not JSON" in said and "none does not exist" in said
+    assert "no result at 64 tokens, seed 1" in said
+    assert (
+        "no result at 0 tokens, so nothing can be said of distances: e on older" in said
+        and "an older version, without sizes" in said
+    )
+    assert len(found.shown) == 2
+
+
+def test_results_are_filtered_by_experiment_model_and_length(tmp_path) -> None:
+    save_curve(tmp_path / "a", model="a")
+    save_curve(tmp_path / "b", model="b", experiment="f")
+    shown = collect([tmp_path], Filter(model=("b",), n_tokens=(0, 4))).shown
+    assert [(s.first.model, [p.n_tokens for p in s.points]) for s in shown] == [("b", [0, 4])]
+    assert collect([tmp_path], Filter(experiment=("e",))).shown[0].first.model == "a"
+
+
+def test_a_frame_has_a_row_for_every_result_and_survives_both_formats(tmp_path) -> None:
+    save_curve(tmp_path / "r")
+    table = frame([r for s in collect([tmp_path / "r"], Filter()).shown for r in s.results])
+    assert list(table["n_tokens"]) == list(LOSSES)
+    assert table["loss"].tolist() == pytest.approx(list(LOSSES.values()))
+    assert table["score.hits.low"].tolist() == [0.4] * 5 and table["train.lr"].tolist() == [0.1] * 5
+    for kind, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
+        report(tmp_path / "r", "--export", kind, "--out", str(tmp_path / "out"))
+        assert read(tmp_path / "out" / f"results.{kind}")["loss"].tolist() == pytest.approx(list(LOSSES.values()))
+
+
+def report(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "soft_prompts.report", str(folder), *options]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+
+
+def test_the_report_leaves_a_page_a_table_and_curves(tmp_path) -> None:
+    save_curve(tmp_path / "r")
+    done = report(tmp_path / "r", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "conditional distance (95 % of gap)" in done.stderr and "P=64" in done.stdout
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"report.html", "table.md", "curve-0-e.png", "curve-0-e.svg"}
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!data:|#)', html)  # nothing is fetched
+    assert "<svg" in html and "currentColor" in html
+    nothing = report(tmp_path / "r", "--model", "other")
+    assert nothing.returncode == 2 and "no results in" in nothing.stderr
+
+
+SAMPLES = {
+    "chess": [{"elos": "1500 1600", "start": "e2e4 e7e5", "continuation": "g1f3 b8c6 a1a8", "played": "g1f3"}],
+    "repetition": [{"text": "Once", "continuation": " hello hello he"}],
+    "chat_detuning": [{"system": "Be <b>kind</b>.", "user": "Hi", "before": "Hello!", "after": "and then"}],
+    "autoregressive": [{"text": "a <script>alert(1)</script>", "continuation": "b"}],
+}
+
+
+def test_every_experiment_shows_what_the_model_did_and_no_text_is_taken_for_html(tmp_path) -> None:
+    for experiment, samples in SAMPLES.items():
+        task = {"name": "T", "strings": ["hello"], "control": [False]} if experiment == "repetition" else {"name": "T"}
+        config = {"task": task, "train": {"steps": 5, "batch_size": 2}}
+        save_curve(tmp_path / experiment, experiment=experiment, samples=samples, config=config)
+    html = page(collect([tmp_path], Filter()), {})
+    assert html.count('class="board"') == len(LOSSES)
+    assert '<b class="good">g1f3 b8c6</b> <b class="bad">a1a8</b>' in html
+    assert '<b class="good"> hello hello he</b>' in html
+    assert "Be &lt;b&gt;kind&lt;/b&gt;." in html and "<script>alert" not in html
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
+    """A script put into the page filters it, measures it at a phone's width and leaves what it found in the title."""
+    save_curve(tmp_path / "a", model="a")
+    save_curve(tmp_path / "b", model="b")
+    html = page(collect([tmp_path], Filter()), {})
+    probe = """<script>
+      const visible = () => [...document.querySelectorAll("article")].filter(a => a.offsetParent !== null).length;
+      const before = visible();
+      document.querySelector("select[name=model]").value = "b";
+      document.querySelector("form").dispatchEvent(new Event("change"));
+      const wide = document.documentElement.scrollWidth > window.innerWidth;
+      document.title = JSON.stringify({before, after: visible(), wide, width: window.innerWidth});
+    </script></html>"""
+    (tmp_path / "probe.html").write_text(html.replace("</html>", probe))
+    shown = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=500,900",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'probe.html'}"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    found = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout).group(1))
+    assert found == {"before": 2, "after": 1, "wide": False, "width": found["width"]}
