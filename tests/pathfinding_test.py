@@ -22,7 +22,9 @@ DEFAULT = Sweep(  # models, lengths, boards, steps and batch of arXiv 2505.14943
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=2048, batch_size=256),
 )
-POCKET = quick(DEFAULT, Pathfinding(width=5, height=5, walked=96, walked_asked=16), max_tokens=128)
+POCKET = quick(
+    DEFAULT, Pathfinding(width=5, height=5, walked=96, walked_asked=16), steps=400, batch_size=16, max_tokens=128
+)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET)
