@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from soft_prompts.run import Run
 
@@ -56,8 +57,13 @@ class Curves:
         options = {"model": run.model_name, "n_tokens": run.n_tokens, "seed": run.seed, **run.config["train"]}
         options |= {name: value for name, value in run.config["task"].items() if name != "data"}
         plain = {k: v if isinstance(v, (bool, str, float, int)) else str(v) for k, v in options.items()}
-        single = {f"hparam/{n}": s["value"] for n, s in scores.items() if s.get("value") is not None}
-        self.writer.add_hparams(plain, {"hparam/held_out_loss": loss, **single}, run_name=".")
+        metrics = {"final/held_out_loss": loss}
+        metrics |= {f"final/{name}": s["value"] for name, s in scores.items() if s.get("value") is not None}
+        # SummaryWriter.add_hparams would open a second log for it.
+        for summary in hparams(plain, metrics):
+            self.writer.file_writer.add_summary(summary)
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, run.train.steps)
 
     def close(self) -> None:
         self.writer.close()

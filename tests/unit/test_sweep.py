@@ -76,6 +76,9 @@ def test_a_sweep_leaves_a_result_a_snapshot_and_a_curve_for_every_run(chess, tmp
         assert (tmp_path / "snapshots" / place).with_suffix(".safetensors").exists()
         scalars = EventAccumulator(str(tmp_path / "runs" / place)).Reload().Scalars("loss/held_out")
         assert scalars[-1].value == pytest.approx(result.held_out.loss, rel=1e-5)
+        log = EventAccumulator(str(tmp_path / "runs" / place)).Reload()
+        assert log.Scalars("final/held_out_loss")[0].value == pytest.approx(result.held_out.loss, rel=1e-5)
+        assert "_hparams_/session_start_info" in log.summary_metadata  # compared in TensorBoard's HParams tab
         assert result.config["task"]["games"] == games.name  # no path of this machine
         assert str(games.parent) not in path.read_text()
         assert result.scores["elo_effect"]["interval"] is not None
