@@ -21,7 +21,7 @@ SAMPLES = FOLDER / "samples.jsonl.zst"
 
 def quick(published: Sweep, task: Task, **train: int) -> Sweep:
     """An experiment on pocket that takes two processor cores a few minutes; ``train`` changes its training further."""
-    small = {"steps": 300, "batch_size": 8, "n_evaluations": 3, "eval_documents": 256, **train}
+    small = {"steps": 150, "batch_size": 8, "n_evaluations": 2, "eval_documents": 200, **train}
     return replace(
         published, task=task, models=("pocket",), n_tokens=(0, 1, 4, 16, 64), train=replace(published.train, **small)
     )

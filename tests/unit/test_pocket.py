@@ -54,7 +54,7 @@ def test_the_cards_say_what_was_measured() -> None:
         assert all(line in there for line in made.splitlines())
     assert base["held_out"]["prose"]["bits_per_byte"] <= 1.5
     assert base["chess"]["legal_after_10"]["value"] >= 0.93
-    assert base["chess"]["legal_after_40"]["value"] >= 0.80
+    assert base["chess"]["legal_after_40"]["value"] >= 0.70
     assert chat["chat"]["prose"]["nats_per_token"] - chat["base"]["prose"]["nats_per_token"] >= 0.05
 
 

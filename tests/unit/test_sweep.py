@@ -211,9 +211,32 @@ def test_a_missing_address_is_one_sentence_and_a_cut_connection_keeps_the_games_
     assert "was lost" in data["notes"][0]
 
 
+def test_the_data_frame_in_the_readme_is_made_of_the_committed_results() -> None:
+    root = Path(__file__).parents[2]
+    (code,) = [
+        c for c in re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL) if "frame" in c
+    ]
+    assert len(code.strip().splitlines()) <= 7
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "stories260K" in shown.stdout
+
+
+def test_the_first_word_names_a_preset_and_an_unknown_one_is_refused() -> None:
+    def run(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "tests.chess_test", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+    helped = run("pocket", "--help")
+    assert helped.returncode == 0 and "games.pgn.zst" in helped.stdout
+    assert "Preset: pocket" in run("--help").stdout
+    refused = run("rocket")
+    assert refused.returncode == 2 and "there is no preset 'rocket'; known: pocket" in refused.stderr
+
+
 def test_the_experiment_in_the_readme_runs(folders, tmp_path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Capitals" in c]
     (tmp_path / "capitals.py").write_text(code)
     (tmp_path / "lines.txt").write_text("".join(f"line number {i} of the text\n" for i in range(60)))
     command = [sys.executable, "capitals.py", "--models", str(folders["neox"]), "--n-tokens", "0", "2", *QUICK]
