@@ -38,12 +38,10 @@ def saturation_figure(results: Sequence[Result], headline: Sequence[str] = ()) -
         if reference := published(found[0][0].results[0]):
             x = [position(n) for n in reference]
             loss.plot(x, list(reference.values()), "x--", color="gray", label="published (other documents and recipe)")
-        for name, value in found[0][0].results[0].baselines.items():
-            loss.axhline(value, color="gray", linestyle=":" if name == "uniform" else "--", linewidth=1)
-            loss.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
-    loss.set(ylabel="nats per scored token", ylim=(0, None))
+        draw_baselines(loss, found[0])
+    loss.set_ylabel("nats per scored token")
     loss.set_title(title(found[0]) if len(found) == 1 else title(found[0]).split(" (")[0], fontsize=9, wrap=True)
-    loss.legend(loc="lower left", frameon=False, fontsize=8)
+    loss.legend(loc="best", frameon=False, fontsize=8)
     lengths = sorted({r.n_tokens for r in results})
     for ax in (loss, *below):
         ax.set_xticks([position(n) for n in lengths], [str(n) for n in lengths])
@@ -91,6 +89,18 @@ def draw_losses(ax: Axes, curve: Sequence[Point], color: tuple, label: str) -> N
         low, high = band(np.stack([p.sums for p in curve]), counts)
         ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
     ax.plot(np.repeat(x, [len(p.losses) for p in curve]), np.concatenate([p.losses for p in curve]), ".", color=color)
+
+
+def draw_baselines(ax: Axes, curve: Sequence[Point]) -> None:
+    """Trivial predictors as lines where they lie near the curve; far ones are only named, as they would press it flat."""
+    losses = np.concatenate([p.losses for p in curve])
+    limit = losses.max() + 1.5 * np.ptp(losses)
+    for name, value in curve[0].results[0].baselines.items():
+        if value <= limit:
+            ax.axhline(value, color="gray", linestyle=":" if name == "uniform" else "--", linewidth=1)
+            ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+        else:
+            ax.plot([], [], " ", label=f"{name}: {value:.2f}, above")
 
 
 def draw_score(ax: Axes, curve: Sequence[Point], name: str, color: tuple) -> None:
