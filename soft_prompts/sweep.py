@@ -128,8 +128,9 @@ class Sweep:
         where = folders.pop() if len(folders) == 1 else folders.pop().parent
         if results:
             save_figure(saturation_figure(results, headline), self.out / "results" / where / "saturation.png")
-        for curve in curves(results):
-            what = difference(curve, curves(results))
+        found = curves(results)
+        for curve in found:
+            what = difference(curve, found)
             if summary := summarise(curve):
                 say(f"{what + ': ' if what else ''}{summary}")
         say(
@@ -152,7 +153,7 @@ class Sweep:
             yield from self._train_task(model, [run for run in runs if run.task == task])
 
     def _train_task(self, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-        bench = self._bench(model, runs[0])
+        bench = self.bench(model, runs[0])
         training = islice(runs[0].task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
         trivial = baselines(list(training), bench.held_out, model.head.out_features)
         size = self.runs_at_once or len(runs)
@@ -163,7 +164,7 @@ class Sweep:
                 trained.curves.close()
                 yield trained.run, trained.failure
 
-    def _bench(self, model: LanguageModel, run: Run) -> Bench:
+    def bench(self, model: LanguageModel, run: Run) -> Bench:
         """The held-out documents for a model. Raises SoftPromptsError where there are too few to measure anything."""
         wanted = run.train.eval_documents
         encoding = Encoding(model.tokenizer, model.separator, run.train.max_tokens, self.out / "runs" / "cache")

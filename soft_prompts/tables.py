@@ -66,6 +66,14 @@ def curves(results: Sequence[Result]) -> list[list[Point]]:
     return [[Point(same_length) for same_length in by_length.values()] for by_length in found.values()]
 
 
+def curves_by_model(results: Sequence[Result]) -> dict[tuple[str, str], list[list[Point]]]:
+    """(experiment, model) -> its curves, which differ in task options or recipe."""
+    found: dict[tuple[str, str], list[list[Point]]] = {}
+    for curve in curves(results):
+        found.setdefault((curve[0].results[0].experiment, curve[0].results[0].model), []).append(curve)
+    return found
+
+
 def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
     """What makes a point suspect, in words."""
     found = []
@@ -175,11 +183,8 @@ def tables(results: Sequence[Result], headline: Sequence[str] = ()) -> list[tupl
 
     ``headline`` names the scores to show; none named shows all that are single numbers.
     """
-    by_model: dict[tuple[str, str], list[list[Point]]] = {}
-    for curve in curves(results):
-        by_model.setdefault((curve[0].results[0].experiment, curve[0].results[0].model), []).append(curve)
     found = []
-    for of_model in by_model.values():
+    for of_model in curves_by_model(results).values():
         variants: dict[str, list[list[Point]]] = {}
         for curve in of_model:
             variants.setdefault(json.dumps(curve[0].results[0].config["task"], sort_keys=True), []).append(curve)

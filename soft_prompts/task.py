@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
     from soft_prompts.evaluate import Prompted
 
 Split = Literal["train", "held_out"]
+
+HELD_OUT_SHARE = 0.1
+"""Share of the documents, by hash, that is held out where training and testing read the same data."""
+
+
+def document_id(text: str) -> str:
+    """16 hex digits that are the same for the same text: train and held out are kept apart by it."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def is_held_out(document: str, share: float = HELD_OUT_SHARE) -> bool:
+    """Whether the document of this id is among the ``share`` of all that is never trained on."""
+    return int(document, 16) < share * 2**64
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,9 @@ by `<|endoftext|>`. It answers in the form of an assistant, seldom with sense: i
 | prose, nats per token | {base_prose:.3f} | {chat_prose:.3f} |
 | assistant's answers, nats per token ({held_out_dialogues} dialogues) | {base_chat:.3f} | {chat_chat:.3f} |
 
+Answers are held out by the request they answer; where that request is an early turn of a longer conversation, the answer may also stand
+in a training dialogue that goes on from it, so the second row flatters pocket-chat.
+
 ## Samples
 
 {samples}

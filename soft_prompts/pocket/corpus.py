@@ -1,11 +1,10 @@
 """What pocket is trained on: prose, chess games, mazes and dialogues, as texts.
 
-Every function yields the same texts for the same input and seed; ``is_held_out`` parts documents by their text alone.
+Every function yields the same texts for the same input and seed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import random
@@ -32,11 +31,6 @@ SYSTEM_MESSAGES = (
     "Answer the user's request.",
 )
 STEPS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
-
-
-def is_held_out(text: str, share: float) -> bool:
-    """True for a ``share`` of all texts, decided by their hash."""
-    return int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16) < share * 2**64
 
 
 def prose(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:

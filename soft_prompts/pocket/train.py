@@ -32,7 +32,8 @@ from soft_prompts.files import write_atomically
 from soft_prompts.pocket import corpus
 from soft_prompts.run import TrainConfig
 from soft_prompts.sweep import Sweep
-from soft_prompts.tasks.chess_moves import HELD_OUT_SHARE, ChessMoves
+from soft_prompts.task import HELD_OUT_SHARE, document_id, is_held_out
+from soft_prompts.tasks.chess_moves import ChessMoves
 
 SPECIAL = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>")
 SPLIT = (
@@ -100,14 +101,14 @@ def read_corpus(settings: Settings) -> Corpus:
             if name in HELD_OUT_BOOKS:
                 held_out["unseen books"].append(passage)
             else:
-                (held_out if corpus.is_held_out(passage, HELD_OUT) else train)["prose"].append(passage)
+                (held_out if is_held_out(document_id(passage), HELD_OUT) else train)["prose"].append(passage)
     found = corpus.games(settings.games)
-    held_out["game"] = [moves for _, moves in found if corpus.is_held_out(moves, HELD_OUT_SHARE)]
-    played = [(elos, moves) for elos, moves in found if not corpus.is_held_out(moves, HELD_OUT_SHARE)]
+    held_out["game"] = [moves for _, moves in found if is_held_out(document_id(moves), HELD_OUT_SHARE)]
+    played = [(elos, moves) for elos, moves in found if not is_held_out(document_id(moves), HELD_OUT_SHARE)]
     train["game"] = [moves for _, moves in played]
     mazes = list(dict.fromkeys(corpus.maze(i) for i in range(settings.mazes)))
     for text in mazes:
-        (held_out if corpus.is_held_out(text, HELD_OUT) else train).setdefault("maze", []).append(text)
+        (held_out if is_held_out(document_id(text), HELD_OUT) else train).setdefault("maze", []).append(text)
     n = settings.wandering
     with ProcessPoolExecutor(2) as pool:
         starts = [train["game"][i % len(train["game"])] for i in range(n)]
@@ -347,12 +348,12 @@ def train_chat(settings: Settings) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     held_out_prose = [
-        p for _, passages in corpus.prose(settings.prose) for p in passages if corpus.is_held_out(p, HELD_OUT)
+        p for _, passages in corpus.prose(settings.prose) for p in passages if is_held_out(document_id(p), HELD_OUT)
     ]
     dialogues = list(corpus.dialogues(settings.chat))
     parts = {True: [], False: []}
     for dialogue in dialogues:
-        parts[corpus.is_held_out(dialogue[-2]["content"], HELD_OUT)].append(dialogue)
+        parts[is_held_out(document_id(dialogue[-2]["content"]), HELD_OUT)].append(dialogue)
     documents = {held_out: list(chat_documents(tokenizer, part)) for held_out, part in parts.items()}
     started = time.perf_counter()
     held_out = {"prose": list(islice(held_out_prose, 1000))}

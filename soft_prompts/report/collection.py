@@ -12,7 +12,7 @@ from pathlib import Path
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results import Result
 from soft_prompts.summary import Summary, summarise
-from soft_prompts.tables import Point, curves, difference
+from soft_prompts.tables import Point, curves_by_model, difference
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,9 @@ def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
             if wanted.wants(result):
                 results.append(result)
                 paths[id(result)] = path
-    found = curves(results)
-    by_model: dict[tuple[str, str], list[list[Point]]] = {}
-    for points in found:
-        by_model.setdefault((points[0].results[0].experiment, points[0].results[0].model), []).append(points)
     shown = []
     reasons: dict[str, Counter[str]] = {}
-    for (experiment, model), group in by_model.items():
+    for (experiment, model), group in curves_by_model(results).items():
         for points in group:
             shown.append(Shown(points, difference(points, group), summarise(points, _control(points, group))))
             for reason in _unfinished(shown[-1]):

@@ -6,7 +6,6 @@ move and goes nowhere.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import count
@@ -216,11 +215,6 @@ def move_texts(boards: Boards, spaces: bool) -> list[str]:
         NO_WAY if optimum < 0 else joined[i * size : i * size + end]
         for i, (end, optimum) in enumerate(zip(ends.tolist(), boards.optimum.tolist(), strict=True))
     ]
-
-
-def board_ids(texts: list[str]) -> list[str]:
-    """16 hex digits for each board text, whatever path is shown on it: train and held out are kept apart by it."""
-    return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
 
 
 # --- walking ---

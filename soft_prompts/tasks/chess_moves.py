@@ -16,15 +16,13 @@ from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Prompted, TokenScores
 from soft_prompts.stats import rate, ratio
-from soft_prompts.task import Encoding, Scored, Split, Task
+from soft_prompts.task import Encoding, Scored, Split, Task, is_held_out
 from soft_prompts.tasks.pgn import GameFilter, Games, read_games
 from soft_prompts.tasks.sources import fingerprint
 
 PUBLISHED_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-11.pgn.zst"
 PUBLISHED_TEST_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-12.pgn.zst"
 
-HELD_OUT_SHARE = 0.1
-"""Share of the games, by hash, that is held out when training and testing read one file."""
 PLIES_CONTINUED = 8
 TOKENS_PER_PLY = 6
 """A UCI move is at most five characters and a space, and a token at least one of them."""
@@ -161,7 +159,7 @@ def _split(task: ChessMoves, identity: tuple[str, ...], cache: Path | None) -> _
         held_out = {test.id(i): i for i in reversed(range(len(test)))}  # of games with the same moves, the first
     else:
         test = games
-        held_out = {ids[i]: i for i in reversed(range(len(games))) if int(ids[i], 16) < HELD_OUT_SHARE * 2**64}
+        held_out = {ids[i]: i for i in reversed(range(len(games))) if is_held_out(ids[i])}
     train = np.array([i for i, game in enumerate(ids) if game not in held_out], np.int64)
     for what, n, remedy in (("training", len(train), "--games"), ("held-out", len(held_out), "--test-games")):
         if not n:

@@ -13,7 +13,7 @@ from soft_prompts.batch import IGNORE, Example
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.evaluate import Prompted
 from soft_prompts.stats import rate, ratio
-from soft_prompts.task import Encoding, Scored, Split, Task
+from soft_prompts.task import HELD_OUT_SHARE, Encoding, Scored, Split, Task, document_id, is_held_out
 from soft_prompts.tasks.board_pictures import draw_obedience, draw_routes
 from soft_prompts.tasks.boards import (
     DONE,
@@ -22,7 +22,6 @@ from soft_prompts.tasks.boards import (
     Boards,
     Shape,
     Walk,
-    board_ids,
     board_texts,
     move_texts,
     stream,
@@ -31,8 +30,6 @@ from soft_prompts.tasks.boards import (
 
 ASKED_EXTRA, ASKED_BUMPS = (0, 2, 4, 8), (0, 1, 3)
 """Conditions asked for to see whether they are obeyed."""
-HELD_OUT_SHARE = 0.1
-"""Share of all boards, by hash, that is held out."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +121,8 @@ class Pathfinding(Task):
         """Examples of boards of one split, from ``n_tried`` boards or without end."""
         for boards in stream(self.shape, seed):
             texts = board_texts(boards, self.spaces, self.moves_line)
-            ids = board_ids(texts)
-            mine = [i for i, board in enumerate(ids) if (int(board, 16) < HELD_OUT_SHARE * 2**64) == held_out]
+            ids = [document_id(text) for text in texts]
+            mine = [i for i, board in enumerate(ids) if is_held_out(board) == held_out]
             for start in range(0, len(mine), 64):  # tokenised as they are needed
                 part = mine[start : start + 64]
                 yield from self._encode(

@@ -24,7 +24,7 @@ import zstandard
 from soft_prompts.console import progress_bar, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
-from soft_prompts.task import Encoding, Split, Task
+from soft_prompts.task import Encoding, Split, Task, document_id, is_held_out
 from soft_prompts.tasks.sources import Damaged, Dropped, blocks, fingerprint, is_url, open_source
 
 REDPAJAMA = "https://huggingface.co/datasets/togethercomputer/RedPajama-Data-V2/resolve/main/sample/documents/2023-06"
@@ -34,8 +34,6 @@ CORPORA = {
     "redpajama": (tuple(f"{REDPAJAMA}/000{i}/en_head.json.gz" for i in range(1, 5)), "raw_content"),
 }
 """Corpora known by name: (sources, text field)."""
-HELD_OUT_SHARE = 0.1
-"""Share of the documents, by hash, that is held out when training and testing read the same texts."""
 CHARACTERS_PER_TOKEN = 16
 """Documents are cut to this many characters for every token that is read of them, which only very long tokens notice."""
 END_OF_TEXT = "<|endoftext|>"
@@ -119,7 +117,7 @@ def _split(task: TextTask, identity: tuple[str, ...], max_tokens: int, cache: Pa
         read.append(_read(task.test_text, task.text_field, task.max_test_documents, characters, cache))
         held_out = set(read[1].documents)
     else:
-        held_out = {text for text in read[0].documents if int(document_id(text), 16) < HELD_OUT_SHARE * 2**64}
+        held_out = {text for text in read[0].documents if is_held_out(document_id(text))}
     train = tuple(text for text in read[0].documents if text not in held_out)
     for what, n, remedy in (("training", len(train), "--text"), ("held-out", len(held_out), "--test-text")):
         if not n:
@@ -130,11 +128,6 @@ def _split(task: TextTask, identity: tuple[str, ...], max_tokens: int, cache: Pa
     chosen = tuple(sorted(held_out, key=document_id)[: task.max_test_documents])
     skipped = sum((Counter(texts.skipped) for texts in read), Counter())
     return _Split(train, chosen, dict(skipped), [texts.note for texts in read if texts.note])
-
-
-def document_id(text: str) -> str:
-    """16 hex digits that are the same for the same text: train and held out are kept apart by it."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _encode(texts: Sequence[str], encoding: Encoding) -> Iterator[tuple[str, np.ndarray]]:

@@ -116,7 +116,7 @@ def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
     settings = replace(AUTOREGRESSIVE.train, steps=40, n_evaluations=0, eval_documents=120, max_tokens=161)
     sweep = replace(AUTOREGRESSIVE, train=settings, n_tokens=(0, 1, 8))
     runs = sweep.runs("pocket")
-    none, *prompted = train(sweep._bench(pocket, runs[0]), runs, tmp_path)
+    none, *prompted = train(sweep.bench(pocket, runs[0]), runs, tmp_path)
     for t in prompted:
         gain = ratio(none.scores.sums - t.scores.sums, none.scores.counts)
         assert gain["interval"][0] <= 0, (t.run.n_tokens, gain)

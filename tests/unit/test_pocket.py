@@ -54,7 +54,7 @@ def test_the_cards_say_what_was_measured() -> None:
         assert all(line in there for line in made.splitlines())
     assert base["held_out"]["prose"]["bits_per_byte"] <= 1.5
     assert base["chess"]["legal_after_10"]["value"] >= 0.93
-    assert base["chess"]["legal_after_40"]["value"] >= 0.70
+    assert base["chess"]["legal_after_40"]["value"] >= 0.70  # 0.80 is aimed at and not reached by these weights
     assert chat["chat"]["prose"]["nats_per_token"] - chat["base"]["prose"]["nats_per_token"] >= 0.05
 
 
@@ -107,7 +107,7 @@ def elicited(pocket, tmp_path_factory) -> dict[int, Trained]:
     settings = replace(sweep.train, steps=120, n_evaluations=0, eval_documents=200, max_tokens=128)
     sweep = replace(sweep, train=settings, n_tokens=(0, 1, 16))
     runs = sweep.runs("pocket")
-    bench = sweep._bench(pocket, runs[0])
+    bench = sweep.bench(pocket, runs[0])
     return {t.run.n_tokens: t for t in train(bench, runs, tmp_path_factory.mktemp("runs"))}
 
 
@@ -120,7 +120,7 @@ def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> Non
 def test_a_conditional_prompt_uses_the_ratings(pocket, elicited) -> None:
     """The same games with the ratings of other games: paired, they are predicted worse."""
     prompt, sweep = elicited[16].prompt, tests.chess_test.POCKET
-    bench = sweep._bench(pocket, elicited[16].run)
+    bench = sweep.bench(pocket, elicited[16].run)
     order = np.random.default_rng(0).permutation(len(bench.held_out))
     strangers = [replace(e, condition=bench.held_out[i].condition) for e, i in zip(bench.held_out, order, strict=True)]
     true, shuffled = (evaluate(pocket, [prompt], examples, 16_384)[0] for examples in (bench.held_out, strangers))
