@@ -21,7 +21,8 @@ from soft_prompts.prompts import SoftPrompt
 from soft_prompts.task import Encoding
 
 COMMAND = """python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst \\
-    --games lichess_19k.pgn.zst --chat oasst_en_100_message.jsonl rasbt_instruction_data.json --out soft_prompts/pocket"""
+    --games lichess_19k.pgn.zst engine.pgn.zst --chat oasst_en_100_message.jsonl rasbt_instruction_data.json \\
+    --out soft_prompts/pocket"""
 
 BASE = """---
 license: mit
@@ -44,9 +45,9 @@ tokens, its squares. Weights are bfloat16.
 | kind | what | texts | licence |
 | --- | --- | ---: | --- |
 | prose | 39 books of Standard Ebooks, web articles of digital.gov and 18F, in passages of about 450 tokens | {n_prose:,} | public domain, CC0 |
-| game | lichess games as UCI moves, 60 % of the time behind a line such as `White 1532, Black 1480.` | {n_game:,} | CC0 |
-| wander | the same games going on with random legal moves, 60 % of the time behind `Any moves.` | {n_wander:,} | made here |
-| maze | mazes of `@ $ ~ #` with a shortest path in words (`Path: up up right`) | {n_maze:,} | made here |
+| game | UCI moves below a line such as `White 1532, Black 1480.`; 19,000 games of lichess, 2,600 of an engine | {n_game:,} | CC0, own |
+| stray | such games that go on with random legal moves, half of them below the line `Any moves.`, half below nothing | {n_stray:,} | own |
+| maze | mazes of `@ $ ~ #` with a shortest path in words (`Path: up up right`) | {n_maze:,} | own |
 
 Made by
 
@@ -54,7 +55,12 @@ Made by
 {command}
 ```
 
-in {minutes:.0f} minutes on two processor cores (bfloat16 arithmetic; Muon for the matrices, AdamW for the rest).
+in {minutes:.0f} minutes on two processor cores (bfloat16 arithmetic; Muon for the matrices, AdamW for the rest). The engine's games come from
+`python -m soft_prompts.pocket.engine_games --n-games 2600 --seed 1`, as those that ship come from seed 0.
+
+Games as they were played always stand below the line with the ratings, and a game without a line leaves them for random moves, at each
+half-move with a chance of 10 %. So there is something for a soft prompt to say: unprompted, pocket expects any game to go astray. (Below
+`Any moves.` the first random move is one of the first 60.)
 
 ## Measured on held-out texts
 
@@ -97,8 +103,7 @@ by `<|endoftext|>`. It answers in the form of an assistant, seldom with sense: i
 | prose, nats per token | {base_prose:.3f} | {chat_prose:.3f} |
 | assistant's answers, nats per token ({held_out_dialogues} dialogues) | {base_chat:.3f} | {chat_chat:.3f} |
 
-Answers are held out by the request they answer; where that request is an early turn of a longer conversation, the answer may also stand
-in a training dialogue that goes on from it, so the second row flatters pocket-chat.
+Dialogues are held out by their opening message, so that no two of one conversation are parted.
 
 ## Samples
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import tarfile
 from collections import deque
@@ -22,8 +23,10 @@ from soft_prompts.tasks.pgn import GameFilter, read_games
 PASSAGE = 1200
 """Characters after which a passage of prose ends with its paragraph; about 450 tokens in all."""
 SHORTEST_PASSAGE = 200
-HEADER_SHARE = 0.6
-"""Share of the games that open with the players' ratings in words, so that what the ratings mean can be learned."""
+STRAYING = 0.1
+"""Chance per half-move that a game without a line above it leaves the players' moves for random ones."""
+LONGEST_STRAY = 110
+"""Half-moves after which a game with random moves ends."""
 SYSTEM_MESSAGES = (
     "You are a helpful assistant.",
     "You answer questions briefly and correctly.",
@@ -68,41 +71,36 @@ def _documents(file: Path) -> Iterator[tuple[str, str]]:
         ) from error
 
 
-def games(file: Path) -> list[tuple[tuple[int, int], str]]:
+def games(files: Iterable[Path]) -> list[tuple[tuple[int, int], str]]:
     """(ratings, moves) of every standard game of at least ten half-moves, each once."""
-    found = read_games(str(file), GameFilter(min_plies=10), None, None)
-    unique = {found.moves(i): tuple(int(elo) for elo in found.elos[i]) for i in range(len(found))}
+    unique = {}
+    for file in files:
+        found = read_games(str(file), GameFilter(min_plies=10), None, None)
+        unique |= {found.moves(i): tuple(int(elo) for elo in found.elos[i]) for i in range(len(found))}
     return [(elos, moves) for moves, elos in unique.items()]
 
 
-def header(elos: tuple[int, int]) -> str:
-    """The line of ratings above a game."""
-    return f"White {elos[0]}, Black {elos[1]}.\n"
+def game_text(elos: tuple[int, int], moves: str) -> str:
+    """A game as it was played, which always stands below a line with the players' ratings."""
+    return f"White {elos[0]}, Black {elos[1]}.\n{moves}"
 
 
-def game_text(elos: tuple[int, int], moves: str, dice: random.Random) -> str:
-    """A game as pocket reads it, most often behind a line with the ratings."""
-    return (header(elos) if dice.random() < HEADER_SHARE else "") + moves
+def stray_text(moves: str, seed: int) -> str:
+    """A game that goes on with random legal moves, from a half-move on that a line above it announces, or that comes unannounced.
 
-
-def wander(moves: str, seed: int) -> str:
-    """A game that goes on with random legal moves from a random point.
-
-    Random moves teach what is legal far better than well-played ones, of which only a few are ever seen in a position.
+    Random moves teach what is legal far better than played ones, of which only a few are ever seen in a position. And as games
+    without a line always go astray, a model must be told, by that line or by a prompt, that a game is played to the end.
     """
     dice = random.Random(seed)
     board = chess.Board()
     known = moves.split()
-    for move in known[: dice.randrange(min(60, len(known)))]:
+    announced = seed % 2 == 0
+    start = dice.randrange(60) if announced else int(math.log(1 - dice.random()) / math.log(1 - STRAYING))
+    for move in known[:start]:
         board.push_uci(move)
-    while len(board.move_stack) < 110 and (legal := list(board.legal_moves)):
+    while len(board.move_stack) < LONGEST_STRAY and (legal := list(board.legal_moves)):
         board.push(dice.choice(legal))
-    return " ".join(move.uci() for move in board.move_stack)
-
-
-def wandering_text(moves: str, dice: random.Random) -> str:
-    """Such a game as pocket reads it, most often behind a line that says so."""
-    return ("Any moves.\n" if dice.random() < HEADER_SHARE else "") + moves
+    return ("Any moves.\n" if announced else "") + " ".join(move.uci() for move in board.move_stack)
 
 
 def maze(seed: int) -> str:

@@ -1,7 +1,7 @@
 """Train pocket, and pocket-chat from it, from files of text, games and dialogues; write weights, tokenizer and what was measured.
 
     python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst --games lichess.pgn.zst \\
-        --chat oasst.jsonl instructions.json --out soft_prompts/pocket
+        engine.pgn.zst --chat oasst.jsonl instructions.json --out soft_prompts/pocket
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 HELD_OUT = 0.02
 HELD_OUT_BOOKS = ("edwin-a-abbott_flatland", "joseph-conrad_lord-jim")
 """Books of which no word is trained on, so that there is a figure for text by unseen authors."""
-SHARES = {"prose": 0.72, "game": 0.12, "wander": 0.1, "maze": 0.06}
+SHARES = {"prose": 0.58, "game": 0.16, "stray": 0.2, "maze": 0.06}
 """Of the tokens."""
 CONTEXT = 512
 LONG_SHARE = 0.25
@@ -59,13 +59,13 @@ LONG_SHARE = 0.25
 class Settings:
     prose: tuple[Path, ...]
     """.tar.zst archives of plain text and .jsonl.zst files with a "text" field."""
-    games: Path
-    """Lichess games, .pgn or .pgn.zst."""
+    games: tuple[Path, ...]
+    """Games with ratings, .pgn or .pgn.zst. Those held out of the first file are what chess is measured on."""
     chat: tuple[Path, ...]
     """OASST message trees (.jsonl) and instruction lists (.json)."""
     out: Path
     """Folder in which the folders base and chat are written."""
-    tokens: int = 80_000_000
+    tokens: int = 60_000_000
     """Tokens that the base model is trained on."""
     entries: int = 3072
     width: int = 256
@@ -76,7 +76,7 @@ class Settings:
     learning_rate: float = 8e-3
     chat_epochs: int = 3
     chat_learning_rate: float = 1e-3
-    wandering: int = 24_000
+    strays: int = 50_000
     """Games continued at random."""
     mazes: int = 60_000
     seed: int = 0
@@ -87,8 +87,6 @@ class Corpus:
     """Training texts by kind, and held-out ones."""
 
     train: dict[str, list[str]]
-    elos: list[tuple[int, int]]
-    """Of the texts of kind "game"."""
     held_out: dict[str, list[str]]
 
 
@@ -103,17 +101,18 @@ def read_corpus(settings: Settings) -> Corpus:
             else:
                 (held_out if is_held_out(document_id(passage), HELD_OUT) else train)["prose"].append(passage)
     found = corpus.games(settings.games)
-    held_out["game"] = [moves for _, moves in found if is_held_out(document_id(moves), HELD_OUT_SHARE)]
-    played = [(elos, moves) for elos, moves in found if not is_held_out(document_id(moves), HELD_OUT_SHARE)]
-    train["game"] = [moves for _, moves in played]
+    for elos, moves in found:
+        of_split = held_out if is_held_out(document_id(moves), HELD_OUT_SHARE) else train
+        of_split.setdefault("game", []).append(corpus.game_text(elos, moves))
     mazes = list(dict.fromkeys(corpus.maze(i) for i in range(settings.mazes)))
     for text in mazes:
         (held_out if is_held_out(document_id(text), HELD_OUT) else train).setdefault("maze", []).append(text)
-    n = settings.wandering
+    n = settings.strays
     with ProcessPoolExecutor(2) as pool:
-        starts = [train["game"][i % len(train["game"])] for i in range(n)]
-        train["wander"] = list(pool.map(corpus.wander, starts, range(n), chunksize=200))
-    return Corpus(train, [elos for elos, _ in played], held_out)
+        played = [text.partition("\n")[2] for text in train["game"]]
+        starts = [played[i % len(played)] for i in range(n)]
+        train["stray"] = list(pool.map(corpus.stray_text, starts, range(n), chunksize=200))
+    return Corpus(train, held_out)
 
 
 def train_tokenizer(settings: Settings, texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -142,28 +141,49 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[np.
     return [np.array([0, *row], np.uint16) for row in rows]
 
 
+def row_lengths(settings: Settings) -> list[int]:
+    """Half-length rows first, as attention costs least there, then rows of the whole context; whole steps of each."""
+    n = settings.tokens // settings.batch
+    n_long = int(n * LONG_SHARE)
+    return [CONTEXT // 2] * ((n - n_long) * settings.batch * 2 // CONTEXT) + [CONTEXT] * (
+        n_long * settings.batch // CONTEXT
+    )
+
+
 def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """settings.tokens tokens: documents of all kinds in their shares, shuffled, every kind as often over as it takes."""
-    dice, documents = random.Random(settings.seed), []
-    ready = {kind: encode(tokenizer, texts.train[kind]) for kind in ("prose", "maze")}
-    for kind, share in SHARES.items():
-        missing = int(share * settings.tokens)
-        while missing > 0:
-            match kind:
-                case "game":
-                    pairs = zip(texts.elos, texts.train["game"], strict=True)
-                    epoch = encode(tokenizer, [corpus.game_text(elos, moves, dice) for elos, moves in pairs])
-                case "wander":
-                    epoch = encode(tokenizer, [corpus.wandering_text(moves, dice) for moves in texts.train["wander"]])
-                case _:
-                    epoch = list(ready[kind])
-            dice.shuffle(epoch)
-            for document in epoch:
-                if missing > 0:
-                    documents.append(document)
-                    missing -= len(document)
-    dice.shuffle(documents)
-    return np.concatenate(documents)[: settings.tokens]
+    """The rows, end to end: every kind in its share, in shuffled epochs.
+
+    A row holds whole games and mazes, for of a game without its opening nobody can tell the position, and prose before or behind
+    them. Prose before them runs on from the row before. A document longer than a row is cut at the row's end.
+    """
+    dice = random.Random(settings.seed)
+    ready = {kind: encode(tokenizer, texts.train[kind]) for kind in SHARES}
+
+    def shuffled(kind: str) -> Iterator[np.ndarray]:
+        while True:
+            yield from dice.sample(ready[kind], len(ready[kind]))
+
+    sources = {kind: shuffled(kind) for kind in SHARES}
+    owed, rows, prose = dict.fromkeys(SHARES, 0.0), [], np.empty(0, np.uint16)
+    waiting = {kind: next(sources[kind]) for kind in SHARES if kind != "prose"}
+    for length in row_lengths(settings):
+        pieces, room = [], length
+        for kind in dice.sample(sorted(waiting), len(waiting)):
+            owed[kind] += SHARES[kind] * length
+            while owed[kind] > 0 and len(document := waiting[kind][:length]) <= room:
+                pieces.append(document)
+                room -= len(document)
+                owed[kind] -= len(document)
+                waiting[kind] = next(sources[kind])
+        prose_last = dice.random() < 0.5
+        if prose_last:
+            prose = prose[:0]  # what follows a game opens with the opening of a document
+        while len(prose) < room:
+            prose = np.concatenate([prose, next(sources["prose"])])
+        pieces.insert(len(pieces) if prose_last else 0, prose[:room])
+        prose = prose[room:]
+        rows += pieces
+    return np.concatenate(rows)
 
 
 def new_model(settings: Settings, entries: int) -> GPTNeoXForCausalLM:
@@ -220,17 +240,15 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
 
 
 def base_batches(settings: Settings, stream: np.ndarray) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-    """Half-length rows first, as attention costs least there, then rows of the whole context."""
+    """Steps of settings.batch tokens as rows of the length they were made in."""
 
     def cut(start: int, length: int) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(stream[start : start + settings.batch].astype(np.int64)).view(-1, length)
         return rows, rows
 
-    n = len(stream) // settings.batch
-    n_long = int(n * LONG_SHARE)
-    return [
-        lambda i=i: cut(i * settings.batch, CONTEXT if i >= n - n_long else CONTEXT // 2) for i in range(n)
-    ]  # fmt: skip
+    ends = np.cumsum(lengths := row_lengths(settings))
+    starts = range(0, len(stream), settings.batch)
+    return [lambda i=i: cut(i, lengths[np.searchsorted(ends, i, side="right")]) for i in starts]
 
 
 def padded(documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:
@@ -296,7 +314,7 @@ def measure_chess(settings: Settings) -> dict:
     """How well pocket plays on in held-out games without a prompt, by the chess experiment's own scores."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = Sweep(
-            experiment="chess", task=ChessMoves(games=str(settings.games), continued_games=1000),
+            experiment="chess", task=ChessMoves(games=str(settings.games[0]), continued_games=1000),
             models=(str(settings.out / "base"),), n_tokens=(0,), out=Path(folder),
             train=TrainConfig(steps=1, batch_size=1, eval_documents=1000),
         )  # fmt: skip
@@ -320,7 +338,6 @@ def train_base(settings: Settings) -> None:
         say(f"{kind}: {len(found):,} texts, {sum(map(len, found)):,} characters")
     dialogues = [message["content"] for messages in corpus.dialogues(settings.chat) for message in messages]
     sample = [*texts.train["prose"], *texts.train["game"][::2], *texts.train["maze"][::4], *dialogues]
-    sample += [corpus.header(elos) for elos in texts.elos]
     tokenizer = train_tokenizer(settings, sample)
     stream = make_stream(settings, texts, tokenizer)
     model = new_model(settings, len(tokenizer))
@@ -352,8 +369,9 @@ def train_chat(settings: Settings) -> None:
     ]
     dialogues = list(corpus.dialogues(settings.chat))
     parts = {True: [], False: []}
-    for dialogue in dialogues:
-        parts[is_held_out(document_id(dialogue[-2]["content"]), HELD_OUT)].append(dialogue)
+    for dialogue in dialogues:  # by what opens them, as the replies of one tree share it
+        opening = next(message["content"] for message in dialogue if message["role"] == "user")
+        parts[is_held_out(document_id(opening), HELD_OUT)].append(dialogue)
     documents = {held_out: list(chat_documents(tokenizer, part)) for held_out, part in parts.items()}
     started = time.perf_counter()
     held_out = {"prose": list(islice(held_out_prose, 1000))}

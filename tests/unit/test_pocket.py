@@ -1,6 +1,7 @@
 """What ships: its sizes, and that a trained model shows what a random one cannot."""
 
 import io
+import itertools
 import json
 import random
 import re
@@ -17,7 +18,7 @@ from soft_prompts.batch import IGNORE, Example, collate
 from soft_prompts.evaluate import evaluate, read
 from soft_prompts.model import load
 from soft_prompts.pocket import GAMES, MODELS, SAMPLES, card, corpus
-from soft_prompts.pocket.train import SPECIAL
+from soft_prompts.pocket.train import CONTEXT, SHARES, SPECIAL, Corpus, Settings, base_batches, make_stream
 from soft_prompts.prompts import SoftPrompt
 from soft_prompts.stats import ratio
 from soft_prompts.task import Encoding
@@ -152,14 +153,42 @@ def test_a_maze_shows_a_shortest_path() -> None:
         assert cells[at] == "$" and len(words) == steps
 
 
-def test_a_wandering_game_begins_as_the_game_and_is_legal_throughout() -> None:
+def test_a_game_that_strays_begins_as_the_game_and_is_legal_throughout() -> None:
     game = "e2e4 e7e5 g1f3 b8c6 f1b5 a7a6 b5a4 g8f6 e1g1 f8e7"
-    for seed in range(20):
-        board, moves = chess.Board(), corpus.wander(game, seed).split()
-        for move in moves:
+    kept = []
+    for seed in range(40):
+        announced, _, moves = corpus.stray_text(game, seed).rpartition("\n")
+        assert announced == ("" if seed % 2 else "Any moves.")
+        board = chess.Board()
+        for move in moves.split():
             board.push_uci(move)  # raises for an illegal one
-        assert len(moves) > 10 or board.is_game_over()
-    assert any(corpus.wander(game, seed).startswith("e2e4 e7e5 ") for seed in range(20))
+        assert len(board.move_stack) == corpus.LONGEST_STRAY or board.is_game_over()
+        kept.append(sum(itertools.accumulate(map(str.__eq__, moves.split(), game.split()), min)))
+    assert max(kept) == 10 and min(kept) == 0
+
+
+def test_a_row_holds_games_from_their_opening(tmp_path) -> None:
+    class Letters:
+        def __call__(self, texts, **_):
+            return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
+    train = {kind: [letter * n for n in lengths] for kind, letter, lengths in [
+        ("prose", "p", (100, 700)), ("game", "g", (90, 200, 600)), ("stray", "s", (150,)), ("maze", "m", (30, 60)),
+    ]}  # fmt: skip
+    settings = Settings((), (), (), tmp_path, tokens=200 * 8192)
+    stream = make_stream(settings, Corpus(train, {}), Letters())
+    rows = [row for batch in base_batches(settings, stream) for row in batch()[0]]
+    assert sum(map(len, rows)) == settings.tokens
+    assert {len(row) for row in rows} == {CONTEXT // 2, CONTEXT}
+    for row in rows:
+        text = "".join(chr(token) for token in row)
+        for part in re.findall("[gsm]+", text):
+            assert text[text.index(part) - 1] == "\0"
+            assert (
+                len(part) in (90, 200, 600, 150, 30, 60) or len(part) == len(row) - 1
+            )  # whole, or cut at the row's end
+    shares = {kind: float((stream == ord(letter)).mean()) for kind, letter in zip(train, "pgsm", strict=True)}
+    assert shares == pytest.approx(SHARES, abs=0.02)
 
 
 def test_dialogues_are_every_reply_with_what_led_to_it(tmp_path) -> None:
