@@ -22,7 +22,7 @@ from transformers import (
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import local_folder, model_name
-from soft_prompts.kernels import choose_kernels
+from soft_prompts.kernels import choose_kernels, keep_memory
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def load(
     place = pick_device(device)
     kind = getattr(torch, pick_dtype(dtype, place))
     torch.set_float32_matmul_precision(choose_kernels() if place.type == "cpu" else "highest")
+    if place.type == "cpu":
+        keep_memory()
     folder = local_folder(name_or_path)
     source = str(folder or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}

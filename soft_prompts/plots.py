@@ -16,7 +16,7 @@ from soft_prompts.files import write_atomically
 from soft_prompts.reference import published
 from soft_prompts.results import Result
 from soft_prompts.stats import band
-from soft_prompts.tables import Point, curves, difference, title
+from soft_prompts.tables import Point, curves, difference, paired_widths, title
 
 COLORS = matplotlib.colormaps["tab10"].colors
 INK = "#010203"
@@ -81,13 +81,13 @@ def position(n_tokens: int) -> float:
 
 
 def draw_losses(ax: Axes, curve: Sequence[Point], color: tuple, label: str) -> None:
-    """The mean over seeds, a band that holds all lengths at once over documents, and every seed as a dot."""
-    x = [position(p.n_tokens) for p in curve]
-    ax.plot(x, [np.mean(p.losses) for p in curve], color=color, label=label)
-    counts = curve[0].counts
-    if all(p.documents == curve[0].documents and (p.counts == counts).all() for p in curve):
-        low, high = band(np.stack([p.sums for p in curve]), counts)
+    """The mean over seeds, a band that holds all lengths at once over documents, bars to compare lengths by, and every seed as a dot."""
+    x, losses = [position(p.n_tokens) for p in curve], [np.mean(p.losses) for p in curve]
+    ax.plot(x, losses, color=color, label=label)
+    if (widths := paired_widths(curve)) is not None:
+        low, high = band(np.stack([p.sums for p in curve]), curve[0].counts)
         ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
+        ax.errorbar(x, losses, widths, fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
     ax.plot(np.repeat(x, [len(p.losses) for p in curve]), np.concatenate([p.losses for p in curve]), ".", color=color)
 
 

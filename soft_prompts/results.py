@@ -136,8 +136,12 @@ def _validate(values: dict[str, Any], path: Path) -> None:
 
 def load_results(folders: Sequence[Path]) -> list[Result]:
     """All results below some folders, or files named one by one."""
-    paths = [path for folder in folders for path in (sorted(folder.rglob("*.json")) if folder.is_dir() else [folder])]
-    return [Result.load(path) for path in paths]
+    return [Result.load(path) for folder in folders for path in result_files(folder)]
+
+
+def result_files(path: Path) -> list[Path]:
+    """The result files below a folder, in order; a file stands for itself."""
+    return sorted(path.rglob("tokens-*.json")) if path.is_dir() else [path]
 
 
 def baselines(training: Sequence[Example], held_out: Sequence[Example], n_vocabulary: int) -> dict[str, float]:

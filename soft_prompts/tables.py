@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from soft_prompts.results import Result
-from soft_prompts.stats import ratio, ratio_interval
+from soft_prompts.stats import comparison_widths, ratio, ratio_interval
 
 CAPTION = (
-    "Held-out loss in nats per scored token, the mean over seeds, ± half the 95 % interval over documents; seeds: how many, and their best and "
-    "worst loss. Gain: loss at 0 tokens minus this loss, paired by document. Scores: mean over seeds ± half the widest 95 % interval."
+    "Held-out loss in nats per scored token, the mean over seeds, ± half the 95 % interval over documents. Paired: the ± to compare lengths by, "
+    "with what is common to all lengths taken out; where two do not overlap, the lengths differ. Seeds: how many, and their best and worst loss. "
+    "Gain: loss at 0 tokens minus this loss, paired by document. Scores: mean over seeds ± half the widest 95 % interval."
 )
 
 
@@ -74,6 +75,14 @@ def curves_by_model(results: Sequence[Result]) -> dict[tuple[str, str], list[lis
     return found
 
 
+def paired_widths(curve: Sequence[Point]) -> np.ndarray | None:
+    """Half-widths [K] of the intervals by which a curve's losses compare, see ``comparison_widths``; None where they do not pair."""
+    first = curve[0]
+    if len(curve) < 2 or any(p.documents != first.documents or (p.counts != first.counts).any() for p in curve):
+        return None
+    return comparison_widths(np.stack([p.sums for p in curve]), first.counts)
+
+
 def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
     """What makes a point suspect, in words."""
     found = []
@@ -91,8 +100,19 @@ def flags(point: Point, shorter: Sequence[Point]) -> list[str]:
 
 def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
     """Cells of a curve's table, the header first: a row for every prompt length, then the trivial baselines."""
-    table = [["P", "held-out loss", "seeds", "gain over 0", *(name.replace("_", " ") for name in headline), "flags"]]
+    table = [
+        [
+            "P",
+            "held-out loss",
+            "paired",
+            "seeds",
+            "gain over 0",
+            *(name.replace("_", " ") for name in headline),
+            "flags",
+        ]
+    ]
     zero = next((p for p in curve if p.n_tokens == 0), None)
+    widths = paired_widths(curve)
     for i, point in enumerate(curve):
         losses, gain = point.losses, point.gain_over(zero) if zero and point.n_tokens else None
         seeds = f"{len(losses)}" + (f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else "")
@@ -101,6 +121,7 @@ def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
             [
                 str(point.n_tokens),
                 _loss(point),
+                "" if widths is None else f"±{widths[i]:.3f}",
                 seeds,
                 _cell(gain) if gain else "",
                 *scores,

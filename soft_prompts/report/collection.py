@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.results import Result
+from soft_prompts.results import Result, result_files
 from soft_prompts.summary import Summary, summarise
 from soft_prompts.tables import Point, curves_by_model, difference
 
@@ -66,7 +66,8 @@ def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
     for folder in folders:
         if not folder.exists():
             missing.append(f"{folder} does not exist.")
-        for path in sorted(folder.rglob("*.json")) if folder.is_dir() else [folder] if folder.exists() else []:
+            continue
+        for path in result_files(folder):
             try:
                 result = Result.load(path)
             except SoftPromptsError as error:

@@ -94,26 +94,27 @@ def make_boards(n: int, shape: Shape, random: np.random.Generator) -> Boards:
 def distances(blocked: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Moves from every cell to the goal, int16 [N, H, W]; -1 from where there is no way, walls included.
 
-    Breadth-first search on all boards at once: the reached cells of every board grow by one step a pass.
+    Breadth-first search on all boards at once: the reached cells of every board grow by one step a pass. Boards stand in the
+    last axis meanwhile, so that a step is a few operations on long stretches of memory.
     """
     n, height, width = blocked.shape
-    free = np.zeros((n, height + 2, width + 2), bool)  # a border of walls
-    free[:, 1:-1, 1:-1] = ~blocked
+    free = np.zeros((height + 2, width + 2, n), bool)  # a border of walls
+    free[1:-1, 1:-1] = ~blocked.transpose(1, 2, 0)
     reached = np.zeros_like(free)
-    reached.reshape(n, -1)[np.arange(n), (goal // width + 1) * (width + 2) + goal % width + 1] = True
+    reached[goal // width + 1, goal % width + 1, np.arange(n)] = True
     away = np.zeros(free.shape, np.int16)
     n_reached = 0
     while (now := np.count_nonzero(reached)) > n_reached:
         n_reached = now
         away += ~reached  # counts the passes that a cell waits
         grown = reached.copy()
+        grown[1:] |= reached[:-1]
+        grown[:-1] |= reached[1:]
         grown[:, 1:] |= reached[:, :-1]
         grown[:, :-1] |= reached[:, 1:]
-        grown[:, :, 1:] |= reached[:, :, :-1]
-        grown[:, :, :-1] |= reached[:, :, 1:]
         reached = grown & free
     away[~reached] = -1
-    return away[:, 1:-1, 1:-1]
+    return np.ascontiguousarray(away[1:-1, 1:-1].transpose(2, 0, 1))
 
 
 def _paths(

@@ -1,7 +1,11 @@
+import os
+from pathlib import Path
+
+import pytest
 import torch
 
 from soft_prompts import kernels
-from soft_prompts.kernels import choose_kernels
+from soft_prompts.kernels import choose_kernels, keep_memory
 
 
 def product_error() -> float:
@@ -25,3 +29,25 @@ def test_kernels_that_round_are_not_taken(monkeypatch) -> None:
     monkeypatch.undo()
     choose_kernels.cache_clear()
     choose_kernels()
+
+
+def test_memory_that_is_given_back_stays_with_the_process_when_it_is_kept() -> None:
+    """A block of 64 MiB, taken and given back: its pages remain, and leave when they are not to be kept."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    size = 2**26
+    if not keep_memory(False):
+        pytest.skip("no glibc here")
+    try:
+        before = resident()
+        torch.ones(size // 4).sum()
+        returned = resident() - before
+        assert keep_memory()
+        before = resident()
+        torch.ones(size // 4).sum()
+        kept = resident() - before
+        assert returned < size / 2 < kept
+    finally:
+        keep_memory()

@@ -122,11 +122,11 @@ def test_the_overview_has_models_as_rows_and_lengths_as_columns() -> None:
 def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path) -> None:
     save_curve(tmp_path)
     measured(4, 1.1, seed=1).save(tmp_path / "tokens-0004-seed-1.json")
-    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "tokens-broken.json").write_text("{")
     old = json.loads((tmp_path / "tokens-0001-seed-0.json").read_text())
     old |= {"schema": 1, "model": "older"}
     del old["sizes"]
-    (tmp_path / "old.json").write_text(json.dumps(old))
+    (tmp_path / "tokens-old.json").write_text(json.dumps(old))
     found = collect([tmp_path, tmp_path / "none"], Filter())
     said = " ".join(found.missing)
     assert "broken.json is not JSON" in said and "none does not exist" in said

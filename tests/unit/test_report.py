@@ -9,10 +9,10 @@ def test_a_curve_has_a_row_for_every_length_and_its_gain_is_paired() -> None:
     found = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.2, 2.4))]
     (curve,) = curves(found)
     header, zero, one, uniform, unigram = rows(curve, ["hits"])
-    assert header == ["P", "held-out loss", "seeds", "gain over 0", "hits", "flags"]
-    assert zero[:4] == ["0", "3.100 ±0.100", "1", ""]
+    assert header == ["P", "held-out loss", "paired", "seeds", "gain over 0", "hits", "flags"]
+    assert zero[:5] == ["0", "3.100 ±0.100", "±0.000", "1", ""]
     # Both documents gain 0.9 on average over the seeds: the paired interval has no width, though the losses vary.
-    assert one[:5] == ["1", "2.200 ±0.100", "2 (2.100 to 2.300)", "0.900 ±0.000", "0.500 ±0.100"]
+    assert one[:6] == ["1", "2.200 ±0.100", "±0.000", "2 (2.100 to 2.300)", "0.900 ±0.000", "0.500 ±0.100"]
     assert (uniform[:2], unigram[:2]) == (["uniform", "5.000"], ["unigram", "2.800"])
 
 
@@ -55,7 +55,7 @@ def test_markdown_is_a_table_of_as_many_columns_as_its_header() -> None:
 
 
 def test_the_command_line_prints_results_and_refuses_an_empty_folder(tmp_path) -> None:
-    result().save(tmp_path / "full" / "r.json")
+    result().save(tmp_path / "full" / "tokens-0004-seed-0.json")
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "soft_prompts.report"]
     shown = subprocess.run([*command, str(tmp_path / "full"), "--as-markdown"], capture_output=True, text=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from soft_prompts.stats import rate, ratio, ratio_interval
+from soft_prompts.stats import comparison_widths, rate, ratio, ratio_interval
 
 
 def test_a_ratio_weighs_documents_by_their_tokens() -> None:
@@ -33,6 +33,24 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_with_tokens_that_hang
         low, high = ratio_interval(sums, counts, seed=trial)
         covered += low <= truth <= high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_intervals_to_compare_by_overlap_unless_the_paired_difference_is_sure() -> None:
+    random = np.random.default_rng(2)
+    counts = random.integers(20, 200, 300)
+    hard = random.normal(3, 0.5, 300)  # what documents have in common at every length
+    noise = np.array([0.2, 0.05, 0.02, 0.02, 0.01])[:, None] * random.normal(size=(5, 300))
+    sums = counts * (hard + noise)
+    widths = comparison_widths(sums, counts)
+    for j in range(5):
+        for k in range(j):
+            low, high = ratio_interval(sums[j] - sums[k], counts)
+            assert (high - low) / 2 <= widths[j] + widths[k] + 1e-12
+            assert widths[j] + widths[k] <= (high - low)  # and they are not twice too wide
+        low, high = ratio_interval(sums[j], counts)
+        assert widths[j] < (high - low) / 4 or j == 0
+    low, high = ratio_interval(sums[0] - sums[1], counts)
+    assert comparison_widths(sums[:2], counts) == pytest.approx(np.full(2, (high - low) / 4))
 
 
 def test_the_interval_is_the_same_every_time() -> None:

@@ -1,0 +1,255 @@
+"""What the throughput benchmark lets race: a naive loop, PEFT and this project, each as a function that takes one step.
+
+All compute the same thing for a case: the gradient of the mean loss of ``batch`` documents behind a prompt, and an optimiser step.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from soft_prompts.batch import IGNORE, Example
+from soft_prompts.curves import Curves
+from soft_prompts.evaluate import evaluate
+from soft_prompts.generate import generate
+from soft_prompts.model import LanguageModel
+from soft_prompts.pocket import MODELS
+from soft_prompts.prompts import SoftPrompt
+from soft_prompts.run import Run, TrainConfig
+from soft_prompts.task import Task
+from soft_prompts.train import Trained, accumulate_gradients, make_prompt
+
+SHAPES = {  # width, layers, heads, MLP width, vocabulary: pythia's, whose embedding matrix has 50,304 rows
+    "14m": (128, 6, 4, 512, 50_304),
+    "70m": (512, 6, 8, 2048, 50_304),
+    "160m": (768, 12, 12, 3072, 50_304),
+    "410m": (1024, 24, 16, 4096, 50_304),
+    "1b": (2048, 16, 8, 8192, 50_304),
+}
+BUDGET = 16_384
+N_NEW = 32
+"""Tokens generated."""
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a step computes: ``batch`` documents of ``length`` tokens behind prompts of ``n_tokens``."""
+
+    shape: str
+    batch: int
+    length: int
+    n_tokens: int
+    conditional: bool = False
+    scored: float = 1.0
+    """Share of the tokens that is scored."""
+    n_runs: int = 1
+    what: str = "training"
+    """training, evaluation or generation."""
+
+    def __str__(self) -> str:
+        words = f"{self.what}, {self.shape} {self.batch} x {self.length}, P = {self.n_tokens}"
+        words += " conditional" * self.conditional + (f", {self.scored:.0%} scored" if self.scored < 1 else "")
+        return words + (f", {self.n_runs} runs" if self.n_runs > 1 else "")
+
+    @property
+    def tokens(self) -> int:
+        """Data tokens that a step works through; for generation, those written."""
+        return self.n_runs * self.batch * (N_NEW if self.what == "generation" else self.length)
+
+    def flops(self) -> float:
+        """Floating-point operations a step needs, in training: the body forward, and backward to its input; the head at scored places, both ways.
+
+        2 for each weight and position each way (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, without the gradient of the
+        weights, which are frozen), and causal attention's two products, half of which are masked, of which backward takes twice as many.
+        """
+        width, layers, _, inner, vocabulary = sizes(self.shape)
+        ways = 2 if self.what == "training" else 1
+        row = self.length + self.n_tokens
+        weights = layers * (4 * width**2 + 2 * width * inner)
+        attention = layers * row * width * (2 + 4 * (ways - 1))
+        head = (self.length - 1) * self.scored * width * vocabulary * 2 * ways
+        return float(self.n_runs * self.batch * (row * (weights * 2 * ways + attention) + head))
+
+
+def sizes(shape: str) -> tuple[int, int, int, int, int]:
+    if shape == "pocket":
+        c = transformers.AutoConfig.from_pretrained(MODELS["pocket"])
+        return c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.intermediate_size, c.vocab_size
+    return SHAPES[shape]
+
+
+def new_lm(shape: str, dtype: torch.dtype, device: str) -> GPTNeoXForCausalLM:
+    """A random model of a real shape."""
+    torch.manual_seed(0)
+    width, layers, heads, inner, vocabulary = sizes(shape)
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=inner, max_position_embeddings=2048, attn_implementation="sdpa", bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return GPTNeoXForCausalLM(config).to(device, dtype)
+
+
+def documents(case: Case) -> list[Example]:
+    """Random documents, of which a share of the tokens is scored."""
+    random, vocabulary = np.random.default_rng(0), sizes(case.shape)[-1]
+    found = []
+    for i in range(case.batch):
+        tokens = random.integers(1, vocabulary, case.length)
+        labels = np.where(random.random(case.length) < case.scored, tokens, IGNORE)
+        labels[0] = IGNORE
+        condition = random.normal(size=2 * case.conditional).astype(np.float32)
+        found.append(Example(tokens, labels, str(i), condition=condition))
+    return found
+
+
+def stacked(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The documents' tokens and labels, int64 [B, T]."""
+    examples = documents(case)
+    return tuple(
+        torch.from_numpy(np.stack(x)).to(device) for x in zip(*((e.tokens, e.labels) for e in examples), strict=True)
+    )
+
+
+def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
+    """What one writes first: weights not frozen, rows put together one by one, a small network for every conditional token, all logits."""
+    lm.requires_grad_(True)
+    examples, width = documents(case), lm.config.hidden_size
+    if case.conditional:
+        recipe = TrainConfig()
+        widths = [2, *[recipe.width] * recipe.depth, width]
+        layers = (
+            nn.Sequential(*(part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.GELU())))[:-1]
+            for _ in range(case.n_tokens)
+        )
+        generator = nn.ModuleList(layers).to(lm.device)
+        parameters = list(generator.parameters())
+    else:
+        prompt = nn.Parameter(torch.randn(case.n_tokens, width, device=lm.device) * 0.02)
+        parameters = [prompt]
+    optimizer = torch.optim.AdamW(parameters)
+
+    def loss() -> Tensor:
+        rows, labels = [], []
+        for e in examples:
+            tokens = torch.from_numpy(e.tokens).to(lm.device)
+            block = prompt if not case.conditional else None
+            if case.conditional:
+                condition = torch.from_numpy(e.condition).to(lm.device)
+                block = torch.stack([layer(condition) for layer in generator])
+            embedded = lm.get_input_embeddings()(tokens)
+            rows.append(torch.cat([embedded[:1], block.to(embedded.dtype), embedded[1:]]))
+            labels.append(torch.cat([torch.full((case.n_tokens + 1,), IGNORE), torch.from_numpy(e.labels[1:])]))
+        logits = lm(inputs_embeds=torch.stack(rows)).logits[:, :-1].float()
+        wanted = torch.stack(labels)[:, 1:].to(lm.device)
+        return nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1))
+
+    def step() -> None:
+        loss().backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        lm.zero_grad()
+
+    return {"training": step, "evaluation": torch.no_grad()(loss), "generation": _hf_generation(case, lm)}[case.what]
+
+
+def _hf_generation(case: Case, lm: GPTNeoXForCausalLM) -> Step:
+    """transformers' generate() from embeddings."""
+    tokens, _ = stacked(case, lm.device)
+    rows = lm.get_input_embeddings()(torch.cat([tokens[:, :1].expand(-1, case.n_tokens), tokens], 1)).detach()
+    mask = torch.ones(rows.shape[:2], dtype=torch.long, device=lm.device)
+    return lambda: lm.generate(
+        inputs_embeds=rows,
+        attention_mask=mask,
+        max_new_tokens=N_NEW,
+        min_new_tokens=N_NEW,
+        do_sample=False,
+        pad_token_id=0,
+    )
+
+
+def peft_loop(case: Case, lm: GPTNeoXForCausalLM) -> Step:
+    """PEFT's prompt tuning in a plain loop."""
+    model = _prompt_tuning(case, lm)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters)
+    tokens, labels = stacked(case, lm.device)
+    mask = torch.ones_like(tokens)
+
+    def step() -> None:
+        model(input_ids=tokens, labels=labels, attention_mask=mask).loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def peft_trainer(case: Case, lm: GPTNeoXForCausalLM) -> Step:
+    """PEFT's prompt tuning with transformers' Trainer; every turn is a training of four steps, its set-up among them."""
+    tokens, labels = stacked(case, torch.device("cpu"))
+    rows = [{"input_ids": t, "labels": y} for t, y in zip(tokens, labels, strict=True)] * TRAINER_STEPS
+    arguments = transformers.TrainingArguments(
+        tempfile.mkdtemp(), per_device_train_batch_size=case.batch, max_steps=TRAINER_STEPS, report_to=[],
+        save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=lm.device.type == "cpu",
+    )  # fmt: skip
+    return transformers.Trainer(_prompt_tuning(case, lm), arguments, train_dataset=rows).train
+
+
+TRAINER_STEPS = 4
+
+
+def _prompt_tuning(case: Case, lm: GPTNeoXForCausalLM) -> peft.PeftModel:
+    config = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=case.n_tokens)
+    return peft.get_peft_model(lm, config)
+
+
+class _NoText:
+    """What the engine asks of a tokenizer, where there is no text."""
+
+    eos_token_id = None
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": []}
+
+
+def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
+    """This project's step, for all runs of the case in one pass or one after another."""
+    lm.requires_grad_(False).eval()
+    vocabulary = sizes(case.shape)[-1]
+    model = LanguageModel("random", "", lm, _NoText(vocabulary), vocabulary)  # whose end of text never comes
+    examples = documents(case)
+    if case.what != "training":
+        prompt = SoftPrompt(model.vocabulary[: case.n_tokens].float(), 1.0)
+        if case.what == "evaluation":
+            return lambda: evaluate(model, [prompt], examples, BUDGET)
+        return lambda: generate(model, prompt, examples, N_NEW, 0.0, torch.Generator())
+    runs = [Run("throughput", Task(), "random", case.n_tokens, seed, TrainConfig(), "") for seed in range(case.n_runs)]
+    folder = Path(tempfile.mkdtemp())
+    trained = [Trained(run, make_prompt(model, run, 2 * case.conditional), Curves(run, folder)) for run in runs]
+    groups = [trained] if together else [[t] for t in trained]
+
+    def step() -> None:
+        for group in groups:
+            accumulate_gradients(model, runs[0].task, [t.prompt for t in group], [examples] * len(group), BUDGET)
+            for t in group:
+                t.update(1, examples)
+
+    return step

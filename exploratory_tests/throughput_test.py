@@ -1,0 +1,322 @@
+"""How fast is a training step, beside a naive loop and PEFT, and how near the machine's own limit?
+
+Random weights of real shapes. All contenders of a case take turns in one process, so that whatever else the machine does hits all alike;
+ratios are of medians. Expected: a frozen model, faster kernels and a loss at scored places only make a step several times faster than
+the loop one writes first; bfloat16 again, where the processor has it; and data never starve the loop.
+
+    python -m exploratory_tests.throughput_test --quick       # about three minutes on two cores
+    python -m exploratory_tests.throughput_test               # everything, half an hour; needs requirements-dev.txt for PEFT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import chess.pgn
+import numpy as np
+import torch
+import transformers
+import tyro
+import zstandard
+from matplotlib.figure import Figure
+
+import tests.chess_test
+import tests.pathfinding_test
+from exploratory_tests.contenders import TRAINER_STEPS, Case, Step, naive, new_lm, ours, peft_loop, peft_trainer
+from soft_prompts.console import say
+from soft_prompts.files import write_atomically
+from soft_prompts.kernels import choose_kernels, keep_memory
+from soft_prompts.model import load
+from soft_prompts.plots import save_figure
+from soft_prompts.pocket import GAMES
+from soft_prompts.sweep import Sweep
+from soft_prompts.tables import print_tables
+from soft_prompts.tasks.boards import board_texts, move_texts, stream
+from soft_prompts.tasks.pathfinding import Pathfinding
+from soft_prompts.tasks.pgn import GameFilter, read_games
+from soft_prompts.train import train
+
+USUAL = Case("70m", 8, 256, 16)
+TRAINING = [
+    *(replace(USUAL, n_tokens=n) for n in (1, 16, 64)),
+    replace(USUAL, scored=0.1),
+    Case("14m", 32, 256, 16),
+    Case("160m", 8, 256, 16),
+    Case("pocket", 8, 160, 16),
+    *(replace(USUAL, n_tokens=n, conditional=True) for n in (64, 512, 1024)),
+]
+READING = [replace(USUAL, batch=32, what="evaluation"), replace(USUAL, length=64, what="generation")]
+TOGETHER = [
+    *(replace(USUAL, n_runs=n) for n in (1, 5)),
+    Case("70m", 1, 64, 16, n_runs=15),
+    *(Case("pocket", 8, 160, 16, n_runs=n) for n in (5, 15)),
+]
+QUICK = [USUAL, replace(USUAL, scored=0.1), Case("pocket", 8, 160, 16), Case("70m", 1, 64, 16, n_runs=15)]
+LARGE = replace(USUAL, batch=32)
+"""Where memory is measured."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    quick: bool = False
+    """A few cases and rounds, and no file."""
+    rounds: int = 6
+    """Turns that every contender takes; the first is not counted."""
+    out: Path = Path("results/throughput")
+    memory_of: str = ""
+    """Only measure the memory of one contender (used by the benchmark itself)."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A step, and what of this project's settings it runs with."""
+
+    step: Step
+    fast: bool
+    """This project's choice of kernels, and memory that is kept."""
+    steps: int = 1
+    """Training steps that one call takes."""
+
+    def seconds(self, device: str) -> float:
+        """Of one training step, the device's work included."""
+        torch.set_float32_matmul_precision(choose_kernels() if self.fast and device == "cpu" else "highest")
+        keep_memory(self.fast)
+        synchronize(device)
+        started = time.perf_counter()
+        self.step()
+        synchronize(device)
+        return (time.perf_counter() - started) / self.steps
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def contenders(case: Case, device: str) -> dict[str, Contender]:
+    """Those that take part in a case; the first is what the others are compared with."""
+
+    def lm(dtype: torch.dtype = torch.float32) -> transformers.GPTNeoXForCausalLM:
+        return new_lm(case.shape, dtype, device)
+
+    if case.n_runs > 1:
+        shared = lm()
+        return {
+            "one run after another": Contender(ours(case, shared, together=False), True),
+            "all runs in one pass": Contender(ours(case, shared), True),
+        }
+    found = {"naive": Contender(naive(case, lm()), False)}
+    if case.what == "training" and not case.conditional:
+        found |= {
+            "PEFT": Contender(peft_loop(case, lm()), False),
+            "PEFT, Trainer": Contender(peft_trainer(case, lm()), False, TRAINER_STEPS),
+            "PEFT, our settings": Contender(peft_loop(case, lm()), True),
+            "PEFT, our settings, bfloat16": Contender(peft_loop(case, lm(torch.bfloat16)), True),
+        }
+    return found | {
+        "ours": Contender(ours(case, lm()), True),
+        "ours, bfloat16": Contender(ours(case, lm(torch.bfloat16)), True),
+    }
+
+
+def peak(dtype: torch.dtype, device: str) -> float:
+    """The machine's own matrix-product rate, FLOP/s: the best of some products of 2,048 squared."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    product = Contender(lambda: a @ b, True)
+    return 2 * 2048**3 / min(product.seconds(device) for _ in range(12))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one case: the median over rounds."""
+
+    case: str
+    contender: str
+    milliseconds: float
+    spread: float
+    """Interquartile range over the median."""
+    tokens_per_second: float
+    ratio: float
+    """Times as fast as the first contender of the case."""
+    share_of_peak: float
+    """Needed operations per second over the machine's own matrix-product rate in this dtype; on a GPU the model-FLOP utilisation."""
+
+
+def race(case: Case, rounds: int, device: str) -> list[Row]:
+    """All contenders of a case, taking turns."""
+    entered = contenders(case, device)
+    seconds: dict[str, list[float]] = {name: [] for name in entered}
+    for _ in range(rounds):
+        for name, contender in entered.items():
+            seconds[name].append(contender.seconds(device))
+    limits = {dtype: peak(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    first = float(np.median(next(iter(seconds.values()))[1:]))
+    rows = []
+    for name, taken in seconds.items():
+        low, middle, high = map(float, np.quantile(taken[1:], [0.25, 0.5, 0.75]))
+        limit = limits[torch.bfloat16 if "bfloat16" in name else torch.float32]
+        rows.append(
+            Row(
+                str(case), name, middle * 1000, (high - low) / middle, case.tokens / middle, first / middle,
+                case.flops() / middle / limit,
+            )
+        )  # fmt: skip
+    return rows
+
+
+# --- memory ---
+
+
+def memory(case: Case, contender: str) -> int:
+    """Bytes that two steps add to the peak resident memory of a process with a loaded model, in a process of its own."""
+    words = [sys.executable, "-m", "exploratory_tests.throughput_test"]
+    said = subprocess.run(
+        [*words, "--memory-of", json.dumps([asdict(case), contender])], capture_output=True, text=True, check=True
+    )
+    return int(said.stdout.split()[-1])
+
+
+def print_memory(case: Case, contender: str) -> None:
+    make = {"naive": naive, "PEFT": peft_loop}.get(contender, ours)
+    lm = new_lm(case.shape, torch.bfloat16 if "bfloat16" in contender else torch.float32, "cpu")
+    racer = Contender(make(case, lm), make is ours)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    racer.seconds("cpu")
+    racer.seconds("cpu")
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+# --- data ---
+
+
+def data() -> list[list[str]]:
+    """How fast games and boards are made, and what share of a training's time the loop waits for them."""
+    cells = [["what", "a second", "beside"]]
+    text = zstandard.ZstdDecompressor().stream_reader(GAMES.open("rb")).read()
+    with tempfile.TemporaryDirectory() as folder:
+        many = Path(folder) / "games.pgn"
+        many.write_bytes(text * 20)
+        started = time.perf_counter()
+        n = len(read_games(str(many), GameFilter(), None, Path(folder)))
+        ours_rate = n / (time.perf_counter() - started)
+        started = time.perf_counter()
+        with many.open() as lines:
+            for _ in range(200):
+                " ".join(move.uci() for move in chess.pgn.read_game(lines).mainline_moves())
+        naive_rate = 200 / (time.perf_counter() - started)
+        cells.append(["games read, checked and cached", f"{ours_rate:,.0f}", f"python-chess: {naive_rate:,.0f}"])
+        made, n = stream(Pathfinding().shape, (0,)), 0
+        started = time.perf_counter()
+        while n < 100_000:
+            boards = next(made)
+            n += len(list(zip(board_texts(boards, True, True), move_texts(boards, True), strict=True)))
+        cells.append(["boards of 8 x 8 with their text", f"{n / (time.perf_counter() - started):,.0f}", "one core"])
+        for sweep in (tests.chess_test.POCKET, tests.pathfinding_test.POCKET):
+            cells.append([f"{sweep.experiment} on pocket: waiting for data", waiting(sweep, folder), ""])
+    return cells
+
+
+def waiting(sweep: Sweep, folder: str) -> str:
+    """The share of a training's time that goes into making batches."""
+    settings = replace(sweep.train, steps=60, n_evaluations=0, eval_documents=16)
+    sweep = replace(sweep, train=settings, out=Path(folder))
+    runs = [run for run in sweep.runs("pocket") if run.n_tokens]
+    bench = sweep.bench(load("pocket"), runs[0])
+    trained = train(bench, runs, Path(folder))
+    examples = sweep.task.examples("train", bench.encoding, 0)
+    list(islice(examples, settings.batch_size))
+    started = time.perf_counter()
+    list(islice(examples, settings.batch_size * settings.steps))
+    return f"{(time.perf_counter() - started) / sum(t.seconds for t in trained):.1%}"
+
+
+# --- what is shown ---
+
+
+def main(settings: Settings) -> None:
+    """Run all cases, print tables, and write the numbers and a plot."""
+    transformers.utils.logging.set_verbosity_error()
+    if settings.memory_of:
+        case, contender = json.loads(settings.memory_of)
+        print_memory(Case(**case), contender)
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: list[Row] = []
+    for case in QUICK if settings.quick else [*TRAINING, *READING, *TOGETHER]:
+        say(f"{case} ...")
+        rows += race(case, 4 if settings.quick else settings.rounds, device)
+    tables = [(f"speed on {name_of(device)}", speed_cells(rows))]
+    if not settings.quick:
+        tables.append(("data", data()))
+    if device == "cpu" and not settings.quick:
+        used = {name: memory(LARGE, name) for name in ("naive", "PEFT", "ours", "ours, bfloat16")}
+        used |= {"ours, 5 runs": memory(replace(LARGE, n_runs=5), "ours")}
+        cells = [["variant", "GB", "of naive"]]
+        cells += [[name, f"{n / 1e9:.2f}", f"{n / used['naive']:.2f}"] for name, n in used.items()]
+        tables.append((f"memory above the model: {LARGE}", cells))
+    print_tables(tables)
+    if not settings.quick:
+        facts = {
+            "device": name_of(device), "torch": torch.__version__, "transformers": transformers.__version__,
+            "float32 kernels": choose_kernels() if device == "cpu" else "highest (no TF32)",
+            "rows": [asdict(row) for row in rows], "tables": {name: cells for name, cells in tables[1:]},
+        }  # fmt: skip
+        write_atomically(settings.out / f"{device}.json", (json.dumps(facts, indent=1) + "\n").encode())
+        save_figure(figure(rows), settings.out / f"{device}.png")
+        say(f"numbers and a plot: {settings.out}")
+
+
+def name_of(device: str) -> str:
+    """The machine in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def speed_cells(rows: Sequence[Row]) -> list[list[str]]:
+    cells = [["case", "variant", "ms a step", "spread", "tokens/s", "x first", "of peak"]]
+    for i, row in enumerate(rows):
+        new = not i or rows[i - 1].case != row.case
+        counted = "training" in row.case
+        cells.append([
+            row.case if new else "", row.contender, f"{row.milliseconds:.0f}", f"{row.spread:.0%}",
+            f"{row.tokens_per_second:,.0f}", f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}" if counted else "",
+        ])  # fmt: skip
+    return cells
+
+
+def figure(rows: Sequence[Row]) -> Figure:
+    """A bar for every contender: how many times as fast as the first of its case."""
+    made = Figure(figsize=(8, 0.22 * len(rows) + 1), layout="constrained")
+    ax = made.subplots()
+    places = np.arange(len(rows))[::-1]
+    cases = list(dict.fromkeys(row.case for row in rows))
+    ax.barh(places, [row.ratio for row in rows], color=[f"C{cases.index(row.case) % 2}" for row in rows])
+    names = [f"{row.case}: {row.contender}" if row.ratio == 1 else row.contender for row in rows]
+    ax.set_yticks(places, names, fontsize=7)
+    ax.bar_label(ax.containers[0], [f"{row.ratio:.1f}" for row in rows], fontsize=7, padding=2)
+    ax.axvline(1, color="gray", linewidth=0.8)
+    ax.set_xlabel("times as fast as the first of its case")
+    ax.spines[["top", "right"]].set_visible(False)
+    return made
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
