@@ -230,11 +230,15 @@ class _NoText:
         return {"input_ids": []}
 
 
+def random_model(case: Case, lm: GPTNeoXForCausalLM) -> LanguageModel:
+    """The frozen model as the engine takes it, with an end of text that never comes."""
+    vocabulary = sizes(case.shape)[-1]
+    return LanguageModel("random", "", lm.requires_grad_(False).eval(), _NoText(vocabulary), vocabulary)
+
+
 def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
     """This project's step, for all runs of the case in one pass or one after another."""
-    lm.requires_grad_(False).eval()
-    vocabulary = sizes(case.shape)[-1]
-    model = LanguageModel("random", "", lm, _NoText(vocabulary), vocabulary)  # whose end of text never comes
+    model = random_model(case, lm)
     examples = documents(case)
     if case.what != "training":
         prompt = SoftPrompt(model.vocabulary[: case.n_tokens].float(), 1.0)

@@ -1,0 +1,86 @@
+"""The benchmark's contenders compute the same, and its count of operations is that of what they do."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from exploratory_tests import contenders, throughput_test
+from exploratory_tests.contenders import IGNORE, Case, documents, new_lm
+from exploratory_tests.throughput_test import Settings, race
+from soft_prompts.evaluate import evaluate
+from soft_prompts.prompts import SoftPrompt
+
+pytest.importorskip("peft")
+TINY = Case("tiny", 2, 24, 4)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(contenders.SHAPES, "tiny", (32, 2, 2, 64, 300))
+
+
+@pytest.mark.parametrize("changes", [{}, {"scored": 0.3}])
+def test_the_naive_loop_and_ours_have_the_same_loss(changes: dict) -> None:
+    case = replace(TINY, what="evaluation", **changes)
+    lm = new_lm("tiny", torch.float32, "cpu")
+    loss = contenders.naive(case, lm)
+    prompt = next(cell.cell_contents for cell in _free(loss, "prompt"))
+    (scores,) = evaluate(contenders.random_model(case, lm), [SoftPrompt(prompt.detach())], documents(case), 10_000)
+    assert scores.loss == pytest.approx(loss().item(), rel=1e-5)
+    assert scores.counts.sum() == sum((e.labels != IGNORE).sum() for e in documents(case))
+
+
+def _free(function, name: str):
+    """The cell of a variable that a function closes over."""
+    inner = getattr(function, "__wrapped__", function)
+    return [cell for n, cell in zip(inner.__code__.co_freevars, inner.__closure__, strict=True) if n == name]
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the operations of matrix products as they are called."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if count := flop_registry.get(function._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@pytest.mark.parametrize("case", [TINY, replace(TINY, scored=0.5), replace(TINY, batch=3, n_runs=2)])
+def test_the_operations_counted_are_those_that_are_needed(case: Case) -> None:
+    step = contenders.ours(case, new_lm("tiny", torch.float32, "cpu"))
+    with _Counter() as counter:
+        step()
+    scored = sum((e.labels != IGNORE).sum() for e in documents(case)) / (case.batch * (case.length - 1))
+    needed = replace(case, scored=float(scored)).flops()
+    width, layers, row = 32, 2, case.length + case.n_tokens
+    attention = case.n_runs * case.batch * row * layers * row * width * 6  # which the counter does not know on a CPU
+    assert needed - attention == pytest.approx(counter.total)
+
+
+@pytest.mark.parametrize(
+    "case", [TINY, replace(TINY, conditional=True), replace(TINY, n_runs=3), replace(TINY, what="generation")]
+)
+def test_everyone_takes_part(case: Case) -> None:
+    rows = race(case, 2, "cpu")
+    assert rows[0].ratio == 1
+    assert {row.contender for row in rows} >= ({"ours", "naive"} if case.n_runs == 1 else {"all runs in one pass"})
+    assert all(row.milliseconds > 0 for row in rows)
+
+
+def test_the_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys) -> None:
+    for name, cases in {"TRAINING": [TINY], "READING": [], "TOGETHER": []}.items():
+        monkeypatch.setattr(throughput_test, name, cases)
+    monkeypatch.setattr(throughput_test, "data", lambda: [["what", "a second", "beside"]])
+    monkeypatch.setattr(throughput_test, "memory", lambda case, contender: 10**9)
+    throughput_test.main(Settings(rounds=2, out=tmp_path))
+    facts = json.loads((tmp_path / "cpu.json").read_text())
+    assert {row["contender"] for row in facts["rows"]} >= {"naive", "PEFT", "PEFT, Trainer", "ours"}
+    assert (tmp_path / "cpu.png").stat().st_size > 1000
+    assert "tokens/s" in capsys.readouterr().out
