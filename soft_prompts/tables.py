@@ -269,10 +269,11 @@ def print_table(results: Sequence[Result], headline: Sequence[str] = ()) -> None
 
 def markdown(results: Sequence[Result], headline: Sequence[str] = ()) -> str:
     """Results as Markdown tables."""
-    parts = []
-    for name, (header, *body) in tables(results, headline):
-        lines = [header, ["---" if column in ("flags", "variant") else "---:" for column in header], *body]
-        parts.append(
-            f"**{name}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{CAPTION}\n"
-        )
-    return "\n".join(parts)
+    return "\n".join([as_markdown(name, cells) for name, cells in tables(results, headline)] + [CAPTION]) + "\n"
+
+
+def as_markdown(name: str, cells: Sequence[Sequence[str]]) -> str:
+    """One table below its name."""
+    header, *body = cells
+    lines = [header, ["---" if column in ("flags", "variant") else "---:" for column in header], *body]
+    return f"**{name}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,6 +1,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.report.documents import filled
 from soft_prompts.tables import curves, flags, markdown, rows, tables
 from tests.unit.test_results import result
 
@@ -63,3 +67,16 @@ def test_the_command_line_prints_results_and_refuses_an_empty_folder(tmp_path) -
     refused = subprocess.run([*command, str(tmp_path / "empty")], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "no results in" in refused.stderr
+
+
+def test_a_page_is_filled_with_the_tables_it_names_and_a_filled_one_stays(tmp_path) -> None:
+    for n_tokens, losses in ((0, (3.0, 3.2)), (1, (2.0, 2.2))):
+        result(n_tokens, losses=losses).save(tmp_path / "results" / "e" / f"tokens-{n_tokens}.json")
+    page = "Before.\n\n<!-- results/e: hits -->\nold\n<!-- end -->\n\nAfter."
+    full = filled(page, tmp_path)
+    assert "| 1 | 2.100 ±0.100 |" in full and "old" not in full and full.count("<!--") == 2
+    assert "conditional distance" in full
+    assert (full[:9], full[-6:]) == ("Before.\n\n", "After.")
+    assert filled(full, tmp_path) == full
+    with pytest.raises(SoftPromptsError, match="no results in .*none"):
+        filled(page.replace("results/e", "results/none"), tmp_path)

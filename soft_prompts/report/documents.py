@@ -1,0 +1,61 @@
+"""Put the tables of results into Markdown pages, so that no number in a page is typed by hand.
+
+    python -m soft_prompts.report.documents README.md results/README.md
+
+fills what stands between `<!-- results/chess/pocket: move_match -->` (a folder below that of the command, and the scores to show) and
+`<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from soft_prompts.console import fail, say
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import write_atomically
+from soft_prompts.report.collection import Filter, collect
+from soft_prompts.tables import as_markdown, tables
+
+MARK = re.compile(r"<!-- (results/\S+?):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def filled(text: str, root: Path) -> str:
+    """A page with the tables and report lines of the results it names. Raises SoftPromptsError where there are none."""
+
+    def fill(mark: re.Match) -> str:
+        folder, scores = mark[1], mark[2].split()
+        collection = collect([root / folder], Filter())
+        results = [r for shown in collection.shown for r in shown.results]
+        if not results:
+            raise SoftPromptsError(f"there are no results in {root / folder}: {' '.join(collection.missing)}")
+        parts = [as_markdown(name, cells) for name, cells in tables(results, scores)]
+        lines = [
+            f"- {shown.what + ': ' if shown.what else ''}{shown.summary}\n"
+            for shown in collection.shown
+            if shown.summary
+        ]
+        body = "\n".join([*parts, "".join(lines)]) if lines else "\n".join(parts)
+        return f"<!-- {folder}:{mark[2]} -->\n\n{body}\n<!-- end -->"
+
+    return MARK.sub(fill, text)
+
+
+def main(pages: list[str]) -> None:
+    """Fill some pages."""
+    if not pages or set(pages) & {"-h", "--help"}:
+        print(__doc__)
+        return
+    for page in map(Path, pages):
+        if not page.is_file():
+            raise SoftPromptsError(f"there is no page {str(page)!r}.")
+        write_atomically(page, filled(page.read_text(), Path()).encode())
+        say(f"{page}: {len(MARK.findall(page.read_text()))} tables filled")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except SoftPromptsError as error:
+        fail(error)
