@@ -20,7 +20,7 @@ from soft_prompts.model import load
 from soft_prompts.pocket import GAMES, MODELS, SAMPLES, card, corpus
 from soft_prompts.pocket.train import CONTEXT, SHARES, SPECIAL, Corpus, Settings, base_batches, make_stream
 from soft_prompts.prompts import SoftPrompt
-from soft_prompts.stats import ratio
+from soft_prompts.stats import comparison_widths, ratio
 from soft_prompts.task import Encoding
 from soft_prompts.tasks.pgn import GameFilter, read_games
 from soft_prompts.train import Trained, train
@@ -55,7 +55,7 @@ def test_the_cards_say_what_was_measured() -> None:
         assert all(line in there for line in made.splitlines())
     assert base["held_out"]["prose"]["bits_per_byte"] <= 1.5
     assert base["chess"]["legal_after_10"]["value"] >= 0.93
-    assert base["chess"]["legal_after_40"]["value"] >= 0.70  # 0.80 is aimed at and not reached by these weights
+    assert base["chess"]["legal_after_40"]["value"] >= 0.80
     assert chat["chat"]["prose"]["nats_per_token"] - chat["base"]["prose"]["nats_per_token"] >= 0.05
 
 
@@ -113,9 +113,11 @@ def elicited(pocket, tmp_path_factory) -> dict[int, Trained]:
 
 
 def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> None:
-    none, one, sixteen = (elicited[n].scores for n in (0, 1, 16))
+    none, one, sixteen = scores = [elicited[n].scores for n in (0, 1, 16)]
     assert ratio(none.sums - one.sums, none.counts)["interval"][0] > 0
     assert ratio(one.sums - sixteen.sums, none.counts)["interval"][0] > 0
+    widths = comparison_widths(np.stack([s.sums for s in scores]), none.counts)
+    assert none.loss - widths[0] > one.loss + widths[1] and one.loss - widths[1] > sixteen.loss + widths[2]
 
 
 def test_a_conditional_prompt_uses_the_ratings(pocket, elicited) -> None:
