@@ -106,7 +106,15 @@ DEFAULT = Sweep(  # models, lengths, strings, text, steps and batch of arXiv 250
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=512, batch_size=256),
 )
-POCKET = quick(DEFAULT, Repetition(text=(str(SAMPLES),)), steps=100, max_tokens=128)
+POCKET = quick(
+    DEFAULT,
+    Repetition(text=(str(SAMPLES),)),
+    steps=80,
+    batch_size=4,
+    max_tokens=128,
+    eval_documents=64,
+    n_evaluations=0,
+)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET)

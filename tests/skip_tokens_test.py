@@ -62,7 +62,7 @@ DEFAULT = Sweep(  # models, lengths, text, steps of 32 documents as in arXiv 250
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=1536),
 )
-POCKET = quick(DEFAULT, SkipTokens(text=(str(SAMPLES),), skip=(1, 2)))
+POCKET = quick(DEFAULT, SkipTokens(text=(str(SAMPLES),), skip=(1, 2)), steps=300, max_tokens=96)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET)
