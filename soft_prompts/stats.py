@@ -51,20 +51,19 @@ def comparison_widths(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
     Where two of the intervals do not overlap, the paired difference of the two differs from 0 with 95 % confidence. The
     interval of each ratio alone is no help there: what makes a document hard at every length is no difference between lengths. The
-    widths' sums fit the widths of all paired differences by least squares (Goldstein and Healy 1995, doi 10.2307/2983411, for
-    unpaired means) and are then widened until none falls short. K must be at least 2.
+    widths' sums fit the widths of all paired differences by relative least squares (Goldstein and Healy 1995, doi 10.2307/2983411,
+    for unpaired means); then the wider of two is widened where their sum falls short. K must be at least 2.
     """
     draws, n = resampled(sums, counts), len(sums)
     low, high = np.quantile(draws[:, :, None] - draws[:, None, :], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    paired = (high - low) / 2  # [K, K], of every difference
     first, second = np.triu_indices(n, 1)
-    pairs = np.zeros((len(first), n))
-    pairs[np.arange(len(first)), first] = pairs[np.arange(len(first)), second] = 1
-    widths = np.linalg.lstsq(pairs, paired[first, second], rcond=None)[0].clip(0)
-    short = pairs @ widths < paired[first, second]
-    for j, k in zip(first[short], second[short], strict=True):
-        missing = max(0.0, paired[j, k] - widths[j] - widths[k])
-        widths[[j, k]] += missing / 2
+    paired = ((high - low) / 2)[first, second].clip(1e-12)  # of every difference
+    adds = np.zeros((len(paired), n))
+    adds[np.arange(len(paired)), first] = adds[np.arange(len(paired)), second] = 1
+    widths = np.linalg.lstsq(adds / paired[:, None], np.ones(len(paired)), rcond=None)[0].clip(0)
+    for j, k, wanted in zip(first, second, paired, strict=True):
+        wider = j if widths[j] > widths[k] else k
+        widths[wider] += max(0.0, wanted - widths[j] - widths[k])
     return widths
 
 

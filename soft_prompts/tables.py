@@ -121,7 +121,7 @@ def rows(curve: Sequence[Point], headline: Sequence[str]) -> list[list[str]]:
             [
                 str(point.n_tokens),
                 _loss(point),
-                "" if widths is None else f"±{widths[i]:.3f}",
+                "" if widths is None else f"±{widths[i]:.{_digits(widths[i])}f}",
                 seeds,
                 _cell(gain) if gain else "",
                 *scores,
@@ -178,7 +178,13 @@ def _loss(point: Point) -> str:
 def _cell(score: dict) -> str:
     """A value and half the width of its interval."""
     low, high = score["interval"]
-    return f"{score['value']:.3f} ±{(high - low) / 2:.3f}"
+    half = (high - low) / 2
+    return f"{score['value']:.{_digits(half)}f} ±{half:.{_digits(half)}f}"
+
+
+def _digits(half: float) -> int:
+    """Decimals by which half the width of an interval shows: three, or as many as its first digit needs."""
+    return 3 if half >= 0.0005 or half < 1e-6 else int(np.ceil(-np.log10(half)))
 
 
 def _mean_score(scores: Sequence[dict | None]) -> str:
