@@ -29,7 +29,7 @@ def result(n_tokens: int = 4, seed: int = 0, losses=(2.0, 3.0), **changes) -> Re
 
 
 def test_a_result_comes_back_as_it_was(tmp_path) -> None:
-    path = tmp_path / "deep" / "result.json"
+    path = tmp_path / "deep" / "tokens-0004-seed-0.json"
     result().save(path)
     assert Result.load(path) == result()
     assert load_results([tmp_path]) == [result()]
