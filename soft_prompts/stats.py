@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,17 @@ def resampled(sums: np.ndarray, counts: np.ndarray, n_resamples: int = N_RESAMPL
     (Efron and Tibshirani 1993, chapter 13), each with all its tokens, since the tokens of one document are not
     independent; several rows of ``sums`` are drawn together, so that they stay paired. Draws without any scored token are left out.
     """
-    n = len(counts)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)  # [resamples, documents]
+    drawn = _drawn(len(counts), n_resamples, seed)
     drawn_counts = drawn @ counts
     drawn_sums = np.moveaxis(np.asarray(sums @ drawn.T), -1, 0)  # [resamples, ...]
     kept = drawn_counts > 0
     return drawn_sums[kept] / drawn_counts[kept].reshape(-1, *[1] * (drawn_sums.ndim - 1))
+
+
+@lru_cache(maxsize=2)
+def _drawn(n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each of ``n`` documents is in each resample, [resamples, n]; the same for all scores of a task, and dear to draw."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
 
 
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> list[float]:
