@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -24,8 +24,12 @@ class Filter:
     n_tokens: tuple[int, ...] = ()
 
     def wants(self, r: Result) -> bool:
-        pairs = ((self.experiment, r.experiment), (self.model, r.model), (self.n_tokens, r.n_tokens))
+        pairs = ((self.experiment, r.experiment), (self.model, r.model))
         return all(not wanted or value in wanted for wanted, value in pairs)
+
+    def points(self, curve: Sequence[Point]) -> list[Point]:
+        """The lengths of a curve that are wanted; what is said of the whole curve still holds of all its lengths."""
+        return [p for p in curve if not self.n_tokens or p.n_tokens in self.n_tokens]
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,11 @@ def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
     reasons: dict[str, Counter[str]] = {}
     for (experiment, model), group in curves_by_model(results).items():
         for points in group:
-            shown.append(Shown(points, difference(points, group), summarise(points, _control(points, group))))
-            for reason in _unfinished(shown[-1]):
+            if not wanted.points(points):
+                continue
+            whole = Shown(points, difference(points, group), summarise(points, _control(points, group)))
+            shown.append(replace(whole, points=wanted.points(points)))
+            for reason in _unfinished(whole):
                 reasons.setdefault(reason, Counter())[f"{experiment} on {model}"] += 1
     for reason, where in reasons.items():
         missing.append(f"{reason}: {', '.join(k + (f' ({n} curves)' if n > 1 else '') for k, n in where.items())}.")
