@@ -154,6 +154,7 @@ class Sweep:
 
     def _train_task(self, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
         bench = self.bench(model, runs[0])
+        runs[0].task.check(bench)
         training = islice(runs[0].task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
         trivial = baselines(list(training), bench.held_out, model.head.out_features)
         size = self.runs_at_once or len(runs)

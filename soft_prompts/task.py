@@ -17,7 +17,7 @@ from soft_prompts.loss import cross_entropy
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from soft_prompts.evaluate import Prompted
+    from soft_prompts.evaluate import Bench, Prompted
 
 Split = Literal["train", "held_out"]
 
@@ -104,6 +104,9 @@ class Task:
     def loss(self, head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
         """The training loss of every scored token, [N], from the hidden states [N, D] that predict ``labels`` [N]."""
         return cross_entropy(head, hidden, labels)
+
+    def check(self, bench: Bench) -> None:
+        """Called before training. Raises SoftPromptsError for what ``score`` would refuse once the prompts are trained."""
 
     def score(self, prompted: Prompted, held_out: Sequence[Example]) -> Scored:
         """Behaviour on the held-out examples; by default none, and a few continuations to read."""

@@ -54,6 +54,11 @@ class ChatDetuning(TextTask):
         for document, tokens in self.documents(split, encoding, seed):
             yield Example(tokens, np.array([IGNORE, *tokens[1:]]), document)
 
+    def check(self, bench: Bench) -> None:
+        """Raises SoftPromptsError for a model without a chat template, and for a base that is not there or no base of it."""
+        dialogues(bench)
+        self._beside(bench)
+
     def score(self, prompted: Prompted, held_out: Sequence[Example]) -> Scored:
         """How much of the distance from chat to base is undone: in loss on plain text, and in replies to a battery of dialogues.
 
@@ -62,7 +67,7 @@ class ChatDetuning(TextTask):
         nats_from_chat, nats_from_base: Kullback-Leibler divergence of the prompted model's distribution of a reply from that of the
         chat model (without prompt) and of the base, in nats per token, estimated on its own replies.
         """
-        plain = self._beside(prompted)
+        plain = self._beside(prompted.bench)
         here, chat, base = (p.scores(held_out) for p in (prompted, *plain))
         starts = [e for _, _, e in dialogues(prompted.bench)]
         replies = prompted.generate(starts, self.reply_tokens, temperature=1.0)
@@ -78,9 +83,8 @@ class ChatDetuning(TextTask):
         }
         return Scored(scores, self._transcripts(prompted, plain[0]))
 
-    def _beside(self, prompted: Prompted) -> tuple[Prompted, Prompted]:
+    def _beside(self, bench: Bench) -> tuple[Prompted, Prompted]:
         """The chat model and the base, both without a prompt."""
-        bench = prompted.bench
         base = _load_base(self.base, str(bench.model.dtype).removeprefix("torch."), str(bench.model.device))
         if base.tokenizer_hash != bench.model.tokenizer_hash:
             raise SoftPromptsError(

@@ -161,10 +161,12 @@ def test_dialogues_are_read_in_the_chat_template_without_a_second_bos(chat) -> N
     )
 
 
-def test_a_base_with_another_tokenizer_and_a_model_without_template_are_refused(chat, pocket, folders) -> None:
+def test_a_base_with_another_tokenizer_and_a_model_without_template_are_refused_before_training(chat, folders) -> None:
     task = ChatDetuning(text=TEXT, base=str(folders["neox"]))
     held_out = list(islice(task.examples("held_out", encoding(chat), 0), 4))
     with pytest.raises(SoftPromptsError, match="has another tokenizer than 'pocket-chat'.*--base"):
-        task.score(unprompted(chat, held_out), held_out)
+        task.check(unprompted(chat, held_out).bench)
     with pytest.raises(SoftPromptsError, match="has no chat template"):
-        dialogues(unprompted(load(str(folders["neox"]))).bench)
+        task.check(unprompted(load(str(folders["neox"]))).bench)
+    with pytest.raises(SoftPromptsError, match="could not be loaded"):
+        replace(task, base="no/such-base").check(unprompted(chat, held_out).bench)
