@@ -204,7 +204,9 @@ def peft_trainer(case: Case, lm: GPTNeoXForCausalLM) -> Step:
         tempfile.mkdtemp(), per_device_train_batch_size=case.batch, max_steps=TRAINER_STEPS, report_to=[],
         save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=lm.device.type == "cpu",
     )  # fmt: skip
-    return transformers.Trainer(_prompt_tuning(case, lm), arguments, train_dataset=rows).train
+    trainer = transformers.Trainer(_prompt_tuning(case, lm), arguments, train_dataset=rows)
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    return trainer.train
 
 
 TRAINER_STEPS = 4

@@ -184,7 +184,7 @@ def _cell(score: dict) -> str:
 
 def _digits(half: float) -> int:
     """Decimals by which half the width of an interval shows: three, or as many as its first digit needs."""
-    return 3 if half >= 0.0005 or half < 1e-6 else int(np.ceil(-np.log10(half)))
+    return 3 if half >= 0.0005 or half < 1e-6 else min(4, int(np.ceil(-np.log10(half))))
 
 
 def _mean_score(scores: Sequence[dict | None]) -> str:
@@ -259,11 +259,14 @@ def print_tables(named: Sequence[tuple[str, list[list[str]]]]) -> None:
     for name, (header, *body) in named:
         table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
         table.pad_edge = False
-        for column in header:
-            justify = "left" if column in ("flags", "variant", "model") else "right"
-            table.add_column(column, justify=justify, overflow="fold")
+        shown = [i for i, column in enumerate(zip(*body, strict=True)) if any(column)]  # no flags, no column of them
+        for i in shown:
+            justify = "left" if header[i] in ("flags", "variant", "model") else "right"
+            # On a narrow terminal a cell may break between words, never within a number.
+            longest = max(len(word) for row in (header, *body) for word in row[i].split() or [""])
+            table.add_column(header[i], justify=justify, overflow="fold", min_width=min(longest, 12))
         for row in body:
-            table.add_row(*row)
+            table.add_row(*(row[i] for i in shown))
         console.print(table)
     console.print(CAPTION, style="dim")
 
