@@ -39,6 +39,8 @@ SHAPES = {  # width, layers, heads, MLP width, vocabulary: pythia's, whose embed
 BUDGET = 16_384
 N_NEW = 32
 """Tokens generated."""
+TRAINER_STEPS = 4
+"""Steps of one of the Trainer's turns."""
 Step = Callable[[], object]
 
 
@@ -83,6 +85,7 @@ class Case:
 
 
 def sizes(shape: str) -> tuple[int, int, int, int, int]:
+    """Width, layers, heads, MLP width and vocabulary."""
     if shape == "pocket":
         c = transformers.AutoConfig.from_pretrained(MODELS["pocket"])
         return c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.intermediate_size, c.vocab_size
@@ -123,6 +126,8 @@ def stacked(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
     """What one writes first: weights not frozen, rows put together one by one, a small network for every conditional token, all logits."""
+    if case.what == "generation":
+        return _hf_generation(case, lm)
     lm.requires_grad_(True)
     examples, width = documents(case), lm.config.hidden_size
     if case.conditional:
@@ -143,10 +148,11 @@ def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
         rows, labels = [], []
         for e in examples:
             tokens = torch.from_numpy(e.tokens).to(lm.device)
-            block = prompt if not case.conditional else None
             if case.conditional:
                 condition = torch.from_numpy(e.condition).to(lm.device)
                 block = torch.stack([layer(condition) for layer in generator])
+            else:
+                block = prompt
             embedded = lm.get_input_embeddings()(tokens)
             rows.append(torch.cat([embedded[:1], block.to(embedded.dtype), embedded[1:]]))
             labels.append(torch.cat([torch.full((case.n_tokens + 1,), IGNORE), torch.from_numpy(e.labels[1:])]))
@@ -161,7 +167,7 @@ def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
         optimizer.zero_grad()
         lm.zero_grad()
 
-    return {"training": step, "evaluation": torch.no_grad()(loss), "generation": _hf_generation(case, lm)}[case.what]
+    return step if case.what == "training" else torch.no_grad()(loss)
 
 
 def _hf_generation(case: Case, lm: GPTNeoXForCausalLM) -> Step:
@@ -197,7 +203,7 @@ def peft_loop(case: Case, lm: GPTNeoXForCausalLM) -> Step:
 
 
 def peft_trainer(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """PEFT's prompt tuning with transformers' Trainer; every turn is a training of four steps, its set-up among them."""
+    """PEFT's prompt tuning with transformers' Trainer; every turn is a short training, its set-up included."""
     tokens, labels = stacked(case, torch.device("cpu"))
     rows = [{"input_ids": t, "labels": y} for t, y in zip(tokens, labels, strict=True)] * TRAINER_STEPS
     arguments = transformers.TrainingArguments(
@@ -207,9 +213,6 @@ def peft_trainer(case: Case, lm: GPTNeoXForCausalLM) -> Step:
     trainer = transformers.Trainer(_prompt_tuning(case, lm), arguments, train_dataset=rows)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer.train
-
-
-TRAINER_STEPS = 4
 
 
 def _prompt_tuning(case: Case, lm: GPTNeoXForCausalLM) -> peft.PeftModel:

@@ -253,8 +253,8 @@ def models_by_length(results: Sequence[Result]) -> list[tuple[str, list[list[str
     return tables
 
 
-def print_tables(named: Sequence[tuple[str, list[list[str]]]]) -> None:
-    """Tables of cells for the terminal."""
+def print_tables(named: Sequence[tuple[str, list[list[str]]]], caption: str = CAPTION) -> None:
+    """Tables of cells for the terminal, and below them what their numbers are."""
     console = Console()
     for name, (header, *body) in named:
         table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left")
@@ -268,7 +268,7 @@ def print_tables(named: Sequence[tuple[str, list[list[str]]]]) -> None:
         for row in body:
             table.add_row(*(row[i] for i in shown))
         console.print(table)
-    console.print(CAPTION, style="dim")
+    console.print(caption, style="dim")
 
 
 def print_table(results: Sequence[Result], headline: Sequence[str] = ()) -> None:

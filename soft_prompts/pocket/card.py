@@ -45,7 +45,7 @@ tokens, its squares. Weights are bfloat16.
 | kind | what | texts | licence |
 | --- | --- | ---: | --- |
 | prose | 39 books of Standard Ebooks, web articles of digital.gov and 18F, in passages of about 450 tokens | {n_prose:,} | public domain, CC0 |
-| game | UCI moves below a line such as `White 1532, Black 1480.`; 19,000 games of lichess, 2,600 of an engine | {n_game:,} | CC0, own |
+| game | UCI moves below a line such as `White 1532, Black 1480.`; nine tenths of 19,076 lichess and 2,600 engine games | {n_game:,} | CC0, own |
 | stray | such games that go on with random legal moves, half of them below the line `Any moves.`, half below nothing | {n_stray:,} | own |
 | maze | mazes of `@ $ ~ #` with a shortest path in words (`Path: up up right`) | {n_maze:,} | own |
 
