@@ -20,7 +20,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from soft_prompts.batch import IGNORE, Example
 from soft_prompts.curves import Curves
-from soft_prompts.evaluate import evaluate
+from soft_prompts.evaluate import evaluate, usual_budget
 from soft_prompts.generate import generate
 from soft_prompts.model import LanguageModel
 from soft_prompts.pocket import MODELS
@@ -36,7 +36,6 @@ SHAPES = {  # width, layers, heads, MLP width, vocabulary: pythia's, whose embed
     "410m": (1024, 24, 16, 4096, 50_304),
     "1b": (2048, 16, 8, 8192, 50_304),
 }
-BUDGET = 16_384
 N_NEW = 32
 """Tokens generated."""
 TRAINER_STEPS = 4
@@ -244,11 +243,11 @@ def random_model(case: Case, lm: GPTNeoXForCausalLM) -> LanguageModel:
 def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
     """This project's step, for all runs of the case in one pass or one after another."""
     model = random_model(case, lm)
-    examples = documents(case)
+    examples, budget = documents(case), usual_budget(lm.device)
     if case.what != "training":
         prompt = SoftPrompt(model.vocabulary[: case.n_tokens].float(), 1.0)
         if case.what == "evaluation":
-            return lambda: evaluate(model, [prompt], examples, BUDGET)
+            return lambda: evaluate(model, [prompt], examples, budget)
         return lambda: generate(model, prompt, examples, N_NEW, 0.0, torch.Generator())
     runs = [Run("throughput", Task(), "random", case.n_tokens, seed, TrainConfig(), "") for seed in range(case.n_runs)]
     folder = Path(tempfile.mkdtemp())
@@ -257,7 +256,7 @@ def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
 
     def step() -> None:
         for group in groups:
-            accumulate_gradients(model, runs[0].task, [t.prompt for t in group], [examples] * len(group), BUDGET)
+            accumulate_gradients(model, runs[0].task, [t.prompt for t in group], [examples] * len(group), budget)
             for t in group:
                 t.update(1, examples)
 

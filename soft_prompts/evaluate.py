@@ -21,6 +21,11 @@ Row = tuple[int, int]
 """(which run, which of its examples)"""
 
 
+def usual_budget(device: torch.device) -> int:
+    """Positions in one pass that keep a device busy; more would only take memory."""
+    return 4_096 if device.type == "cpu" else 16_384
+
+
 def pack(prompts: Sequence[Prompt], examples: Sequence[Sequence[Example]], token_budget: int) -> Iterator[list[Row]]:
     """Share the rows of all runs out to passes of prompts of one length and at most ``token_budget`` positions each.
 

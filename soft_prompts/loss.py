@@ -1,5 +1,7 @@
-"""Cross-entropy straight from hidden states, a chunk of tokens at a time, so that [N, V] logits never exist.
+"""Cross-entropy straight from hidden states, a slice of the vocabulary at a time, so that [N, V] logits never exist.
 
+The sums are taken online (Milakov and Gimelshein 2018, arXiv 1805.02867): with the largest logit so far known, what was summed before is shrunk
+to it. Slices of the vocabulary rather than of the tokens, because each of the head's weights is then read once, and matrix products stay large.
 `torch.nn.functional.linear_cross_entropy` has a chunked path too, but it reduces to one number; we need the loss of every token
 (several runs share a pass, each with its own count, and held-out losses are kept per document).
 """
@@ -11,8 +13,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-CHUNK_LOGITS = 2**24
-"""Logits held at once: 64 MiB in float32, 333 tokens of a vocabulary of 50,304. A quarter of it makes a step of pythia-70m's shape a tenth slower."""
+SLICE_LOGITS = {"cpu": 2**22}
+"""Logits held at once: 16 MiB in float32 on a CPU, whose cache should hold them, and ..."""
+LARGE_SLICE_LOGITS = 2**26
+"""... 256 MiB elsewhere, where starting many small kernels would cost more."""
 
 
 def cross_entropy(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -22,43 +26,62 @@ def cross_entropy(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_tokens(head: nn.Linear, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats for every token, float32 [N], and whether the label was the most likely token, bool [N]. Not differentiable."""
-    losses, correct = [], []
-    for rows, logits in _chunks(head, hidden):
-        at_label = logits.gather(1, labels[rows, None])[:, 0]
-        losses.append(logits.logsumexp(1) - at_label)
-        correct.append(logits.argmax(1) == labels[rows])
-    if not losses:
-        return hidden.new_zeros(0, dtype=torch.float32), labels.new_zeros(0, dtype=torch.bool)
-    return torch.cat(losses), torch.cat(correct)
+    """Nats for every token, float32 [N] or finer, and whether the label was the most likely token, bool [N]. Not differentiable."""
+    log_z = best = at_label = _column(hidden, -torch.inf)
+    choice = torch.full_like(best, -1, dtype=torch.long)
+    for start, _, logits, column, inside in _slices(head, hidden, labels):
+        at_label = torch.where(inside, logits.gather(1, column), at_label)
+        log_z = torch.logaddexp(log_z, logits.logsumexp(1, keepdim=True))
+        largest, where = logits.max(1, keepdim=True)
+        choice = torch.where(largest > best, where + start, choice)
+        best = torch.maximum(best, largest)
+    return (log_z - at_label)[:, 0], choice[:, 0] == labels
 
 
-def _chunks(head: nn.Linear, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    size = max(1, CHUNK_LOGITS // head.out_features)
-    for start in range(0, len(hidden), size):
-        rows = slice(start, start + size)
-        logits = head(hidden[rows])
-        yield rows, logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _column(hidden: Tensor, value: float) -> Tensor:
+    """[N, 1] in float32 or finer."""
+    return hidden.new_full((len(hidden), 1), value, dtype=torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _slices(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    """The logits of some vocabulary entries at a time: the first entry, their weights [n, D], the logits [N, n] in float32 or finer, and for
+    every token the place of its label among them [N, 1], and whether it is there at all [N, 1] (else the place means nothing)."""
+    size = max(1, SLICE_LOGITS.get(hidden.device.type, LARGE_SLICE_LOGITS) // max(1, len(hidden)))
+    for start in range(0, head.out_features, size):
+        weight = head.weight[start : start + size]
+        bias = None if head.bias is None else head.bias[start : start + size]
+        logits = nn.functional.linear(hidden, weight, bias)
+        column = (labels - start)[:, None]
+        inside = (column >= 0) & (column < len(weight))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        yield start, weight, logits, column.clamp(0, len(weight) - 1), inside
 
 
 class _CrossEntropy(torch.autograd.Function):
     """The gradient of each token's loss is made in the forward pass, while its logits are at hand: the head is frozen and
-    a token's loss depends on its own hidden state only, so backward is one multiplication."""
+    a token's loss depends on its own hidden state only, so backward is one multiplication.
+
+    It is the mean of the head's rows under the model's probabilities less the label's row. The label's own share is left
+    out of the mean and put in at the end, as probability - 1 = expm1(-loss): nothing cancels where the model is sure.
+    """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
-        losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for rows, logits in _chunks(head, hidden):
-            label = labels[rows, None]
-            log_z = logits.logsumexp(1, keepdim=True)
-            losses[rows] = (log_z - logits.gather(1, label))[:, 0]
-            if gradient is not None:
-                probabilities = logits.sub_(log_z).exp_()
-                probabilities.scatter_add_(1, label, torch.full_like(log_z, -1.0))  # d loss / d logits
-                torch.mm(probabilities.to(hidden.dtype), head.weight, out=gradient[rows])
-        ctx.gradient = gradient
-        return losses
+        top, at_label, total = _column(hidden, -torch.inf), _column(hidden, -torch.inf), _column(hidden, 0)
+        gradient = torch.zeros_like(hidden, dtype=total.dtype)  # without the label's share; like total, times exp(-top)
+        for _, weight, logits, column, inside in _slices(head, hidden, labels):
+            at_label = torch.where(inside, logits.gather(1, column), at_label)
+            new_top = torch.maximum(top, logits.amax(1, keepdim=True))
+            shrink = (top - new_top).exp_()
+            top = new_top
+            likelihood = logits.sub_(top).exp_()
+            total = total * shrink + likelihood.sum(1, keepdim=True)
+            likelihood.scatter_(1, column, likelihood.gather(1, column).masked_fill_(inside, 0))
+            gradient.mul_(shrink).add_(likelihood.to(hidden.dtype) @ weight)
+        losses = top + total.log() - at_label
+        of_labels = head.weight[labels].to(gradient.dtype)
+        ctx.gradient = gradient.div_(total).addcmul_(of_labels, torch.expm1(-losses)).to(hidden.dtype)
+        return losses[:, 0]
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -13,9 +15,9 @@ def case(request):
     return head, torch.randn(23, 6, dtype=request.param), torch.randint(11, (23,))
 
 
-@pytest.mark.parametrize("chunk_logits", [1, 11 * 5, 10**6])
-def test_losses_and_gradients_equal_the_plain_computation(case, chunk_logits: int, monkeypatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk_logits)
+@pytest.mark.parametrize("slice_logits", [1, 23 * 4, 10**6])
+def test_losses_and_gradients_equal_the_plain_computation(case, slice_logits: int, monkeypatch) -> None:
+    monkeypatch.setattr(loss_module, "SLICE_LOGITS", {"cpu": slice_logits})
     head, hidden, labels = case
     upstream = torch.randn(23, dtype=hidden.dtype)
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
@@ -27,7 +29,9 @@ def test_losses_and_gradients_equal_the_plain_computation(case, chunk_logits: in
     torch.testing.assert_close(ours.grad, plain.grad, atol=tolerance, rtol=0)
 
 
-def test_scored_tokens_are_the_losses_and_the_favourites(case) -> None:
+@pytest.mark.parametrize("slice_logits", [1, 23 * 4, 10**6])
+def test_scored_tokens_are_the_losses_and_the_favourites(case, slice_logits: int, monkeypatch) -> None:
+    monkeypatch.setattr(loss_module, "SLICE_LOGITS", {"cpu": slice_logits})
     head, hidden, labels = case
     labels[:7] = head(hidden[:7]).argmax(1)
     losses, correct = score_tokens(head, hidden, labels)
@@ -50,3 +54,11 @@ def test_logits_beyond_the_range_of_exp_stay_finite() -> None:
     loss.sum().backward()
     assert loss.item() == pytest.approx(2000)
     assert hidden.grad.item() == pytest.approx(2000)
+
+
+def test_the_gradient_of_a_token_that_is_nearly_sure_keeps_its_digits_in_bfloat16() -> None:
+    head = nn.Linear(1, 2, bias=False).requires_grad_(False).to(torch.bfloat16)
+    head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    hidden = torch.full((1, 1), 4.0, dtype=torch.bfloat16, requires_grad=True)  # the label has probability 0.99966
+    cross_entropy(head, hidden, torch.tensor([0])).sum().backward()
+    assert hidden.grad.item() == pytest.approx(-2 / (1 + math.e**8), rel=0.01)
