@@ -5,7 +5,7 @@ ratios are of medians. Expected: a frozen model, faster kernels and a loss at sc
 the loop one writes first; bfloat16 again, where the processor has it; and data never starve the loop.
 
     python -m exploratory_tests.throughput_test --quick       # about three minutes on two cores
-    python -m exploratory_tests.throughput_test               # everything, half an hour; needs requirements-dev.txt for PEFT
+    python -m exploratory_tests.throughput_test               # everything, about forty minutes; needs requirements-dev.txt for PEFT
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -33,7 +34,17 @@ from matplotlib.figure import Figure
 
 import tests.chess_test
 import tests.pathfinding_test
-from exploratory_tests.contenders import TRAINER_STEPS, Case, Step, naive, new_lm, ours, peft_loop, peft_trainer
+from exploratory_tests.contenders import (
+    TRAINER_STEPS,
+    Case,
+    Step,
+    naive,
+    new_lm,
+    ours,
+    peft_loop,
+    peft_trainer,
+    products,
+)
 from soft_prompts.console import say
 from soft_prompts.files import write_atomically
 from soft_prompts.kernels import choose_kernels, keep_memory
@@ -41,7 +52,7 @@ from soft_prompts.model import load
 from soft_prompts.plots import save_figure
 from soft_prompts.pocket import GAMES
 from soft_prompts.sweep import Sweep
-from soft_prompts.tables import print_tables
+from soft_prompts.tables import as_markdown, print_tables
 from soft_prompts.tasks.boards import board_texts, move_texts, stream
 from soft_prompts.tasks.pathfinding import Pathfinding
 from soft_prompts.tasks.pgn import GameFilter, read_games
@@ -58,14 +69,14 @@ TRAINING = [
 ]
 READING = [replace(USUAL, batch=32, what="evaluation"), replace(USUAL, length=64, what="generation")]
 TOGETHER = [
-    *(replace(USUAL, n_runs=n) for n in (1, 5)),
-    Case("70m", 1, 64, 16, n_runs=15),
+    *(replace(USUAL, n_runs=n) for n in (5, 15)),
+    *(Case("70m", 1, 64, 16, n_runs=n) for n in (5, 15)),
     *(Case("pocket", 8, 160, 16, n_runs=n) for n in (5, 15)),
 ]
 QUICK = [USUAL, replace(USUAL, scored=0.1), Case("pocket", 8, 160, 16), Case("70m", 1, 64, 16, n_runs=15)]
 CAPTION = (
     "Medians over rounds, spread: interquartile range over the median. x first: times as fast as the first of the case. Of peak: needed operations "
-    "over what the machine's own matrix products reach in that dtype."
+    "over what the machine's own matrix products reach in that dtype. Products alone: only the products with the model's weights, a limit for all."
 )
 LARGE = replace(USUAL, batch=32)
 """Where memory is measured."""
@@ -75,8 +86,8 @@ LARGE = replace(USUAL, batch=32)
 class Settings:
     quick: bool = False
     """A few cases and rounds, and no file."""
-    rounds: int = 6
-    """Turns that every contender takes; the first is not counted."""
+    rounds: int = 5
+    """Turns that every contender takes."""
     out: Path = Path("results/throughput")
     memory_of: str = ""
     """Only measure the memory of one contender (used by the benchmark itself)."""
@@ -93,10 +104,11 @@ class Contender:
     """Training steps that one call takes."""
 
     def seconds(self, device: str) -> float:
-        """Of one training step, the device's work included; one before it, not counted, finds its memory again."""
+        """Of one training step, the device's work included; a call before it, not counted, finds its memory again (many steps need none)."""
         torch.set_float32_matmul_precision(choose_kernels() if self.fast and device == "cpu" else "highest")
         keep_memory(self.fast)
-        self.step()
+        if self.steps == 1:
+            self.step()
         synchronize(device)
         started = time.perf_counter()
         self.step()
@@ -122,24 +134,25 @@ def contenders(case: Case, device: str) -> dict[str, Contender]:
             "all runs in one pass": Contender(ours(case, shared), True),
         }
     found = {"naive": Contender(naive(case, lm()), False)}
-    if case.what == "training" and not case.conditional:
-        found |= {
-            "PEFT": Contender(peft_loop(case, lm()), False),
-            "PEFT, Trainer": Contender(peft_trainer(case, lm()), False, TRAINER_STEPS),
-            "PEFT, our settings": Contender(peft_loop(case, lm()), True),
-            "PEFT, our settings, bfloat16": Contender(peft_loop(case, lm(torch.bfloat16)), True),
-        }
-    return found | {
-        "ours": Contender(ours(case, lm()), True),
-        "ours, bfloat16": Contender(ours(case, lm(torch.bfloat16)), True),
-    }
+    unconditional = case.what == "training" and not case.conditional
+    if unconditional:
+        found["PEFT"] = Contender(peft_loop(case, lm()), False)
+    if case == USUAL:
+        found["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), False, TRAINER_STEPS)
+    for dtype, words in ((torch.float32, ""), (torch.bfloat16, ", bfloat16")):
+        if unconditional:
+            found[f"PEFT, our settings{words}"] = Contender(peft_loop(case, lm(dtype)), True)
+        found[f"ours{words}"] = Contender(ours(case, lm(dtype)), True)
+        if unconditional:
+            found[f"products alone{words}"] = Contender(products(case, lm(dtype)), True)
+    return found
 
 
 def peak(dtype: torch.dtype, device: str) -> float:
-    """The machine's own matrix-product rate, FLOP/s: the best of some products of 2,048 squared."""
+    """The machine's own matrix-product rate, FLOP/s: the best of a few products of 2,048 squared."""
     a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
     product = Contender(lambda: a @ b, True)
-    return 2 * 2048**3 / min(product.seconds(device) for _ in range(12))
+    return 2 * 2048**3 / min(product.seconds(device) for _ in range(4))
 
 
 @dataclass(frozen=True)
@@ -162,15 +175,17 @@ def race(case: Case, rounds: int, device: str) -> list[Row]:
     """All contenders of a case, taking turns."""
     entered = contenders(case, device)
     seconds: dict[str, list[float]] = {name: [] for name in entered}
+    peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     for _ in range(rounds):
         for name, contender in entered.items():
             seconds[name].append(contender.seconds(device))
-    limits = {dtype: peak(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
-    first = float(np.median(next(iter(seconds.values()))[1:]))
+        for dtype, found in peaks.items():
+            found.append(peak(dtype, device))
+    first = float(np.median(next(iter(seconds.values()))))
     rows = []
     for name, taken in seconds.items():
-        low, middle, high = map(float, np.quantile(taken[1:], [0.25, 0.5, 0.75]))
-        limit = limits[torch.bfloat16 if "bfloat16" in name else torch.float32]
+        low, middle, high = map(float, np.quantile(taken, [0.25, 0.5, 0.75]))
+        limit = float(np.median(peaks[torch.bfloat16 if "bfloat16" in name else torch.float32]))
         rows.append(
             Row(
                 str(case), name, middle * 1000, (high - low) / middle, case.tokens / middle, first / middle,
@@ -202,6 +217,14 @@ def print_memory(case: Case, contender: str) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
+def memory_cells() -> list[list[str]]:
+    """What contenders add to the memory at the large case; several runs of ours do as much as one."""
+    used = {name: memory(LARGE, name) for name in ("naive", "PEFT", "ours", "ours, bfloat16")}
+    used |= {f"ours, {n} runs": memory(replace(LARGE, n_runs=n), "ours") for n in (5, 15)}
+    cells = [["variant", "GB", "of naive"]]
+    return cells + [[name, f"{n / 1e9:.2f}", f"{n / used['naive']:.2f}"] for name, n in used.items()]
+
+
 # --- data ---
 
 
@@ -212,9 +235,12 @@ def data() -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         many = Path(folder) / "games.pgn"
         many.write_bytes(text * 20)
-        started = time.perf_counter()
-        n = len(read_games(str(many), GameFilter(), None, Path(folder)))
-        ours_rate = n / (time.perf_counter() - started)
+        seconds = []
+        for i in range(3):
+            started = time.perf_counter()
+            n = len(read_games(str(many), GameFilter(), None, Path(folder) / str(i)))
+            seconds.append(time.perf_counter() - started)
+        ours_rate = n / float(np.median(seconds))
         started = time.perf_counter()
         with many.open() as lines:
             for _ in range(200):
@@ -256,30 +282,39 @@ def main(settings: Settings) -> None:
         case, contender = json.loads(settings.memory_of)
         print_memory(Case(**case), contender)
         return
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: list[Row] = []
     for case in QUICK if settings.quick else [*TRAINING, *READING, *TOGETHER]:
         say(f"{case} ...")
-        rows += race(case, 4 if settings.quick else settings.rounds, device)
-    tables = [(f"speed on {name_of(device)}", speed_cells(rows))]
+        rows += race(case, 3 if settings.quick else settings.rounds, device)
+        if not settings.quick:
+            write(settings.out, device, rows, [])
+    others = []
     if not settings.quick:
-        tables.append(("data", data()))
-    if device == "cpu" and not settings.quick:
-        used = {name: memory(LARGE, name) for name in ("naive", "PEFT", "ours", "ours, bfloat16")}
-        used |= {"ours, 5 runs": memory(replace(LARGE, n_runs=5), "ours")}
-        cells = [["variant", "GB", "of naive"]]
-        cells += [[name, f"{n / 1e9:.2f}", f"{n / used['naive']:.2f}"] for name, n in used.items()]
-        tables.append((f"memory above the model: {LARGE}", cells))
-    print_tables(tables, CAPTION)
-    if not settings.quick:
-        facts = {
-            "device": name_of(device), "torch": torch.__version__, "transformers": transformers.__version__,
-            "float32 kernels": choose_kernels() if device == "cpu" else "highest (no TF32)",
-            "rows": [asdict(row) for row in rows], "tables": {name: cells for name, cells in tables[1:]},
-        }  # fmt: skip
-        write_atomically(settings.out / f"{device}.json", (json.dumps(facts, indent=1) + "\n").encode())
-        save_figure(figure(rows), settings.out / f"{device}.png")
-        say(f"numbers and a plot: {settings.out}")
+        others.append(("data", data()))
+        if device == "cpu":
+            others.append((f"memory above the model: {LARGE}", memory_cells()))
+        write(settings.out, device, rows, others)
+        say(f"numbers, tables and a plot: {settings.out}")
+    print_tables(speed_tables(rows) + others, CAPTION)
+
+
+Tables = list[tuple[str, list[list[str]]]]
+
+
+def write(folder: Path, device: str, rows: Sequence[Row], others: Tables) -> None:
+    """Numbers, tables and a plot of what is known so far."""
+    facts = {
+        "device": name_of(device), "torch": torch.__version__, "transformers": transformers.__version__,
+        "float32 kernels": choose_kernels() if device == "cpu" else "highest (no TF32)",
+        "rows": [asdict(row) for row in rows], "tables": dict(others),
+    }  # fmt: skip
+    write_atomically(folder / f"{device}.json", (json.dumps(facts, indent=1) + "\n").encode())
+    title = f"# Speed on {facts['device']}\n\n{CAPTION}\n"
+    text = [title, *(as_markdown(*table) for table in speed_tables(rows) + others)]
+    write_atomically(folder / f"{device}.md", "\n".join(text).encode())
+    save_figure(figure(rows), folder / f"{device}.png")
 
 
 def name_of(device: str) -> str:
@@ -295,20 +330,21 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def speed_cells(rows: Sequence[Row]) -> list[list[str]]:
-    cells = [["case", "variant", "ms a step", "spread", "tokens/s", "x first", "of peak"]]
-    for i, row in enumerate(rows):
-        new = not i or rows[i - 1].case != row.case
-        counted = "training" in row.case
+def speed_tables(rows: Sequence[Row]) -> Tables:
+    """A table for every case."""
+    tables: dict[str, list[list[str]]] = {}
+    for row in rows:
+        cells = tables.setdefault(row.case, [["variant", "ms a step", "spread", "tokens/s", "x first", "of peak"]])
         cells.append([
-            row.case if new else "", row.contender, f"{row.milliseconds:.0f}", f"{row.spread:.0%}",
-            f"{row.tokens_per_second:,.0f}", f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}" if counted else "",
+            row.contender, f"{row.milliseconds:.0f}", f"{row.spread:.0%}", f"{row.tokens_per_second:,.0f}",
+            f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}" if row.case.startswith("training") else "",
         ])  # fmt: skip
-    return cells
+    return list(tables.items())
 
 
 def figure(rows: Sequence[Row]) -> Figure:
     """A bar for every contender: how many times as fast as the first of its case."""
+    rows = [row for row in rows if "alone" not in row.contender]
     made = Figure(figsize=(8, 0.22 * len(rows) + 1), layout="constrained")
     ax = made.subplots()
     places = np.arange(len(rows))[::-1]

@@ -70,7 +70,7 @@ def test_everyone_takes_part(case: Case) -> None:
 
 
 def test_the_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys) -> None:
-    for name, cases in {"TRAINING": [TINY], "READING": [], "TOGETHER": []}.items():
+    for name, cases in {"TRAINING": [TINY], "READING": [], "TOGETHER": [], "USUAL": TINY}.items():
         monkeypatch.setattr(throughput_test, name, cases)
     monkeypatch.setattr(throughput_test, "data", lambda: [["what", "a second", "beside"]])
     monkeypatch.setattr(throughput_test, "memory", lambda case, contender: 10**9)
@@ -78,4 +78,12 @@ def test_the_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys) -> None
     facts = json.loads((tmp_path / "cpu.json").read_text())
     assert {row["contender"] for row in facts["rows"]} >= {"naive", "PEFT", "PEFT, Trainer", "ours"}
     assert (tmp_path / "cpu.png").stat().st_size > 1000
+    assert "| ours, bfloat16 |" in (tmp_path / "cpu.md").read_text()
     assert "tokens/s" in capsys.readouterr().out
+
+
+def test_products_alone_are_those_of_the_step_but_for_attention() -> None:
+    with _Counter() as counter:
+        contenders.products(TINY, new_lm("tiny", torch.float32, "cpu"))()
+    attention = TINY.batch * 28 * 2 * 28 * 32 * 6  # rows x positions x layers x positions x width x products
+    assert TINY.flops() - attention == pytest.approx(counter.total)
