@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,6 +69,15 @@ def test_everyone_takes_part(case: Case) -> None:
     assert rows[0].ratio == 1
     assert {row.contender for row in rows} >= ({"ours", "naive"} if case.n_runs == 1 else {"all runs in one pass"})
     assert all(row.milliseconds > 0 for row in rows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_is_that_of_the_contender_whatever_its_parent_held() -> None:
+    held = np.ones(2**27)  # 1 GiB
+    del held
+    logits = 4 * 8 * 255 * 50_304
+    assert 2 * logits < throughput_test.memory(Case("14m", 8, 256, 1), "naive") < 10 * logits
+    assert throughput_test.memory(Case("14m", 8, 256, 1), "ours") < logits
 
 
 def test_the_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys) -> None:
