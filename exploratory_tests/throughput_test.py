@@ -289,6 +289,8 @@ def waiting(sweep: Sweep, folder: str) -> str:
 
 def main(settings: Settings) -> None:
     """Run all cases, print tables, and write the numbers and a plot."""
+    if settings.rounds < 1:
+        sys.exit(f"error: --rounds is {settings.rounds}; it must be at least 1, and 5 make a median one can trust.")
     transformers.utils.logging.set_verbosity_error()
     if settings.memory_of:
         case, contender = json.loads(settings.memory_of)
