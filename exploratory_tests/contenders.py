@@ -1,6 +1,7 @@
 """What the throughput benchmark lets race: a naive loop, PEFT and this project, each as a function that takes one step.
 
-All compute the same thing for a case: the gradient of the mean loss of ``batch`` documents behind a prompt, and an optimiser step.
+All do the same work for a case: the gradient of the mean loss of ``batch`` documents behind a prompt, and an optimiser step. PEFT's prompt
+stands before the first token, the others' behind it.
 """
 
 from __future__ import annotations

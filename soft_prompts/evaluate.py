@@ -22,7 +22,7 @@ Row = tuple[int, int]
 
 
 def usual_budget(device: torch.device) -> int:
-    """Positions in one pass that keep a device busy; more would only take memory."""
+    """Positions in one pass that keep a device busy; more takes memory and gains little (a CPU: at most 5 %; a GPU: not measured)."""
     return 4_096 if device.type == "cpu" else 16_384
 
 

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-SLICE_LOGITS = {"cpu": 2**22}
-"""Logits held at once: 16 MiB in float32 on a CPU, whose cache should hold them, and ..."""
-LARGE_SLICE_LOGITS = 2**26
-"""... 256 MiB elsewhere, where starting many small kernels would cost more."""
+SLICE_LOGITS = {"cpu": 2**22, "cuda": 2**26}
+"""Logits held at once, 16 and 256 MiB in float32: more is no faster on a CPU; on a GPU, where it is not measured, small kernels would be dear."""
 
 
 def cross_entropy(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -46,7 +44,7 @@ def _column(hidden: Tensor, value: float) -> Tensor:
 def _slices(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """The logits of some vocabulary entries at a time: the first entry, their weights [n, D], the logits [N, n] in float32 or finer, and for
     every token the place of its label among them [N, 1], and whether it is there at all [N, 1] (else the place means nothing)."""
-    size = max(1, SLICE_LOGITS.get(hidden.device.type, LARGE_SLICE_LOGITS) // max(1, len(hidden)))
+    size = max(1, SLICE_LOGITS.get(hidden.device.type, SLICE_LOGITS["cuda"]) // max(1, len(hidden)))
     for start in range(0, head.out_features, size):
         weight = head.weight[start : start + size]
         bias = None if head.bias is None else head.bias[start : start + size]

@@ -53,8 +53,8 @@ class Sweep:
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
     token_budget: int | None = None
-    """Positions computed in one pass, which sets the memory; no result depends on it. None: 4,096 on a CPU, which more would
-    not make faster, 16,384 on a GPU. Halve it if memory runs out."""
+    """Positions computed in one pass, which sets the memory; no result depends on it. None: 4,096 on a CPU, which more makes
+    hardly faster, 16,384 on a GPU. Halve it if memory runs out."""
     runs_at_once: int | None = None
     """Prompts trained together; their results appear when all of them are done. None: all prompts of a model."""
     trust_remote_code: bool = False

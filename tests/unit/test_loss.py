@@ -17,7 +17,7 @@ def case(request):
 
 @pytest.mark.parametrize("slice_logits", [1, 23 * 4, 10**6])
 def test_losses_and_gradients_equal_the_plain_computation(case, slice_logits: int, monkeypatch) -> None:
-    monkeypatch.setattr(loss_module, "SLICE_LOGITS", {"cpu": slice_logits})
+    monkeypatch.setitem(loss_module.SLICE_LOGITS, "cpu", slice_logits)
     head, hidden, labels = case
     upstream = torch.randn(23, dtype=hidden.dtype)
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
@@ -31,7 +31,7 @@ def test_losses_and_gradients_equal_the_plain_computation(case, slice_logits: in
 
 @pytest.mark.parametrize("slice_logits", [1, 23 * 4, 10**6])
 def test_scored_tokens_are_the_losses_and_the_favourites(case, slice_logits: int, monkeypatch) -> None:
-    monkeypatch.setattr(loss_module, "SLICE_LOGITS", {"cpu": slice_logits})
+    monkeypatch.setitem(loss_module.SLICE_LOGITS, "cpu", slice_logits)
     head, hidden, labels = case
     labels[:7] = head(hidden[:7]).argmax(1)
     losses, correct = score_tokens(head, hidden, labels)
