@@ -113,16 +113,10 @@ def insert(rows: Tensor, block: Tensor, at: Tensor) -> Tensor:
     (before any padding).
     """
     n_rows, n_block = rows.shape[1], block.shape[1]
-    place = torch.arange(n_rows + n_block, device=rows.device)  # [L], places in the result
+    row = torch.arange(len(rows), device=rows.device)[:, None]
+    place = torch.arange(n_rows + n_block, device=rows.device)  # [L], in the result
     at = at[:, None]
-    source = torch.where(
-        place < at,
-        place,  # before the block: row place, unmoved
-        torch.where(
-            place < at + n_block,
-            place - at + n_rows,  # inside the block, which stands behind the row in the concatenation
-            place - n_block,  # behind the block: row place, moved by P
-        ),
-    )  # [B, L]
-    both = torch.cat([rows, block.to(rows.dtype)], 1)  # [B, T + P, ...]
-    return both.gather(1, source.reshape(*source.shape, *[1] * (rows.dim() - 2)).expand_as(both))
+    source = place - n_block * (place >= at + n_block)  # [B, L], what stands behind the block moves by P
+    joined = rows[row, source.clamp(max=n_rows - 1)]  # where the block goes, anything
+    joined[row, at + place[:n_block]] = block.to(rows.dtype)
+    return joined

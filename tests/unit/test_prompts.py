@@ -21,6 +21,13 @@ def test_insert_equals_cutting_and_joining_row_by_row(n_tokens: int, tail: tuple
     assert torch.equal(insert(rows, block, at), insert_by_loop(rows, block, at))
 
 
+def test_the_gradient_of_what_is_inserted_is_that_of_its_places() -> None:
+    block, at = torch.randn(3, 2, 4, requires_grad=True), torch.tensor([0, 2, 5])
+    upstream = torch.randn(3, 7, 4)
+    insert(torch.randn(3, 5, 4), block, at).backward(upstream)
+    assert torch.equal(block.grad, torch.stack([upstream[i, n : n + 2] for i, n in enumerate(at)]))
+
+
 def test_insert_carries_labels_and_masks_in_their_own_dtype() -> None:
     labels = torch.arange(6).reshape(2, 3)
     got = insert(labels, torch.full((2, 2), -100), torch.tensor([0, 2]))
