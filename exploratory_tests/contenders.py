@@ -235,21 +235,24 @@ class _NoText:
         return {"input_ids": []}
 
 
-def products(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """Nothing but the products with the model's weights that ``flops`` counts, each at once: what no step with this library can go below.
-
-    Attention's own products are left out, which makes it a little too fast.
-    """
+def bare(case: Case, lm: GPTNeoXForCausalLM) -> Step:
+    """Nothing but the products with the model's weights that ``flops`` counts, each at once, and torch's attention, forward and
+    backward to the input: what no step made of this library's kernels can go below."""
     linear = [m.weight for m in lm.base_model.modules() if isinstance(m, nn.Linear)]
-    scored = round(case.batch * (case.length - 1) * case.scored)
-    used = [(w, case.batch * (case.length + case.n_tokens)) for w in linear]
-    used.append((lm.get_output_embeddings().weight, scored))
+    row, scored = case.length + case.n_tokens, round(case.batch * (case.length - 1) * case.scored)
+    used = [(w, case.batch * row) for w in linear] + [(lm.get_output_embeddings().weight, scored)]
     states = [(w, torch.randn(n, w.shape[1], device=lm.device, dtype=lm.dtype)) for w, n in used]
+    width, layers, heads, *_ = sizes(case.shape)
+    shape = case.batch, heads, row, width // heads
+    *qkv, upstream = (torch.randn(shape, device=lm.device, dtype=lm.dtype, requires_grad=True) for _ in range(4))
 
-    @torch.no_grad()
     def step() -> None:
-        for weight, hidden in states:
-            (hidden @ weight.T) @ weight  # forward, and backward to the input
+        with torch.no_grad():
+            for weight, hidden in states:
+                (hidden @ weight.T) @ weight
+        for _ in range(layers):
+            out = nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
+            torch.autograd.grad(out, qkv, upstream)
 
     return step
 
