@@ -36,6 +36,7 @@ SHAPES = {  # width, layers, heads, MLP width, vocabulary: pythia's, whose embed
     "160m": (768, 12, 12, 3072, 50_304),
     "410m": (1024, 24, 16, 4096, 50_304),
     "1b": (2048, 16, 8, 8192, 50_304),
+    "tiny": (32, 2, 2, 64, 300),  # to try the benchmark itself
 }
 N_NEW = 32
 """Tokens generated."""

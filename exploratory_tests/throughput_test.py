@@ -1,16 +1,18 @@
 """How fast is a training step, beside a naive loop and PEFT, and how near the machine's own limit?
 
-Random weights of real shapes. All contenders of a case take turns in one process, so that whatever else the machine does hits all alike;
-ratios are of medians. Expected: a frozen model, faster kernels and a loss at scored places only make a step several times faster than
-the loop one writes first; bfloat16 again, where the processor has it; and data never starve the loop.
+Random weights of real shapes. All contenders of a case take turns, so that whatever else the machine does hits all alike; ratios are of
+medians. Those with this project's settings and those without wait in a process each: a heap that keeps its memory, once there, would serve
+the others too, who pay for fresh memory in every step. Expected: a frozen model, faster kernels and a loss at scored places only make a
+step several times faster than the loop one writes first; bfloat16 again, where the processor has it; and data never starve the loop.
 
     python -m exploratory_tests.throughput_test --quick       # about three minutes on two cores
-    python -m exploratory_tests.throughput_test               # everything, about forty minutes; needs requirements-dev.txt for PEFT
+    python -m exploratory_tests.throughput_test               # everything, about fifty minutes; needs requirements-dev.txt for PEFT
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -22,6 +24,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import chess.pgn
@@ -69,19 +72,22 @@ TRAINING = [
 ]
 READING = [replace(USUAL, batch=32, what="evaluation"), replace(USUAL, length=64, what="generation")]
 TOGETHER = [
-    *(replace(USUAL, n_runs=n) for n in (5, 15)),
+    replace(USUAL, n_runs=5),
     *(Case("70m", 1, 64, 16, n_runs=n) for n in (5, 15)),
     *(Case("pocket", 8, 160, 16, n_runs=n) for n in (5, 15)),
 ]
 ON_A_GPU = [replace(USUAL, shape=shape) for shape in ("410m", "1b")]
-QUICK = [USUAL, replace(USUAL, scored=0.1), Case("pocket", 8, 160, 16), Case("70m", 1, 64, 16, n_runs=15)]
+QUICK = [USUAL, Case("pocket", 8, 160, 16), Case("70m", 1, 64, 16, n_runs=15)]
 CAPTION = (
-    "Medians over rounds, spread: interquartile range over the median. x first: times as fast as the first of the case. Of peak: needed operations "
+    "Medians over rounds, spread: interquartile range over the median. In system: processor time in the "
+    "operating system, nearly all for fresh memory. x first: times as fast as the first of the case. Of peak: needed operations "
     "over what the machine's own matrix products reach in that dtype. The bare kernels: only the products with the model's "
     "weights and torch's attention, a limit for all that use them."
 )
 FEW_FAULTS = 1000
 """Pages of memory taken from the system within a step that no longer count (4 MB)."""
+WITH_TRAINER = replace(USUAL, n_tokens=64)
+"""Where transformers' Trainer takes part: it takes long."""
 LARGE = replace(USUAL, batch=32)
 """Where memory is measured."""
 
@@ -98,29 +104,42 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What a training step took."""
+
+    seconds: float
+    """By the clock, the device's work included."""
+    system_seconds: float
+    """Processor time spent in the operating system, nearly all of it for fresh memory."""
+
+
+@dataclass(frozen=True)
 class Contender:
-    """A step, and what of this project's settings it runs with."""
+    """A step, and how many training steps one call of it takes."""
 
     step: Step
-    fast: bool
-    """This project's choice of kernels, and memory that is kept."""
     steps: int = 1
-    """Training steps that one call takes."""
 
-    def seconds(self, device: str) -> float:
-        """Of one training step, the device's work included, once the memory that the turn before gave back is found again."""
-        torch.set_float32_matmul_precision(choose_kernels() if self.fast and device == "cpu" else "highest")
-        keep_memory(self.fast)
-        for _ in range(3 if self.steps == 1 else 0):
+    def turn(self, device: str, keeps_memory: bool = True) -> Turn:
+        """A step after another like it; where memory is kept, after so many that it finds all it needs."""
+        for _ in range(3 if keeps_memory else 1):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            self.step()
-            if not self.fast or resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < FEW_FAULTS:
-                break  # who keeps no memory finds it anew in every step
+            if self.steps == 1:
+                self.step()
+            if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < FEW_FAULTS:
+                break
         synchronize(device)
-        started = time.perf_counter()
+        system, started = resource.getrusage(resource.RUSAGE_SELF).ru_stime, time.perf_counter()
         self.step()
         synchronize(device)
-        return (time.perf_counter() - started) / self.steps
+        seconds, system = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_stime - system
+        return Turn(seconds / self.steps, system / self.steps)
+
+
+def take_settings(device: str) -> None:
+    """This project's choice of kernels, and memory that is kept."""
+    torch.set_float32_matmul_precision(choose_kernels() if device == "cpu" else "highest")
+    keep_memory()
 
 
 def synchronize(device: str) -> None:
@@ -128,38 +147,55 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def contenders(case: Case, device: str) -> dict[str, Contender]:
-    """Those that take part in a case; the first is what the others are compared with."""
+def contenders(case: Case, device: str, fast: bool) -> dict[str, Contender]:
+    """Those that take part in a case with this project's settings (``fast``) or without. The first of those without, or
+    of all where there are none, is what the others are compared with."""
 
     def lm(dtype: torch.dtype = torch.float32) -> transformers.GPTNeoXForCausalLM:
         return new_lm(case.shape, dtype, device)
 
+    unconditional = case.what == "training" and not case.conditional
     if case.n_runs > 1:
+        if not fast:
+            return {}
         shared = lm()
         return {
-            "one run after another": Contender(ours(case, shared, together=False), True),
-            "all runs in one pass": Contender(ours(case, shared), True),
+            "one run after another": Contender(ours(case, shared, together=False)),
+            "all runs in one pass": Contender(ours(case, shared)),
         }
-    found = {"naive": Contender(naive(case, lm()), False)}
-    unconditional = case.what == "training" and not case.conditional
-    if unconditional:
-        found["PEFT"] = Contender(peft_loop(case, lm()), False)
-    if case == USUAL:
-        found["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), False, TRAINER_STEPS)
+    found = {}
+    if not fast:
+        found["naive"] = Contender(naive(case, lm()))
+        if unconditional:
+            found["PEFT"] = Contender(peft_loop(case, lm()))
+        if case == WITH_TRAINER:
+            found["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), TRAINER_STEPS)
+        return found
     for dtype, words in ((torch.float32, ""), (torch.bfloat16, ", bfloat16")):
         if unconditional:
-            found[f"PEFT, our settings{words}"] = Contender(peft_loop(case, lm(dtype)), True)
-        found[f"ours{words}"] = Contender(ours(case, lm(dtype)), True)
+            found[f"PEFT, our settings{words}"] = Contender(peft_loop(case, lm(dtype)))
+        found[f"ours{words}"] = Contender(ours(case, lm(dtype)))
         if case.what == "training":
-            found[f"the bare kernels{words}"] = Contender(bare(case, lm(dtype)), True)
+            found[f"the bare kernels{words}"] = Contender(bare(case, lm(dtype)))
     return found
 
 
 def peak(dtype: torch.dtype, device: str) -> float:
     """The machine's own matrix-product rate, FLOP/s: the best of a few products of 2,048 squared."""
     a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
-    product = Contender(lambda: a @ b, True)
-    return 2 * 2048**3 / min(product.seconds(device) for _ in range(4))
+    product = Contender(lambda: a @ b)
+    return 2 * 2048**3 / min(product.turn(device).seconds for _ in range(4))
+
+
+def wait_for_turns(pipe: Connection, case: Case, device: str, fast: bool) -> None:
+    """The life of a process of contenders: say who they are, then take a turn, or measure the peak of a dtype, when asked to."""
+    quiet()
+    if fast:
+        take_settings(device)
+    entered = contenders(case, device, fast)
+    pipe.send(list(entered))
+    while asked := pipe.recv():
+        pipe.send(peak(asked, device) if isinstance(asked, torch.dtype) else entered[asked].turn(device, fast))
 
 
 @dataclass(frozen=True)
@@ -172,6 +208,8 @@ class Row:
     spread: float
     """Interquartile range over the median."""
     tokens_per_second: float
+    system_milliseconds: float
+    """Of processor time, in the operating system."""
     ratio: float
     """Times as fast as the first contender of the case."""
     share_of_peak: float
@@ -180,22 +218,38 @@ class Row:
 
 def race(case: Case, rounds: int, device: str) -> list[Row]:
     """All contenders of a case, taking turns."""
-    entered = contenders(case, device)
-    seconds: dict[str, list[float]] = {name: [] for name in entered}
+    spawn = multiprocessing.get_context("spawn")
+    home: dict[str, Connection] = {}
+    pipes = []
+    for fast in (False, True):
+        pipe, other_end = spawn.Pipe()
+        spawn.Process(target=wait_for_turns, args=(other_end, case, device, fast), daemon=True).start()
+        other_end.close()
+        home |= dict.fromkeys(pipe.recv(), pipe)
+        pipes.append(pipe)
+    turns: dict[str, list[Turn]] = {name: [] for name in home}
     peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+
+    def ask(pipe: Connection, what: str | torch.dtype) -> Turn | float:
+        pipe.send(what)
+        return pipe.recv()
+
     for _ in range(rounds):
-        for name, contender in entered.items():
-            seconds[name].append(contender.seconds(device))
+        for name, taken in turns.items():
+            taken.append(ask(home[name], name))
         for dtype, found in peaks.items():
-            found.append(peak(dtype, device))
-    first = float(np.median(next(iter(seconds.values()))))
-    rows = []
-    for name, taken in seconds.items():
-        low, middle, high = map(float, np.quantile(taken, [0.25, 0.5, 0.75]))
+            found.append(ask(pipes[1], dtype))  # with our settings
+    for pipe in pipes:
+        pipe.send(None)
+    rows, first = [], 0.0
+    for name, taken in turns.items():
+        low, middle, high = map(float, np.quantile([t.seconds for t in taken], [0.25, 0.5, 0.75]))
+        first = first or middle
         limit = float(np.median(peaks[torch.bfloat16 if "bfloat16" in name else torch.float32]))
         rows.append(
             Row(
-                str(case), name, middle * 1000, (high - low) / middle, case.tokens / middle, first / middle,
+                str(case), name, middle * 1000, (high - low) / middle, case.tokens / middle,
+                float(np.median([t.system_seconds for t in taken])) * 1000, first / middle,
                 case.flops() / middle / limit,
             )
         )  # fmt: skip
@@ -217,10 +271,12 @@ def memory(case: Case, contender: str) -> int:
 def print_memory(case: Case, contender: str) -> None:
     make = {"naive": naive, "PEFT": peft_loop}.get(contender, ours)
     lm = new_lm(case.shape, torch.bfloat16 if "bfloat16" in contender else torch.float32, "cpu")
-    racer = Contender(make(case, lm), make is ours)
+    if make is ours:
+        take_settings("cpu")
+    step = make(case, lm)
     before = peak_memory()
-    racer.seconds("cpu")
-    racer.seconds("cpu")
+    step()
+    step()
     print(peak_memory() - before)
 
 
@@ -288,21 +344,31 @@ def waiting(sweep: Sweep, folder: str) -> str:
 # --- what is shown ---
 
 
+def quiet() -> None:
+    """Nothing on the screen but the benchmark's own words."""
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
+
+
 def main(settings: Settings) -> None:
     """Run all cases, print tables, and write the numbers and a plot."""
     if settings.rounds < 1:
         sys.exit(f"error: --rounds is {settings.rounds}; it must be at least 1, and 5 make a median one can trust.")
-    transformers.utils.logging.set_verbosity_error()
+    quiet()
     if settings.memory_of:
         case, contender = json.loads(settings.memory_of)
         print_memory(Case(**case), contender)
         return
-    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: list[Row] = []
     for case in QUICK if settings.quick else [*TRAINING, *READING, *TOGETHER, *ON_A_GPU * (device == "cuda")]:
         say(f"{case} ...")
-        rows += race(case, 3 if settings.quick else settings.rounds, device)
+        try:
+            rows += race(case, 3 if settings.quick else settings.rounds, device)
+        except (EOFError, ConnectionError):
+            sys.exit(
+                f"error: a contender's process ended in {case}; most likely memory ran out. Cases before it are kept."
+            )
         if not settings.quick:
             write(settings.out, device, rows, [])
     others = []
@@ -349,10 +415,12 @@ def speed_tables(rows: Sequence[Row]) -> Tables:
     """A table for every case."""
     tables: dict[str, list[list[str]]] = {}
     for row in rows:
-        cells = tables.setdefault(row.case, [["variant", "ms a step", "spread", "tokens/s", "x first", "of peak"]])
+        cells = tables.setdefault(
+            row.case, [["variant", "ms a step", "spread", "tokens/s", "ms in system", "x first", "of peak"]]
+        )
         cells.append([
             row.contender, f"{row.milliseconds:.0f}", f"{row.spread:.0%}", f"{row.tokens_per_second:,.0f}",
-            f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}" if row.case.startswith("training") else "",
+            f"{row.system_milliseconds:.0f}", f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}" if row.case.startswith("training") else "",
         ])  # fmt: skip
     return list(tables.items())
 

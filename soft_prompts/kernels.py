@@ -9,8 +9,8 @@ import torch
 
 TOLERANCE = 1e-5
 """Largest error of a product that still counts as float32's own, relative to the largest entry."""
-KEPT, RETURNED = (2**31 - 1, 2**26, 2**31 - 1), (2**17, 2**17, 2**17)
-"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes: nothing goes back to the system, and its defaults."""
+KEPT = (2**31 - 1, 2**26, 2**31 - 1)
+"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes: nothing goes back to the system."""
 
 
 @lru_cache
@@ -32,7 +32,7 @@ def choose_kernels() -> str:
     return torch.get_float32_matmul_precision()
 
 
-def keep_memory(keep: bool = True) -> bool:
+def keep_memory() -> bool:
     """Let the process keep the memory that tensors give back; False where the C library cannot be told (it is not glibc).
 
     Every pass takes and gives back the same hundreds of megabytes. Returned to the system in between, as glibc does with large
@@ -40,9 +40,7 @@ def keep_memory(keep: bool = True) -> bool:
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
-        told = [libc.mallopt(-1 - i, size) for i, size in enumerate(KEPT if keep else RETURNED)]  # numbered -1, -2, -3
-        if not keep:
-            libc.malloc_trim(0)
+        told = [libc.mallopt(-1 - i, size) for i, size in enumerate(KEPT)]  # numbered -1, -2, -3
     except (OSError, AttributeError):
         return False
     return all(told)
