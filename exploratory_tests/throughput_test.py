@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -194,8 +195,9 @@ def wait_for_turns(pipe: Connection, case: Case, device: str, fast: bool) -> Non
         take_settings(device)
     entered = contenders(case, device, fast)
     pipe.send(list(entered))
-    while asked := pipe.recv():
-        pipe.send(peak(asked, device) if isinstance(asked, torch.dtype) else entered[asked].turn(device, fast))
+    with suppress(EOFError, KeyboardInterrupt):  # the race was given up, and says so itself
+        while asked := pipe.recv():
+            pipe.send(peak(asked, device) if isinstance(asked, torch.dtype) else entered[asked].turn(device, fast))
 
 
 @dataclass(frozen=True)
@@ -360,15 +362,16 @@ def main(settings: Settings) -> None:
         print_memory(Case(**case), contender)
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    kept = "" if settings.quick else f" The cases before it are in {settings.out}."
     rows: list[Row] = []
     for case in QUICK if settings.quick else [*TRAINING, *READING, *TOGETHER, *ON_A_GPU * (device == "cuda")]:
         say(f"{case} ...")
         try:
             rows += race(case, 3 if settings.quick else settings.rounds, device)
         except (EOFError, ConnectionError):
-            sys.exit(
-                f"error: a contender's process ended in {case}; most likely memory ran out. Cases before it are kept."
-            )
+            sys.exit(f"error: a contender's process ended in {case}; most likely memory ran out.{kept}")
+        except KeyboardInterrupt:
+            sys.exit(f"stopped in {case}.{kept}")
         if not settings.quick:
             write(settings.out, device, rows, [])
     others = []
