@@ -116,17 +116,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Contender:
-    """A step, and how many training steps one call of it takes."""
+    """A step, and how it takes a turn."""
 
     step: Step
+    warm_ups: int = 3
+    """Steps before the one that counts: at most so many, until one finds all the memory it needs."""
     steps: int = 1
+    """Training steps that one call takes."""
 
-    def turn(self, device: str, keeps_memory: bool = True) -> Turn:
-        """A step after another like it; where memory is kept, after so many that it finds all it needs."""
-        for _ in range(3 if keeps_memory else 1):
+    def turn(self, device: str) -> Turn:
+        for _ in range(self.warm_ups):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            if self.steps == 1:
-                self.step()
+            self.step()
             if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < FEW_FAULTS:
                 break
         synchronize(device)
@@ -166,11 +167,11 @@ def contenders(case: Case, device: str, fast: bool) -> dict[str, Contender]:
         }
     found = {}
     if not fast:
-        found["naive"] = Contender(naive(case, lm()))
+        found["naive"] = Contender(naive(case, lm()), 1)  # whose memory is fresh however often it warms up
         if unconditional:
-            found["PEFT"] = Contender(peft_loop(case, lm()))
+            found["PEFT"] = Contender(peft_loop(case, lm()), 1)
         if case == WITH_TRAINER:
-            found["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), TRAINER_STEPS)
+            found["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), 0, TRAINER_STEPS)
         return found
     for dtype, words in ((torch.float32, ""), (torch.bfloat16, ", bfloat16")):
         if unconditional:
@@ -197,7 +198,7 @@ def wait_for_turns(pipe: Connection, case: Case, device: str, fast: bool) -> Non
     pipe.send(list(entered))
     with suppress(EOFError, KeyboardInterrupt):  # the race was given up, and says so itself
         while asked := pipe.recv():
-            pipe.send(peak(asked, device) if isinstance(asked, torch.dtype) else entered[asked].turn(device, fast))
+            pipe.send(peak(asked, device) if isinstance(asked, torch.dtype) else entered[asked].turn(device))
 
 
 @dataclass(frozen=True)
@@ -218,17 +219,19 @@ class Row:
     """Needed operations per second over the machine's own matrix-product rate in this dtype; on a GPU the model-FLOP utilisation."""
 
 
+def start(case: Case, device: str, fast: bool) -> Connection:
+    """A pipe to a new process of contenders."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    spawn.Process(target=wait_for_turns, args=(there, case, device, fast), daemon=True).start()
+    there.close()  # so that the end of the process is the end of the pipe
+    return here
+
+
 def race(case: Case, rounds: int, device: str) -> list[Row]:
     """All contenders of a case, taking turns."""
-    spawn = multiprocessing.get_context("spawn")
-    home: dict[str, Connection] = {}
-    pipes = []
-    for fast in (False, True):
-        pipe, other_end = spawn.Pipe()
-        spawn.Process(target=wait_for_turns, args=(other_end, case, device, fast), daemon=True).start()
-        other_end.close()
-        home |= dict.fromkeys(pipe.recv(), pipe)
-        pipes.append(pipe)
+    pipes = [start(case, device, fast) for fast in (False, True)]
+    home = {name: pipe for pipe in pipes for name in pipe.recv()}
     turns: dict[str, list[Turn]] = {name: [] for name in home}
     peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
 
