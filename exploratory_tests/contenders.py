@@ -1,7 +1,7 @@
 """What the throughput benchmark lets race: a naive loop, PEFT and this project, each as a function that takes one step.
 
-All do the same work for a case: the gradient of the mean loss of ``batch`` documents behind a prompt, and an optimiser step. PEFT's prompt
-stands before the first token, the others' behind it.
+All do the same work for a case: the gradient of the mean loss of ``batch`` documents behind a prompt, and an optimiser
+step. PEFT's prompt stands before the first token, the others' behind it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ import transformers
 from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from soft_prompts.batch import IGNORE, Example
-from soft_prompts.curves import Curves
-from soft_prompts.evaluate import evaluate, usual_budget
-from soft_prompts.generate import generate
-from soft_prompts.model import LanguageModel
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.forward import usual_budget
+from soft_prompts.engine.generate import generate
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.pocket import MODELS
-from soft_prompts.prompts import SoftPrompt
-from soft_prompts.run import Run, TrainConfig
-from soft_prompts.task import Task
-from soft_prompts.train import Trained, accumulate_gradients, make_prompt
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.loop import accumulate_gradients
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
+from soft_prompts.training.state import TrainingState, make_prompt
+from soft_prompts.training.tensorboard import TensorBoardLog
 
 SHAPES = {  # width, layers, heads, MLP width, vocabulary: pythia's, whose embedding matrix has 50,304 rows
     "14m": (128, 6, 4, 512, 50_304),
@@ -71,10 +74,12 @@ class Case:
         return self.n_runs * self.batch * (N_NEW if self.what == "generation" else self.length)
 
     def flops(self) -> float:
-        """Floating-point operations a step needs, in training: the body forward, and backward to its input; the head at scored places, both ways.
+        """Floating-point operations a step needs, in training: the body forward, and backward to its input; the head at
+        scored places, both ways.
 
-        2 for each weight and position each way (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, without the gradient of the
-        weights, which are frozen), and causal attention's two products, half of which are masked, of which backward takes twice as many.
+        2 for each weight and position each way (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, without the gradient
+        of the weights, which are frozen), and causal attention's two products, half of which are masked, of which
+        backward takes twice as many.
         """
         width, layers, _, inner, vocabulary = sizes(self.shape)
         ways = 2 if self.what == "training" else 1
@@ -126,7 +131,8 @@ def stacked(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """What one writes first: weights not frozen, rows put together one by one, a small network for every conditional token, all logits."""
+    """What one writes first: weights not frozen, rows put together one by one, a small network for every conditional
+    token, all logits."""
     if case.what == "generation":
         return _hf_generation(case, lm)
     lm.requires_grad_(True)
@@ -237,7 +243,8 @@ class _NoText:
 
 
 def bare(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """Nothing but the products with the model's weights that ``flops`` counts, each at once, and torch's attention, forward and
+    """Nothing but the products with the model's weights that ``flops`` counts, each at once, and torch's attention,
+    forward and
     backward to the input: what no step made of this library's kernels can go below."""
     linear = [m.weight for m in lm.base_model.modules() if isinstance(m, nn.Linear)]
     row, scored = case.length + case.n_tokens, round(case.batch * (case.length - 1) * case.scored)
@@ -275,12 +282,14 @@ def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
         return lambda: generate(model, prompt, examples, N_NEW, 0.0, torch.Generator())
     runs = [Run("throughput", Task(), "random", case.n_tokens, seed, TrainConfig(), "") for seed in range(case.n_runs)]
     folder = Path(tempfile.mkdtemp())
-    trained = [Trained(run, make_prompt(model, run, 2 * case.conditional), Curves(run, folder)) for run in runs]
+    trained = [
+        TrainingState(run, make_prompt(model, run, 2 * case.conditional), TensorBoardLog(run, folder)) for run in runs
+    ]
     groups = [trained] if together else [[t] for t in trained]
 
     def step() -> None:
         for group in groups:
-            accumulate_gradients(model, runs[0].task, [t.prompt for t in group], [examples] * len(group), budget)
+            accumulate_gradients(model, runs[0].task, [t.intervention for t in group], [examples] * len(group), budget)
             for t in group:
                 t.update(1, examples)
 

@@ -1,7 +1,7 @@
 """Does the short recipe comparison's preference for a larger learning rate at few tokens last when training is longer?
 
-After 300 steps and with one seed, 0.3 was ahead of 0.1 at 4 and 16 tokens and behind at 64. Expected: a larger rate is mostly
-faster, so the gap at few tokens closes with longer training, while at 64 tokens the smaller rate stays ahead.
+After 300 steps and with one seed, 0.3 was ahead of 0.1 at 4 and 16 tokens and behind at 64. Expected: a larger rate is
+mostly faster, so the gap at few tokens closes with longer training, while at 64 tokens the smaller rate stays ahead.
 
     python -m exploratory_tests.learning_rate_test --models path/to/stories260K --games games.pgn.zst
 """
@@ -17,7 +17,7 @@ DEFAULT = replace(
     n_tokens=(4, 16, 64),
     seeds=(0, 1),
     train=replace(recipe_test.DEFAULT.train, steps=800),
-    changes=({}, {"lr": 0.3}),
+    recipes=({}, {"lr": 0.3}),
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which learning rate, initialiser and schedule train a soft prompt best, and does the answer depend on its length?
 
-Conditional chess prompts on a small trained model, one thing changed at a time from the default recipe. The verdict is in
-exploratory_tests/README.md; the defaults of TrainConfig follow it.
+Conditional chess prompts on a small trained model, one thing changed at a time from the default recipe. The verdict is
+in exploratory_tests/README.md; the defaults of TrainConfig follow it.
 
     python -m exploratory_tests.recipe_test --models path/to/stories260K --games games.pgn.zst
 """
@@ -15,7 +15,7 @@ DEFAULT = Sweep(
     models=("path/to/stories260K",),
     n_tokens=(1, 4, 16, 64),
     train=TrainConfig(steps=300, batch_size=8, max_tokens=128, n_evaluations=3, eval_documents=256),
-    changes=(
+    recipes=(
         {},
         *({"lr": lr} for lr in (0.01, 0.03, 0.3, 1.0)),
         *({"init": init} for init in ("normal", "zeros")),

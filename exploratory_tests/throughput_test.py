@@ -1,9 +1,10 @@
 """How fast is a training step, beside a naive loop and PEFT, and how near the machine's own limit?
 
-Random weights of real shapes. All contenders of a case take turns, so that whatever else the machine does hits all alike; ratios are of
-medians. Those with this project's settings and those without wait in a process each: a heap that keeps its memory, once there, would serve
-the others too, who pay for fresh memory in every step. Expected: a frozen model, faster kernels and a loss at scored places only make a
-step several times faster than the loop one writes first; bfloat16 again, where the processor has it; and data never starve the loop.
+Random weights of real shapes. All contenders of a case take turns, so that whatever else the machine does hits all
+alike; ratios are of medians. Those with this project's settings and those without wait in a process each: a heap that
+keeps its memory, once there, would serve the others too, who pay for fresh memory in every step. Expected: a frozen
+model, faster kernels and a loss at scored places only make a step several times faster than the loop one writes first;
+bfloat16 again, where the processor has it; and data never starve the loop.
 
     python -m exploratory_tests.throughput_test --quick       # about three minutes on two cores
     python -m exploratory_tests.throughput_test               # everything, about fifty minutes; needs requirements-dev.txt for PEFT
@@ -50,17 +51,17 @@ from exploratory_tests.contenders import (
     peft_trainer,
 )
 from soft_prompts.console import say
+from soft_prompts.data.boards import board_texts, move_texts, stream
+from soft_prompts.data.pgn import GameFilter, read_games
 from soft_prompts.files import write_atomically
-from soft_prompts.kernels import choose_kernels, keep_memory
-from soft_prompts.model import load
-from soft_prompts.plots import save_figure
+from soft_prompts.models.cpu import choose_kernels, keep_memory
+from soft_prompts.models.loading import load
 from soft_prompts.pocket import GAMES
-from soft_prompts.sweep import Sweep
-from soft_prompts.tables import as_markdown, print_tables
-from soft_prompts.tasks.boards import board_texts, move_texts, stream
+from soft_prompts.report.plots import save_figure
+from soft_prompts.report.tables import as_markdown, print_tables
+from soft_prompts.sweep import Sweep, make_bench, plan
 from soft_prompts.tasks.pathfinding import Pathfinding
-from soft_prompts.tasks.pgn import GameFilter, read_games
-from soft_prompts.train import train
+from soft_prompts.training.loop import train
 
 USUAL = Case("70m", 8, 256, 16)
 TRAINING = [
@@ -190,7 +191,8 @@ def peak(dtype: torch.dtype, device: str) -> float:
 
 
 def wait_for_turns(pipe: Connection, case: Case, device: str, fast: bool) -> None:
-    """The life of a process of contenders: say who they are, then take a turn, or measure the peak of a dtype, when asked to."""
+    """The life of a process of contenders: say who they are, then take a turn, or measure the peak of a dtype, when
+    asked to."""
     quiet()
     if fast:
         take_settings(device)
@@ -216,7 +218,8 @@ class Row:
     ratio: float
     """Times as fast as the first contender of the case."""
     share_of_peak: float
-    """Needed operations per second over the machine's own matrix-product rate in this dtype; on a GPU the model-FLOP utilisation."""
+    """Needed operations per second over the machine's own matrix-product rate in this dtype; on a GPU the model-FLOP
+    utilisation."""
 
 
 def start(case: Case, device: str, fast: bool) -> Connection:
@@ -265,7 +268,8 @@ def race(case: Case, rounds: int, device: str) -> list[Row]:
 
 
 def memory(case: Case, contender: str) -> int:
-    """Bytes that two steps add to the peak resident memory of a process with a loaded model, in a process of its own."""
+    """Bytes that two steps add to the peak resident memory of a process with a loaded model, in a process of its
+    own."""
     words = [sys.executable, "-m", "exploratory_tests.throughput_test"]
     said = subprocess.run(
         [*words, "--memory-of", json.dumps([asdict(case), contender])], capture_output=True, text=True, check=True
@@ -336,8 +340,8 @@ def waiting(sweep: Sweep, folder: str) -> str:
     """The share of a training's time that goes into making batches."""
     settings = replace(sweep.train, steps=60, n_evaluations=0, eval_documents=16)
     sweep = replace(sweep, train=settings, out=Path(folder))
-    runs = [run for run in sweep.runs("pocket") if run.n_tokens]
-    bench = sweep.bench(load("pocket"), runs[0])
+    runs = [run for run in plan(sweep, "pocket") if run.n_tokens]
+    bench = make_bench(sweep, load("pocket"), runs[0])
     trained = train(bench, runs, Path(folder))
     examples = sweep.task.examples("train", bench.encoding, 0)
     list(islice(examples, settings.batch_size))

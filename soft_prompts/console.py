@@ -1,55 +1,97 @@
-"""What a person reads on the screen, all of it on stderr but for tables of results: news, warnings, errors, progress."""
+"""What a person reads on the screen: news, warnings, errors and progress, on stderr. Only tables of results go to
+stdout."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from functools import lru_cache
+from typing import TYPE_CHECKING, NoReturn
 
 from soft_prompts.errors import SoftPromptsError
 
-_console = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = "interrupted; finished runs are kept and will be skipped next time."
+
+
+@lru_cache
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _print(sentence: str, mark: str = "") -> None:
+    from rich.markup import escape
+
+    # A path may hold what rich would take for markup.
+    _console().print(mark + escape(sentence), soft_wrap=bool(mark))
 
 
 def say(sentence: str) -> None:
     """News."""
-    _console.print(escape(sentence))  # a path may hold what rich would take for markup
+    _print(sentence)
 
 
 def warn(sentence: str) -> None:
     """Something that a person should know but that stops nothing."""
-    _console.print(f"[bold yellow]warning:[/] {escape(sentence)}", soft_wrap=True)
+    _print(sentence, "[bold yellow]warning:[/] ")
 
 
-def fail(error: SoftPromptsError) -> NoReturn:
+def stop(error: SoftPromptsError) -> NoReturn:
     """Say what is wrong and exit with code 2."""
-    _console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    _print(str(error), "[bold red]error:[/] ")
     sys.exit(2)
+
+
+def stop_interrupted() -> NoReturn:
+    """Say that Ctrl-C was pressed and exit with code 130."""
+    sys.stderr.write(f"\n{INTERRUPTED}\n")
+    sys.exit(130)
+
+
+def interrupts_end_in_a_sentence() -> None:
+    """Let Ctrl-C end the process with a sentence wherever it strikes, also while modules are still being imported."""
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write(f"\n{INTERRUPTED}\n")
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 @contextmanager
 def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
-    """A bar with rate and time left on a terminal; yields the function that moves it one step on."""
+    """A bar with rate and time left on a terminal.
+
+    Yields:
+        The function that moves it one step on.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=_console, transient=True) as bar:
+    with Progress(*columns, console=_console(), transient=True) as bar:
         task = bar.add_task(title, total=n_steps, rate="")
 
         def advance() -> None:

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.pocket import MODELS
 
 _MIB = 2**20
 
@@ -16,7 +15,8 @@ _MIB = 2**20
 def write_atomically(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` in one step: a crash or a full disk leaves what was there before.
 
-    Raises SoftPromptsError if the file system refuses.
+    Raises:
+        SoftPromptsError: The file system refuses.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -30,12 +30,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise SoftPromptsError(
-            f"could not write {path} ({error.strerror}): free some space or choose another folder with --out, then run again; finished runs are kept."
+            f"could not write {path} ({error.strerror}): free some space or choose another folder with --out, then run "
+            f"again; finished runs are kept."
         ) from error
 
 
 def fingerprint(path: Path) -> str:
-    """16 hex digits over a file's size, first and last MiB, or over those of a folder's files: quick for 30 GB too.
+    """16 hex digits over a file's size and its first and last MiB, or over those of a folder's files: quick for 30 GB,
+    too.
 
     A folder's descriptions (.md) do not count.
     """
@@ -49,18 +51,3 @@ def fingerprint(path: Path) -> str:
             content.seek(max(0, size - _MIB))
             digest.update(content.read(_MIB))
     return digest.hexdigest()
-
-
-def local_folder(name_or_path: str) -> Path | None:
-    """Where a model lies on this machine: the folder that is named, or that of a model which ships with the project."""
-    folder = MODELS.get(name_or_path, Path(name_or_path))
-    return folder if folder.is_dir() else None
-
-
-def model_name(name_or_path: str) -> str:
-    """The model as results call it: a name as it is, a folder by its own name."""
-    return (
-        Path(name_or_path).resolve().name
-        if Path(name_or_path).is_dir() and name_or_path not in MODELS
-        else name_or_path
-    )

@@ -1,4 +1,4 @@
-"""Intervals: the document is the unit that is drawn at random, so documents are what the bootstrap resamples."""
+"""Intervals. The document is the unit that is drawn at random, so documents are what the bootstrap resamples."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
+"""Of all intervals."""
 N_RESAMPLES = 4000
+"""Bootstrap draws of an interval."""
 
 
 def resampled(sums: np.ndarray, counts: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Bootstrap draws of sum(sums) / sum(counts), float64 [n_resamples, ...], clustered by document.
+    """Bootstrap draws of sum(sums) / sum(counts), clustered by document.
 
-    ``sums`` [..., documents] and ``counts`` [documents] are nats and scored tokens, say. Documents are drawn with replacement
-    (Efron and Tibshirani 1993, chapter 13), each with all its tokens, since the tokens of one document are not
-    independent; several rows of ``sums`` are drawn together, so that they stay paired. Draws without any scored token are left out.
+    Documents are drawn with replacement (Efron and Tibshirani 1993, chapter 13), each with all its tokens, since the
+    tokens of one document are not independent. Several rows of ``sums`` are drawn together, so they stay paired.
+
+    Args:
+        sums: [..., documents], such as nats by document.
+        counts: [documents], such as scored tokens by document.
+        n_resamples: How many draws.
+        seed: Of the draws.
+
+    Returns:
+        float64 [n_resamples, ...]. Draws without any scored token are left out.
     """
     drawn = _drawn(len(counts), n_resamples, seed)
     drawn_counts = drawn @ counts
@@ -29,21 +37,30 @@ def resampled(sums: np.ndarray, counts: np.ndarray, n_resamples: int = N_RESAMPL
 
 @lru_cache(maxsize=2)
 def _drawn(n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each of ``n`` documents is in each resample, [resamples, n]; the same for all scores of a task, and dear to draw."""
+    """How often each of ``n`` documents is in each resample, [resamples, n]. Kept, since all scores of a task need the
+    same."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
 
 
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> list[float]:
-    """Percentile bootstrap interval [low, high] of sum(sums) / sum(counts), clustered by document."""
+    """Percentile bootstrap interval [low, high], 95 %, of sum(sums) / sum(counts), clustered by document; see
+    ``resampled``."""
     draws = resampled(np.asarray(sums, np.float64), np.asarray(counts, np.float64), n_resamples, seed)
     return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
 
 
 def band(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high [K] of a band that holds all K ratios sum(sums[k]) / sum(counts) at once with 95 % confidence.
+    """A band that holds all K ratios sum(sums[k]) / sum(counts) at once with 95 % confidence.
 
     The largest deviation among the K, in standard errors, is bootstrapped (max-t: Romano and Wolf 2005,
-    doi 10.1198/016214504000000539), so that looking at several lengths does not make one of them stand out by chance.
+    doi 10.1198/016214504000000539). So looking at several lengths does not make one of them stand out by chance.
+
+    Args:
+        sums: [K, documents].
+        counts: [documents].
+
+    Returns:
+        Low and high ends, [K] each.
     """
     draws = resampled(sums, counts)  # [resamples, K]
     value, error = sums.sum(-1) / counts.sum(), draws.std(0)
@@ -53,12 +70,21 @@ def band(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def comparison_widths(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Half-widths [K] of intervals to compare the K ratios sum(sums[k]) / sum(counts) of the same documents by eye.
+    """Half-widths of intervals by which ratios on the same documents can be compared by eye.
 
-    Where two of the intervals do not overlap, the paired difference of the two differs from 0 with 95 % confidence. The
-    interval of each ratio alone is no help there: what makes a document hard at every length is no difference between lengths. The
-    widths' sums fit the widths of all paired differences by relative least squares (Goldstein and Healy 1995, doi 10.2307/2983411,
-    for unpaired means); then the wider of two is widened where their sum falls short. K must be at least 2.
+    If two of the intervals do not overlap, the paired difference of the two ratios differs from 0 with 95 % confidence.
+    The
+    interval of each ratio alone is no help there: what makes a document hard at every length is no difference between
+    lengths. The widths are fitted so that the sum of two comes close to the width of their paired difference, by
+    relative least squares (Goldstein and Healy 1995, doi 10.2307/2983411, for unpaired means). Where a sum still falls
+    short, the wider of the two is widened.
+
+    Args:
+        sums: [K, documents], K at least 2.
+        counts: [documents].
+
+    Returns:
+        [K].
     """
     draws, n = resampled(sums, counts), len(sums)
     low, high = np.quantile(draws[:, :, None] - draws[:, None, :], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
@@ -74,11 +100,13 @@ def comparison_widths(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def seed_interval(values: np.ndarray) -> list[float] | None:
-    """Student's interval [low, high] of the mean over seeds, None for fewer than two: another source of variance than documents.
+    """Student's interval [low, high], 95 %, of the mean over seeds; None for fewer than two.
 
-    It says how much the luck of the start and of the order of training documents matters, which no number of held-out
-    documents can.
+    Seeds are another source of variance than documents: the luck of the start and of the order of training documents.
+    No number of held-out documents says anything about it.
     """
+    from scipy.stats import t as student_t  # scipy.stats takes most of a second to import
+
     n = len(values)
     if n < 2:
         return None
@@ -87,9 +115,12 @@ def seed_interval(values: np.ndarray) -> list[float] | None:
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """A score from per-document sums and counts: value sum / sum, its interval, and n documents that count.
+    """A score from sums and counts by document. With the differences of two losses as sums it is their paired
+    difference.
 
-    A paired difference of two losses is the ratio of the differences of their document sums.
+    Returns:
+        "value": sum(sums) / sum(counts); "interval": [low, high], 95 %; "n": documents that count. None, None, 0 for
+            none.
     """
     sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     if not counts.sum():
@@ -102,9 +133,15 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
 
 
 def rate(successes: np.ndarray) -> dict[str, Any]:
-    """A score from one success or failure per document: the share, with Wilson's interval (right at 0 % and 100 % too)."""
+    """A score from one success or failure by document: the share, with Wilson's interval (right at 0 % and 100 %, too).
+
+    Returns:
+        "value", "interval" [low, high], 95 %, and "n" documents. None, None, 0 for none.
+    """
+    from scipy.stats import binomtest
+
     n, k = len(successes), int(np.sum(successes))
     if not n:
         return {"value": None, "interval": None, "n": 0}
-    found = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
-    return {"value": k / n, "interval": [float(found.low), float(found.high)], "n": n}
+    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
+    return {"value": k / n, "interval": [float(interval.low), float(interval.high)], "n": n}

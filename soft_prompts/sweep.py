@@ -1,32 +1,36 @@
-"""Sweep: every combination of model, prompt length and seed, trained together, one result per run, finished runs skipped."""
+"""Sweep: every combination of model, task, recipe, prompt length and seed. Plan the runs, measure them, save the
+results."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from soft_prompts.console import fail, say, warn
-from soft_prompts.distance import TOLERANCE
+from soft_prompts.console import say, warn
+from soft_prompts.data.documents import Encoding
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Bench, Prompted, usual_budget
-from soft_prompts.model import LanguageModel, load, pick_device, pick_dtype
-from soft_prompts.plots import saturation_figure, save_figure, save_picture
-from soft_prompts.quantise import fewest_bits
-from soft_prompts.results import HeldOut, Result, baselines, provenance, save_prompt
-from soft_prompts.run import Run, TrainConfig, option
-from soft_prompts.summary import summarise
-from soft_prompts.tables import curves, difference, print_table
-from soft_prompts.task import Encoding, Task
-from soft_prompts.train import Trained, train
+from soft_prompts.models.names import split_revision
+from soft_prompts.options import option, recorded
+from soft_prompts.results.record import HeldOut, Result
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
+
+# What brings torch is imported in the functions that need it: --help and a wrong option must not wait for it.
+if TYPE_CHECKING:
+    from soft_prompts.models.language_model import LanguageModel
+    from soft_prompts.training.state import TrainingState
 
 BASELINE_EXAMPLES = 2048
 """Training documents whose token frequencies make the unigram baseline."""
+SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
+"""What recipes that are trained together must have in common."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0,)
     """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    changes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
+    recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
     """Training recipes to compare, as changes to ``train``; steps, batch size and evaluation must stay the same."""
     out: Path = Path(".")
     """Folder under which results/, runs/ and snapshots/ are made."""
@@ -53,198 +57,193 @@ class Sweep:
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
     token_budget: int | None = None
-    """Positions computed in one pass, which sets the memory; no result depends on it. None: 4,096 on a CPU, which more makes
-    hardly faster, 16,384 on a GPU. Halve it if memory runs out."""
+    """Positions computed in one forward pass, which sets the memory; no result depends on it. None: 4,096 on a CPU,
+    where more is hardly faster, 16,384 on a GPU. Halve it if memory runs out."""
     runs_at_once: int | None = None
     """Prompts trained together; their results appear when all of them are done. None: all prompts of a model."""
     trust_remote_code: bool = False
     """Let a model run Python code that comes with it."""
 
-    def runs(self, model: str, task: Task | None = None) -> list[Run]:
-        """Every combination of recipe, length and seed for one model and task (None: the sweep's own)."""
-        task = task or self.task
-        dtype = pick_dtype(self.dtype, pick_device(self.device))
-        recipes = [replace(self.train, **change) for change in self.changes]
-        combinations = product(recipes, self.n_tokens, self.seeds)
-        return [Run(self.experiment, task, model, n, seed, train, dtype) for train, n, seed in combinations]
-
     def check(self) -> None:
-        """Raises SoftPromptsError for options that cannot work, before anything is loaded."""
+        """Refuse options that cannot work, before anything is loaded.
+
+        Raises:
+            SoftPromptsError: What is wrong, with the value.
+        """
         self.train.check()
         for name in ("models", "n_tokens", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise SoftPromptsError(f"--{option(name)} is {values}, but needs at least one value and none twice.")
-        for name, least in (("n_tokens", 0), ("seeds", 0)):
-            if min(getattr(self, name)) < least:
-                raise SoftPromptsError(
-                    f"--{option(name)} holds {min(getattr(self, name))}, but must be at least {least}."
-                )
-        fixed = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
-        if shared := fixed & set().union(*self.changes):
+        for name in ("n_tokens", "seeds"):
+            if min(getattr(self, name)) < 0:
+                raise SoftPromptsError(f"--{option(name)} holds {min(getattr(self, name))}, but must be at least 0.")
+        if changed := SHARED & set().union(*self.recipes):
             raise SoftPromptsError(
-                f"recipes trained together share {', '.join(sorted(shared))}: change the sweep's train."
+                f"recipes trained together share {', '.join(sorted(changed))}: change the sweep's train."
             )
         if any(count is not None and count < 1 for count in (self.token_budget, self.runs_at_once)):
             raise SoftPromptsError(
                 f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1."
             )
 
-    def result_path(self, run: Run) -> Path:
-        return self.out / "results" / run.path.with_name(run.path.name + ".json")
 
-    def snapshot_path(self, run: Run) -> Path:
-        return self.out / "snapshots" / run.path.with_name(run.path.name + ".safetensors")
+def plan(sweep: Sweep, model: str) -> list[Run]:
+    """All runs of one model: every combination of the task's variants, recipes, lengths and seeds."""
+    from soft_prompts.models.device import pick_device, pick_dtype
 
-    def run(self) -> list[Result]:
-        """Measure what has no result yet and print a table for every model."""
-        self.check()
-        found = []
-        for model in self.models:
-            found += self.measure([run for task in self.task.variants() for run in self.runs(model, task)])
-        return found
+    dtype = pick_dtype(sweep.dtype, pick_device(sweep.device))
+    recipes = [replace(sweep.train, **changes) for changes in sweep.recipes]
+    combinations = product(sweep.task.variants(), recipes, sweep.n_tokens, sweep.seeds)
+    return [Run(sweep.experiment, task, model, n, seed, train, dtype) for task, train, n, seed in combinations]
 
-    def measure(self, runs: Sequence[Run]) -> list[Result]:
-        """Results of runs of one model: read where they are finished, else trained.
 
-        The runs may differ in task, length, seed and training recipe, but not in steps, batch size or evaluation.
+@dataclass(frozen=True)
+class Measured:
+    """What became of the runs of one model."""
 
-        Raises SoftPromptsError once all else is done if a run diverged.
-        """
-        pending = [run for run in runs if self.force or not self._finished(run)]
-        failures = {run.path: failure for run, failure in self._train(pending) if failure} if pending else {}
-        results = [Result.load(self.result_path(run)) for run in runs if run.path not in failures]
-        if len(runs) > len(pending):
-            say(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
-        self._show(results, runs)
-        if failures:
-            raise SoftPromptsError(" ".join(failures.values()))
-        return results
+    results: list[Result]
+    """Of all runs that have one."""
+    failures: list[str]
+    """Why the others have none, in sentences."""
 
-    def _show(self, results: Sequence[Result], runs: Sequence[Run]) -> None:
-        """The table, the plot and where everything is."""
-        headline = runs[0].task.headline
-        print_table(results, headline)
-        folders = {run.path.parent for run in runs}
-        where = folders.pop() if len(folders) == 1 else folders.pop().parent
-        if results:
-            save_figure(saturation_figure(results, headline), self.out / "results" / where / "saturation.png")
-        found = curves(results)
-        for curve in found:
-            what = difference(curve, found)
-            if summary := summarise(curve):
-                say(f"{what + ': ' if what else ''}{summary}")
-        say(
-            f"results and a plot of them: {self.out / 'results' / where}\n"
-            f"curves: tensorboard --logdir {self.out / 'runs' / where}\n"
-            f"the table again: python -m soft_prompts.report {self.out / 'results' / where}"
+
+def measure(sweep: Sweep, runs: Sequence[Run]) -> Measured:
+    """Results of runs of one model: read if they are finished, else trained and saved.
+
+    Args:
+        sweep: Where files go, and how much is done at once.
+        runs: What is measured. They may differ in task, length, seed and recipe, but not in steps, batch size or
+            evaluation.
+
+    Raises:
+        SoftPromptsError: The model or the data cannot be loaded, or there is too little of it.
+    """
+    pending = [run for run in runs if sweep.force or not finished(run, sweep.out)]
+    failures = {run.path: failure for run, failure in _train(sweep, pending) if failure} if pending else {}
+    if len(runs) > len(pending):
+        say(f"{len(runs) - len(pending)} of {len(runs)} runs were finished before (--force redoes them).")
+    results = [Result.load(run.result_path(sweep.out)) for run in runs if run.path not in failures]
+    return Measured(results, list(failures.values()))
+
+
+def finished(run: Run, out: Path) -> bool:
+    """Whether a run has a result on all of its data: what a broken connection cut short may hold out other
+    documents."""
+    path = run.result_path(out)
+    return path.exists() and Result.load(path).provenance.get("data", {}).get("complete", True)
+
+
+def _train(sweep: Sweep, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+    """Train and save runs of one model; yields each with its failure, or ""."""
+    from soft_prompts.models.loading import load
+
+    name, revision = split_revision(runs[0].model)
+    model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
+    check_context(model, runs)
+    for task in dict.fromkeys(run.task for run in runs):
+        yield from _train_task(sweep, model, [run for run in runs if run.task == task])
+
+
+def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+    from soft_prompts.engine.baselines import baselines
+    from soft_prompts.training.loop import train
+
+    task, bench = runs[0].task, make_bench(sweep, model, runs[0])
+    task.check(bench)
+    training = islice(task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
+    of_data = baselines(list(training), bench.held_out, model.head.out_features)
+    size = sweep.runs_at_once or len(runs)
+    for group in (runs[i : i + size] for i in range(0, len(runs), size)):
+        for state in train(bench, group, sweep.out / "runs"):
+            if not state.failure:
+                save(state, bench, of_data, sweep.out, len(group))
+            state.log.close()
+            yield state.run, state.failure
+
+
+def make_bench(sweep: Sweep, model: LanguageModel, run: Run) -> Bench:
+    """The held-out documents of a run's task, tokenised for a model.
+
+    Raises:
+        SoftPromptsError: There are too few to measure anything.
+    """
+    from soft_prompts.engine.forward import usual_budget
+
+    wanted = run.train.eval_documents
+    encoding = Encoding(model.tokenizer, model.separator, run.train.max_tokens, sweep.out / "runs" / "cache")
+    held_out = list(islice(run.task.examples("held_out", encoding, 0), wanted))
+    n_scored = sum(e.n_scored for e in held_out)
+    if len(held_out) < 2 or not n_scored:
+        raise SoftPromptsError(
+            f"there are only {len(held_out)} held-out documents with {n_scored} scored tokens; an interval needs 2 and "
+            f"a trustworthy one hundreds: give more data or a larger --train.max-tokens."
         )
+    if len(held_out) < wanted:
+        warn(f"{len(held_out)} held-out documents instead of {wanted}: all there are.")
+    return Bench(model, encoding, held_out, sweep.token_budget or usual_budget(model.device))
 
-    def _finished(self, run: Run) -> bool:
-        """Whether a run has a result on all of its data: what a broken connection cut short may hold out other documents."""
-        path = self.result_path(run)
-        return path.exists() and Result.load(path).provenance.get("data", {}).get("complete", True)
 
-    def _train(self, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-        """Train and save ``runs``; yields each with its failure, or ""."""
-        name, revision = _split_revision(runs[0].model)
-        model = load(name, revision, runs[0].dtype, self.device, self.trust_remote_code)
-        check_context(model, runs)
-        for task in dict.fromkeys(run.task for run in runs):
-            yield from self._train_task(model, [run for run in runs if run.task == task])
+def save(state: TrainingState, bench: Bench, of_data: dict[str, float], out: Path, n_together: int) -> None:
+    """Score a trained run and write all that it leaves: the result last, since it says that everything else is there.
 
-    def _train_task(self, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-        bench = self.bench(model, runs[0])
-        runs[0].task.check(bench)
-        training = islice(runs[0].task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
-        trivial = baselines(list(training), bench.held_out, model.head.out_features)
-        size = self.runs_at_once or len(runs)
-        for group in (runs[i : i + size] for i in range(0, len(runs), size)):
-            for trained in train(bench, group, self.out / "runs"):
-                if not trained.failure:
-                    self._save(trained, bench, trivial, len(group))
-                trained.curves.close()
-                yield trained.run, trained.failure
+    Args:
+        state: The trained run.
+        bench: The model and the held-out documents.
+        of_data: Held-out losses of the data baselines.
+        out: The folder above results/ and snapshots/.
+        n_together: How many runs were trained in the same forward passes.
 
-    def bench(self, model: LanguageModel, run: Run) -> Bench:
-        """The held-out documents for a model. Raises SoftPromptsError where there are too few to measure anything."""
-        wanted = run.train.eval_documents
-        encoding = Encoding(model.tokenizer, model.separator, run.train.max_tokens, self.out / "runs" / "cache")
-        held_out = list(islice(run.task.examples("held_out", encoding, 0), wanted))
-        if len(held_out) < 2 or not sum(e.n_scored for e in held_out):
-            raise SoftPromptsError(
-                f"only {len(held_out)} held-out documents with {sum(e.n_scored for e in held_out)} scored tokens are to be "
-                f"had; an interval needs 2 and a trustworthy one hundreds: give more data or a larger --train.max-tokens."
-            )
-        if len(held_out) < wanted:
-            warn(f"{len(held_out)} held-out documents instead of {wanted}: all there are.")
-        return Bench(model, encoding, held_out, self.token_budget or usual_budget(model.device))
+    Raises:
+        SoftPromptsError: A file cannot be written.
+    """
+    from soft_prompts.probes.bits import fewest_bits
+    from soft_prompts.report.plots import save_picture
+    from soft_prompts.results.distance import TOLERANCE
+    from soft_prompts.results.provenance import provenance
+    from soft_prompts.results.snapshot import save_prompt
 
-    def _save(self, trained: Trained, bench: Bench, trivial: dict[str, float], n_together: int) -> None:
-        """Snapshot first, result last: a result says that everything else is there."""
-        run = trained.run
-        identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
-        save_prompt(trained.prompt, bench.model, identity, self.snapshot_path(run))
-        scored = run.task.score(Prompted(bench, trained.prompt, trained.scores), bench.held_out)
-        trained.curves.samples(run.train.steps, scored.samples)
-        trained.curves.scores(run.train.steps, scored.scores)
-        trained.curves.pictures(run.train.steps, scored.pictures)
-        trained.curves.final(run, trained.scores.loss, scored.scores)
-        for name, picture in scored.pictures.items():
-            save_picture(picture, self.result_path(run).with_suffix(f".{name}.png"))
-        sizes = fewest_bits(bench, trained.prompt, trained.scores, TOLERANCE)
-        Result(
-            experiment=run.experiment,
-            task=type(run.task).__name__,
-            model=run.model_name,
-            n_tokens=run.n_tokens,
-            seed=run.seed,
-            held_out=HeldOut.of(trained.scores),
-            baselines=trivial,
-            scores=scored.scores,
-            curve=trained.curve,
-            samples=scored.samples,
-            sizes=[asdict(size) | {"tolerance": TOLERANCE} for size in sizes],
-            config=run.config,
-            provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
-            seconds=trained.seconds,
-            tokens_per_second=trained.n_data_tokens / trained.seconds if trained.n_data_tokens else None,
-        ).save(self.result_path(run))
+    run, loss, result_path = state.run, state.scores.loss, state.run.result_path(out)
+    identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
+    save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
+    behaviour = run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
+    state.log.samples(run.train.steps, behaviour.samples)
+    state.log.scores(run.train.steps, behaviour.scores)
+    state.log.pictures(run.train.steps, behaviour.pictures)
+    state.log.final(run, loss, behaviour.scores)
+    for name, picture in behaviour.pictures.items():
+        save_picture(picture, result_path.with_suffix(f".{name}.png"))
+    sizes = fewest_bits(bench, state.intervention, state.scores, TOLERANCE)
+    Result(
+        experiment=run.experiment,
+        task=type(run.task).__name__,
+        model=run.model_name,
+        n_tokens=run.n_tokens,
+        seed=run.seed,
+        held_out=HeldOut.of(state.scores),
+        baselines=of_data,
+        scores=behaviour.scores,
+        curve=state.curve,
+        samples=behaviour.samples,
+        sizes=[asdict(size) | {"tolerance": TOLERANCE} for size in sizes],
+        config=run.config,
+        provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
+        seconds=state.seconds,
+        tokens_per_second=state.n_data_tokens / state.seconds if state.n_data_tokens else None,
+        variant=recorded(run.task.variant()),
+    ).save(result_path)
 
 
 def check_context(model: LanguageModel, runs: Sequence[Run]) -> None:
-    """Raises SoftPromptsError if a prompt and a sequence together outgrow the model's context."""
+    """Refuse prompts that outgrow the model's context together with a sequence.
+
+    Raises:
+        SoftPromptsError: With the numbers.
+    """
     longest, max_tokens = max(run.n_tokens for run in runs), runs[0].train.max_tokens
     if longest + max_tokens > model.context:
         raise SoftPromptsError(
-            f"a prompt of {longest} tokens and sequences of {max_tokens} need {longest + max_tokens} positions, but {model.name} has "
-            f"{model.context}: use --n-tokens of at most {max(0, model.context - max_tokens)} or a smaller --train.max-tokens."
+            f"a prompt of {longest} tokens and sequences of {max_tokens} need {longest + max_tokens} positions, but "
+            f"{model.name} has {model.context}: use --n-tokens of at most {max(0, model.context - max_tokens)} or a "
+            f"smaller --train.max-tokens."
         )
-
-
-def _split_revision(model: str) -> tuple[str, str]:
-    name, at, revision = model.rpartition("@")
-    return (name, revision) if at and not Path(model).is_dir() else (model, "main")
-
-
-def main(default: Sweep, description: str, **presets: Sweep) -> None:
-    """Run an experiment script: its default or the preset that the first word names, changed by the rest of the command line."""
-    arguments = sys.argv[1:]
-    try:
-        if arguments and not arguments[0].startswith("-"):
-            name = arguments.pop(0)
-            if name not in presets:
-                raise SoftPromptsError(
-                    f"there is no preset {name!r}; known: {', '.join(presets) or 'none'}. Options begin with --."
-                )
-            default = presets[name]
-        else:
-            description += "".join(
-                f"\n\nPreset: {name}, as the first word; then --help shows its options." for name in presets
-            )
-        tyro.cli(Sweep, default=default, description=description, args=arguments).run()
-    except SoftPromptsError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        say("interrupted; finished runs are kept and will be skipped next time.")
-        sys.exit(130)

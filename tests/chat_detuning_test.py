@@ -1,9 +1,10 @@
 """How far is a chat model from the base model it was made from?
 
-A prompt is trained on plain text in front of a chat model, and asked how much of the gap between the chat model's and the base model's
-loss it closes. Expected: fine-tuning mostly changes how the model begins, so a few tokens that say "this is a text" undo much of it, and
-the replies to a battery of dialogues (friendly, rude, oddly constrained and in a role; ordinary and probing) turn into text that goes on instead
-of answers that end. The gap is small beside the differences between documents: only paired by document can it be seen.
+A prompt is trained on plain text in front of a chat model, and asked how much of the gap between the chat model's and
+the base model's loss it closes. Expected: fine-tuning mostly changes how the model begins, so a few tokens that say
+"this is a text" undo much of it, and the replies to a battery of dialogues (friendly, rude, oddly constrained and in a
+role; ordinary and probing) turn into text that goes on instead of answers that end. The gap is small beside the
+differences between documents: only paired by document can it be seen.
 
     python -m tests.chat_detuning_test pocket           # pocket-chat towards pocket, on samples of pocket
     python -m tests.chat_detuning_test                  # TinyLlama-Chat towards its base on RedPajama-V2, as published
@@ -11,18 +12,19 @@ of answers that end. The gap is small beside the differences between documents: 
 
 from dataclasses import replace
 
-from soft_prompts import Sweep, TrainConfig, main
-from soft_prompts.pocket import SAMPLES, quick
+from soft_prompts import Sweep, TrainConfig, main, on_pocket
+from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.chat_detuning import ChatDetuning
 
-DEFAULT = Sweep(  # models, lengths, text, steps of 32 documents as in arXiv 2505.14943; the recipe is TrainConfig's own
+# Models, lengths, text, steps of 32 documents as in arXiv 2505.14943; the recipe is TrainConfig's own.
+DEFAULT = Sweep(
     experiment="chat_detuning",
     task=ChatDetuning(text=("redpajama",)),
     models=("TinyLlama/TinyLlama-1.1B-Chat-v1.0",),
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=2048),
 )
-POCKET = replace(quick(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket")), models=("pocket-chat",))
+POCKET = replace(on_pocket(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket")), models=("pocket-chat",))
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET)

@@ -1,28 +1,29 @@
 """How far is playing chess from a language model?
 
-A frozen language model reads the moves of rated games in UCI notation (`e2e4 e7e5 ...`) behind a soft prompt made from both
-players' ratings, and only the prompt is trained. Expected: models that have seen games in their pretraining need few tokens
-to predict moves, the loss falls monotonically with the prompt's length and saturates; a stronger player's moves are
-told from a weaker one's (a positive elo_effect). A model that never saw chess can at most be made to copy the notation and the
-commonest openings, so its legal-move rate should fall quickly with the ply.
+A frozen language model reads the moves of rated games in UCI notation (`e2e4 e7e5 ...`) behind a soft prompt made from
+both players' ratings, and only the prompt is trained. Expected: models that have seen games in their pretraining need
+few tokens to predict moves, the loss falls monotonically with the prompt's length and saturates; a stronger player's
+moves are told from a weaker one's (a positive elo_effect). A model that never saw chess can at most be made to copy the
+notation and the commonest openings, so its legal-move rate should fall quickly with the ply.
 
     python -m tests.chess_test pocket                                     # what ships, offline, some minutes on two cores
     python -m tests.chess_test                                            # as published; needs a GPU, a hub and a network
     python -m tests.chess_test --games my.pgn.zst --models ./my-model --n-tokens 0 1 4 16 64
 """
 
-from soft_prompts import Sweep, main
-from soft_prompts.pocket import GAMES, quick
+from soft_prompts import Sweep, main, on_pocket
+from soft_prompts.pocket import GAMES
 from soft_prompts.tasks.chess_moves import ChessMoves
 
-DEFAULT = Sweep(  # models, lengths, games, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own
+# Models, lengths, games, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own.
+DEFAULT = Sweep(
     experiment="chess",
     task=ChessMoves(),
     models=("EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-160m-deduped"),
     n_tokens=(0, 1, 4, 16, 64, 256, 512, 1024),
 )
 
-POCKET = quick(DEFAULT, ChessMoves(games=str(GAMES)))
+POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES)))
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET)

@@ -1,28 +1,29 @@
 """How far is finding a way from a language model?
 
-The model reads a board of letters (start A, goal B, free O, walls X) and is to write moves (N E S W) that lead from A to B, D when it has arrived,
-or U when there is no way. The prompt is made from how good the path is to be: moves beyond the shortest path, and bumps into walls. Expected:
-the notation takes a token or two, moving in the right direction a few more, and looking ahead around walls more than small models have: so the loss
-should level off above what paths of known quality need, and the share of optimal paths fall with their length. Asked for worse paths, the
-model should walk worse ones.
+The model reads a board of letters (start A, goal B, free O, walls X) and is to write moves (N E S W) that lead from A
+to B, D when it has arrived, or U when there is no way. The prompt is made from how good the path is to be: moves beyond
+the shortest path, and bumps into walls. Expected: the notation takes a token or two, moving in the right direction a
+few more, and looking ahead around walls more than small models have: so the loss should level off above what paths of
+known quality need, and the share of optimal paths fall with their length. Asked for worse paths, the model should walk
+worse ones.
 
     python -m tests.pathfinding_test pocket             # pocket, which knows mazes in another notation
     python -m tests.pathfinding_test                    # pythia, as published; needs a GPU and a hub
     python -m tests.pathfinding_test pocket --width 4 --height 4 --no-spaces
 """
 
-from soft_prompts import Sweep, TrainConfig, main
-from soft_prompts.pocket import quick
+from soft_prompts import Sweep, TrainConfig, main, on_pocket
 from soft_prompts.tasks.pathfinding import Pathfinding
 
-DEFAULT = Sweep(  # models, lengths, boards, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own
+# Models, lengths, boards, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own.
+DEFAULT = Sweep(
     experiment="pathfinding",
     task=Pathfinding(),
     models=tuple(f"EleutherAI/pythia-{size}-deduped" for size in ("70m", "160m", "410m")),
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=2048, batch_size=256),
 )
-POCKET = quick(
+POCKET = on_pocket(
     DEFAULT, Pathfinding(width=5, height=5, walked=96, walked_asked=16), steps=400, batch_size=16, max_tokens=128
 )
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from soft_prompts.batch import IGNORE, Example
 from soft_prompts.console import say
-from soft_prompts.evaluate import Bench, Prompted
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.files import write_atomically
-from soft_prompts.model import LanguageModel, load
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.models.loading import load
 from soft_prompts.pocket import MODELS
-from soft_prompts.prompts import SoftPrompt
-from soft_prompts.task import Encoding
 
 COMMAND = """python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst \\
     --games lichess_19k.pgn.zst engine.pgn.zst --chat oasst_en_100_message.jsonl rasbt_instruction_data.json \\
@@ -117,7 +118,7 @@ QUESTIONS = ("What is the capital of France?", "Write a sentence about the sea."
 def continued(model: LanguageModel, starts: Sequence[str], temperature: float, n_new: int = 80) -> list[str]:
     """What the model writes behind each start."""
     bench = Bench(model, Encoding(model.tokenizer, model.separator, 512), [], 16_384)
-    prompted = Prompted(bench, SoftPrompt(model.vocabulary[:0]))
+    prompted = PromptedModel(bench, SoftPrompt(model.vocabulary[:0]))
     rows = [bench.encoding.tokens([start])[0][0] for start in starts]
     examples = [Example(row, np.full(len(row), IGNORE), "") for row in rows]
     return [prompted.decode(row) for row in prompted.generate(examples, n_new, temperature, seed=1)]

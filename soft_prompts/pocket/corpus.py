@@ -17,8 +17,8 @@ from pathlib import Path
 import chess
 import zstandard
 
+from soft_prompts.data.pgn import GameFilter, read_games
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.tasks.pgn import GameFilter, read_games
 
 PASSAGE = 1200
 """Characters after which a passage of prose ends with its paragraph; about 450 tokens in all."""
@@ -86,10 +86,12 @@ def game_text(elos: tuple[int, int], moves: str) -> str:
 
 
 def stray_text(moves: str, seed: int) -> str:
-    """A game that goes on with random legal moves, from a half-move on that a line above it announces, or that comes unannounced.
+    """A game that goes on with random legal moves, from a half-move on that a line above it announces, or that comes
+    unannounced.
 
-    Random moves teach what is legal far better than played ones, of which only a few are ever seen in a position. And as games
-    without a line always go astray, a model must be told, by that line or by a prompt, that a game is played to the end.
+    Random moves teach what is legal far better than played ones, of which only a few are ever seen in a position. And
+    as games without a line always go astray, a model must be told, by that line or by a prompt, that a game is played
+    to the end.
     """
     dice = random.Random(seed)
     board = chess.Board()

@@ -2,9 +2,10 @@
 
     python -m soft_prompts.pocket.draw_samples
 
-No predictor beats pocket on these in expectation, so a prompt that seems to is a fault of the measurement. A document that
-pocket ended closes with its end-of-text token, which belongs to what was drawn; the others are cut. Documents whose text does not give back
-the tokens drawn are left out, as a loss on other tokens would not be pocket's own; their share is printed.
+No predictor beats pocket on these in expectation, so a prompt that seems to is a fault of the measurement. A document
+that pocket ended closes with its end-of-text token, which belongs to what was drawn; the others are cut. Documents
+whose text does not give back the tokens drawn are left out, as a loss on other tokens would not be pocket's own; their
+share is printed.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import numpy as np
 import tyro
 import zstandard
 
-from soft_prompts.batch import IGNORE, Example
 from soft_prompts.console import say
-from soft_prompts.evaluate import Bench, Prompted
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.files import write_atomically
-from soft_prompts.model import load
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
-from soft_prompts.prompts import SoftPrompt
-from soft_prompts.task import Encoding
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def main(settings: Settings) -> None:
     """Draw, check and write the documents."""
     model = load("pocket")
     bench = Bench(model, Encoding(model.tokenizer, model.separator, settings.n_tokens + 1), [], 16_384)
-    prompted = Prompted(bench, SoftPrompt(model.vocabulary[:0]))
+    prompted = PromptedModel(bench, SoftPrompt(model.vocabulary[:0]))
     start = Example(np.array([model.separator]), np.array([IGNORE]), "start")
     drawn = prompted.generate([start] * settings.n_documents, settings.n_tokens, temperature=1.0, seed=settings.seed)
     texts = []

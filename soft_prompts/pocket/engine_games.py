@@ -2,8 +2,8 @@
 
     python -m soft_prompts.pocket.engine_games --engine /usr/games/stockfish --out games.pgn.zst
 
-The engine is Stockfish with UCI_LimitStrength, whose nominal Elo stands as the rating of its side. It weakens itself with a random
-generator that it seeds from the clock, so that another run makes other games of the same kind.
+The engine is Stockfish with UCI_LimitStrength, whose nominal Elo stands as the rating of its side. It weakens itself
+with a random generator that it seeds from the clock, so that another run makes other games of the same kind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Train pocket, and pocket-chat from it, from files of text, games and dialogues; write weights, tokenizer and what was measured.
+"""Train pocket, and pocket-chat from it, from files of text, games and dialogues; write weights, tokenizer and what was
+measured.
 
     python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst --games lichess.pgn.zst \\
         engine.pgn.zst --chat oasst.jsonl instructions.json --out soft_prompts/pocket
@@ -27,13 +28,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
+from soft_prompts.cli import run
 from soft_prompts.console import progress_bar, say
+from soft_prompts.data.documents import HELD_OUT_SHARE, document_id, is_held_out
 from soft_prompts.files import write_atomically
 from soft_prompts.pocket import corpus
-from soft_prompts.run import TrainConfig
 from soft_prompts.sweep import Sweep
-from soft_prompts.task import HELD_OUT_SHARE, document_id, is_held_out
 from soft_prompts.tasks.chess_moves import ChessMoves
+from soft_prompts.training.recipe import TrainConfig
 
 SPECIAL = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>")
 SPLIT = (
@@ -52,7 +54,8 @@ SHARES = {"prose": 0.58, "game": 0.16, "stray": 0.2, "maze": 0.06}
 """Of the tokens."""
 CONTEXT = 512
 LONG_SHARE = 0.25
-"""Share of the tokens, the last, that are read in rows of CONTEXT; the first ones are read in rows of half that length."""
+"""Share of the tokens, the last, that are read in rows of CONTEXT; the first ones are read in rows of half that
+length."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,8 @@ def row_lengths(settings: Settings) -> list[int]:
 def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     """The rows, end to end: every kind in its share, in shuffled epochs.
 
-    A row holds whole games and mazes, for of a game without its opening nobody can tell the position, and prose before or behind
-    them. Prose before them runs on from the row before. A document longer than a row is cut at the row's end.
+    A row holds whole games and mazes, for of a game without its opening nobody can tell the position, and prose before
+    or behind them. Prose before them runs on from the row before. A document longer than a row is cut at the row's end.
     """
     dice = random.Random(settings.seed)
     ready = {kind: encode(tokenizer, texts.train[kind]) for kind in SHARES}
@@ -187,7 +190,8 @@ def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenize
 
 
 def new_model(settings: Settings, entries: int) -> GPTNeoXForCausalLM:
-    """An untrained model: pythia's architecture, but for tied embeddings and layers in sequence, better at this size."""
+    """An untrained model: pythia's architecture, but for tied embeddings and layers in sequence, better at this
+    size."""
     torch.manual_seed(settings.seed)
     config = GPTNeoXConfig(
         vocab_size=entries, hidden_size=settings.width, num_hidden_layers=settings.layers,
@@ -207,7 +211,8 @@ def token_losses(model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor) -> Ten
 
 
 def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tensor]]], rate: float, title: str) -> None:
-    """Muon for the matrices, AdamW for embeddings, norms and biases; constant rate, then linear to zero from the middle on."""
+    """Muon for the matrices, AdamW for embeddings, norms and biases; constant rate, then linear to zero from the middle
+    on."""
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
     optimizers = [
@@ -318,7 +323,7 @@ def measure_chess(settings: Settings) -> dict:
             models=(str(settings.out / "base"),), n_tokens=(0,), out=Path(folder),
             train=TrainConfig(steps=1, batch_size=1, eval_documents=1000),
         )  # fmt: skip
-        scores = sweep.run()[0].scores
+        scores = run(sweep)[0].scores
     return {name: scores[name] for name in ("move_match", "legal_after_10", "legal_after_40")}
 
 

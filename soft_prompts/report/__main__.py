@@ -10,14 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from soft_prompts.console import fail, say, warn
+from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
-from soft_prompts.plots import saturation_figure, save_figure
 from soft_prompts.report.collection import Collection, Filter, collect
-from soft_prompts.report.export import write
-from soft_prompts.report.page import page
-from soft_prompts.tables import markdown, models_by_length, print_tables, tables
 
 
 @dataclass(frozen=True)
@@ -37,44 +33,52 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Print tables, and write them, the curves and a page."""
+    from soft_prompts.report.tables import markdown, models_by_length, print_tables, tables
+
     collection = collect(settings.folders, settings.which)
-    results = [r for shown in collection.shown for r in shown.results]
-    if not results:
+    curves = collection.curves
+    if not curves:
         raise SoftPromptsError(
             f"no results in {', '.join(map(str, settings.folders))}; run an experiment first, or name another folder. "
             + " ".join(collection.missing)
         )
     if settings.as_markdown:
-        print(markdown(results, settings.scores))
+        print(markdown(curves, settings.scores))
         return
-    print_tables([*models_by_length(results), *tables(results, settings.scores)])
+    print_tables([*models_by_length(curves), *tables(curves, settings.scores)])
     for shown in collection.shown:
-        say(f"{shown.name}: {shown.summary or 'no distance without results at 0 tokens and at more'}")
+        say(f"{shown.curve.name}: {shown.summary or 'no distance without results at 0 tokens and at more'}")
     for sentence in collection.missing:
         warn(sentence)
     out = settings.out or Path("runs/report")
     write_report(collection, settings.scores, out)
     if settings.export:
+        from soft_prompts.report.export import write
+
+        results = [r for curve in curves for r in curve.results]
         say(f"data: {write(results, settings.export, out)}")
 
 
 def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> None:
-    """report.html, table.md and curves-*.png and .svg in ``out``."""
-    results = [r for shown in collection.shown for r in shown.results]
-    write_atomically(out / "table.md", markdown(results, scores).encode())
-    for i, shown in enumerate(collection.shown):
-        figure = saturation_figure(shown.results, scores)
+    """report.html, table.md and curve-*.png and .svg in ``out``."""
+    from soft_prompts.report.page import page
+    from soft_prompts.report.plots import saturation_figure, save_figure
+    from soft_prompts.report.tables import markdown
+
+    write_atomically(out / "table.md", markdown(collection.curves, scores).encode())
+    for i, curve in enumerate(collection.curves):
+        figure = saturation_figure([curve], scores)
         for kind in ("png", "svg"):
-            save_figure(figure, out / f"curve-{i}-{shown.first.experiment}.{kind}")
-    headline = {shown.first.experiment: scores for shown in collection.shown} if scores else {}
-    write_atomically(out / "report.html", page(collection, headline).encode())
+            save_figure(figure, out / f"curve-{i}-{curve.experiment}.{kind}")
+    write_atomically(out / "report.html", page(collection, scores).encode())
     say(f"page: {out / 'report.html'}   table: {out / 'table.md'}   curves: {out}/curve-*.png and .svg")
 
 
 if __name__ == "__main__":
+    interrupts_end_in_a_sentence()
     try:
         main(tyro.cli(Settings, description=__doc__))
     except SoftPromptsError as error:
-        fail(error)
+        stop(error)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,8 +2,8 @@
 
     python -m soft_prompts.report.documents README.md results/README.md
 
-fills what stands between `<!-- results/chess/pocket: move_match -->` (a folder below that of the command, and the scores to show) and
-`<!-- end -->`.
+fills what stands between `<!-- results/chess/pocket: move_match -->` (a folder below that of the command, and the
+scores to show) and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,37 @@ import re
 import sys
 from pathlib import Path
 
-from soft_prompts.console import fail, say
+from soft_prompts.console import say, stop
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Filter, collect
-from soft_prompts.tables import as_markdown, tables
+from soft_prompts.report.tables import as_markdown, tables
 
 MARK = re.compile(r"<!-- (results/\S+?):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def filled(text: str, root: Path) -> str:
-    """A page with the tables and report lines of the results it names. Raises SoftPromptsError where there are none."""
+    """A page with the tables and report lines of the results that it names.
+
+    Args:
+        text: The page, in Markdown.
+        root: The folder that the named folders are below.
+
+    Raises:
+        SoftPromptsError: There are no results in a named folder.
+    """
 
     def fill(mark: re.Match) -> str:
         folder, scores = mark[1], mark[2].split()
         collection = collect([root / folder], Filter())
-        results = [r for shown in collection.shown for r in shown.results]
-        if not results:
+        if not collection.shown:
             raise SoftPromptsError(f"there are no results in {root / folder}: {' '.join(collection.missing)}")
-        parts = [as_markdown(name, cells) for name, cells in tables(results, scores)]
-        lines = [
-            f"- {shown.what + ': ' if shown.what else ''}{shown.summary}\n"
-            for shown in collection.shown
-            if shown.summary
-        ]
+        parts = [as_markdown(name, cells) for name, cells in tables(collection.curves, scores)]
+        lines = []
+        for shown in collection.shown:
+            name = shown.curve.difference
+            if shown.summary:
+                lines.append(f"- {name + ': ' if name else ''}{shown.summary}\n")
         body = "\n".join([*parts, "".join(lines)]) if lines else "\n".join(parts)
         return f"<!-- {folder}:{mark[2]} -->\n\n{body}\n<!-- end -->"
 
@@ -58,4 +65,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except SoftPromptsError as error:
-        fail(error)
+        stop(error)

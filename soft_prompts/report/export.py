@@ -4,27 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from soft_prompts.results.record import Result
 
-from soft_prompts.results import Result
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def frame(results: Sequence[Result]) -> pd.DataFrame:
-    """A row for every result: experiment, model, n_tokens, seed, loss with low and high, baselines, every single score with its ends
-    (score.move_match, score.move_match.low ...), sizes, and the options of task and training (task.*, train.*)."""
+    """A row for every result.
+
+    Columns: experiment, model, variant, n_tokens, seed, loss with low and high, baselines, every single score with its
+    ends (score.move_match, score.move_match.low ...), bits, and the options of task and training (task.*, train.*).
+    """
+    import pandas as pd
+
     return pd.DataFrame([_row(r) for r in results])
 
 
 def _row(r: Result) -> dict[str, Any]:
     low, high = r.held_out.interval
     row: dict[str, Any] = {
-        "experiment": r.experiment, "model": r.model, "n_tokens": r.n_tokens, "seed": r.seed, "loss": r.held_out.loss,
-        "loss.low": low, "loss.high": high, "n_documents": len(r.held_out.documents), "n_scored": r.held_out.n_scored,
-        **r.baselines, "seconds": r.seconds, "tokens_per_second": r.tokens_per_second,
+        "experiment": r.experiment,
+        "model": r.model,
+        "variant": r.variant["label"],
+        "n_tokens": r.n_tokens,
+        "seed": r.seed,
+        "loss": r.held_out.loss,
+        "loss.low": low,
+        "loss.high": high,
+        "n_documents": len(r.held_out.documents),
+        "n_scored": r.held_out.n_scored,
+        **r.baselines,
+        "seconds": r.seconds,
+        "tokens_per_second": r.tokens_per_second,
         "bits": r.sizes[-1]["bits"] if r.sizes else None,
-    }  # fmt: skip
+    }
     for name, score in r.scores.items():
         if "value" in score:
             ends = score["interval"] or (None, None)
@@ -39,7 +55,11 @@ def _plain(value: Any) -> Any:
 
 
 def write(results: Sequence[Result], kind: str, folder: Path) -> Path:
-    """results.csv or results.parquet in ``folder``; its path."""
+    """Write results.csv or results.parquet (the ``kind``) into ``folder``.
+
+    Returns:
+        The file's path.
+    """
     path = folder / f"results.{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     table = frame(results)

@@ -1,49 +1,59 @@
-"""What a model did, to look at: boards, routes, transcripts, streaks, as pieces of HTML."""
+"""What a model did, to look at, as pieces of HTML: samples drawn by their kind, and pictures saved beside a result."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-import chess
-import chess.svg
+from soft_prompts.results.record import Result
 
-from soft_prompts.results import Result
+Sample = dict[str, str]
 
 MOST = 4
-"""Samples shown of one result."""
+"""Samples of one kind that are shown of a result."""
 MOST_DIALOGUES = 12
 
 
 def pieces(result: Result, path: Path | None) -> list[str]:
-    """Pictures and readable samples of one result; ``path`` is its file, beside which pictures may lie."""
-    found = _images(path) if path else []
-    match result.experiment:
-        case "chess":
-            return found + [_chess(s) for s in result.samples[:MOST]]
-        case "chat_detuning":
-            return [*found, _dialogues(result.samples[:MOST_DIALOGUES])]
-        case "repetition":
-            return found + [_streak(s, result) for s in result.samples[:MOST]]
-        case _:
-            return found + [_sample(s) for s in result.samples[:MOST]]
+    """Pictures and readable samples of one result.
+
+    Args:
+        result: The result.
+        path: Its file, beside which pictures may lie.
+
+    Returns:
+        HTML, a piece for each sample or picture. Samples of a kind that is not known are shown part by part.
+    """
+    by_kind: dict[str, list[Sample]] = {}
+    for sample in result.samples:
+        by_kind.setdefault(sample.get("kind", "text"), []).append(sample)
+    drawn = [piece for kind, samples in by_kind.items() for piece in DRAWN.get(kind, _each(_text))(samples)]
+    return (_images(path) if path else []) + drawn
 
 
 def _images(path: Path) -> list[str]:
     """Pictures that were saved beside a result, put into the page."""
-    found = []
+    figures = []
     for picture in sorted(path.parent.glob(f"{path.stem}.*.png")):
         data = base64.b64encode(picture.read_bytes()).decode()
-        name = picture.name.removeprefix(f"{path.stem}.").removesuffix(".png")
-        found.append(
-            f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{data}"><figcaption>{escape(name)}</figcaption></figure>'
-        )
-    return found
+        name = escape(picture.name.removeprefix(f"{path.stem}.").removesuffix(".png"))
+        image = f'<img alt="{name}" src="data:image/png;base64,{data}">'
+        figures.append(f"<figure>{image}<figcaption>{name}</figcaption></figure>")
+    return figures
 
 
-def _chess(sample: dict[str, str]) -> str:
-    """The board after the model's continuation as far as it is legal, its last move as an arrow, and the moves in words."""
+def _each(draw: Callable[[Sample], str]) -> Callable[[Sequence[Sample]], list[str]]:
+    """A piece for every sample, MOST of them."""
+    return lambda samples: [draw(sample) for sample in samples[:MOST]]
+
+
+def _board(sample: Sample) -> str:
+    """Parts "start", "continuation", "played", "elos": the board after the model's continuation as far as it is legal,
+    its last move as an arrow, and the moves in words."""
+    import chess.svg
+
     board = chess.Board()
     for move in sample["start"].split():
         board.push_uci(move)
@@ -57,37 +67,53 @@ def _chess(sample: dict[str, str]) -> str:
     arrows = [chess.svg.Arrow(move.from_square, move.to_square) for move in board.move_stack[-1:]] if legal else []
     rest = sample["continuation"].split()[len(legal) :]
     return (
-        f'<figure class="board">{chess.svg.board(board, arrows=arrows, size=220)}<figcaption>rated {escape(sample["elos"])}: '
+        f'<figure class="board">{chess.svg.board(board, arrows=arrows, size=220)}'
+        f"<figcaption>rated {escape(sample['elos'])}: "
         f'<b class="good">{escape(" ".join(legal))}</b> <b class="bad">{escape(" ".join(rest))}</b><br>'
         f"played: {escape(sample['played'])}</figcaption></figure>"
     )
 
 
-def _dialogues(samples: list[dict[str, str]]) -> str:
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(s[part])}</td>" for part in ("system", "user", "before", "after")) + "</tr>"
-        for s in samples
-    )
-    return (
-        '<div class="wide"><table class="text"><tr><th>system<th>user<th>without prompt<th>with prompt</tr>'
-        + rows
-        + "</table></div>"
-    )
+def _dialogues(samples: Sequence[Sample]) -> list[str]:
+    """Parts "system", "user", "before", "after": one table of all dialogues."""
+    parts = ("system", "user", "before", "after")
+    header = "<tr><th>system<th>user<th>without prompt<th>with prompt</tr>"
+    cells = ("".join(f"<td>{escape(s[part])}</td>" for part in parts) for s in samples[:MOST_DIALOGUES])
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return [f'<div class="wide"><table class="text">{header}{body}</table></div>']
 
 
-def _streak(sample: dict[str, str], result: Result) -> str:
-    """A continuation with the part that repeats the string marked; of a random target the string is not known here."""
-    said = sample["continuation"]
-    task = result.config["task"]
-    length = 0
-    if task.get("control") == [False]:
-        wanted = (" " + task["strings"][0]) * (len(said) // len(task["strings"][0]) + 1)
-        length = next((i for i, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), len(said))
+def _repetition(sample: Sample) -> str:
+    """Parts "text", "continuation", "wanted" (not in older files): the part that repeats what was wanted is marked."""
+    said, wanted = sample["continuation"], sample.get("wanted", "")
+    n_same = next(
+        (i for i, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), min(len(said), len(wanted))
+    )
     return (
         f'<p class="sample">{escape(sample["text"][-200:])} <b class="prompt">[prompt]</b>'
-        f'<b class="good">{escape(said[:length])}</b>{escape(said[length:])}</p>'
+        f'<b class="good">{escape(said[:n_same])}</b>{escape(said[n_same:])}</p>'
     )
 
 
-def _sample(sample: dict[str, str]) -> str:
-    return '<p class="sample">' + "<br>".join(f"<b>{escape(k)}</b> {escape(v)}" for k, v in sample.items()) + "</p>"
+def _path(sample: Sample) -> str:
+    """Parts "board", "walked", "shortest"."""
+    return (
+        f"<figure><pre>{escape(sample['board'].strip())}</pre><figcaption>walked: {escape(sample['walked'])}; "
+        f"shortest: {escape(sample['shortest'])}</figcaption></figure>"
+    )
+
+
+def _text(sample: Sample) -> str:
+    """Any parts, each behind its name."""
+    parts = [f"<b>{escape(part)}</b> {escape(text)}" for part, text in sample.items() if part != "kind"]
+    return '<p class="sample">' + "<br>".join(parts) + "</p>"
+
+
+DRAWN: dict[str, Callable[[Sequence[Sample]], list[str]]] = {
+    "board": _each(_board),
+    "dialogue": _dialogues,
+    "path": _each(_path),
+    "repetition": _each(_repetition),
+    "text": _each(_text),
+}
+"""Kind of sample -> how samples of it are drawn. A new kind of behaviour adds a line here."""

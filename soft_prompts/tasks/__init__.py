@@ -1,0 +1,1 @@
+"""Behaviours: what is scored, and how well it is met."""

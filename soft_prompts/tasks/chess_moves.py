@@ -6,19 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import chess
 import numpy as np
 
-from soft_prompts.batch import IGNORE, Example
 from soft_prompts.console import say, warn
+from soft_prompts.data.documents import Encoding, Split, is_held_out
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.data.pgn import GameFilter, Games, read_games
+from soft_prompts.data.sources import fingerprint
+from soft_prompts.engine.prompted import PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Prompted, TokenScores
 from soft_prompts.stats import rate, ratio
-from soft_prompts.task import Encoding, Scored, Split, Task, is_held_out
-from soft_prompts.tasks.pgn import GameFilter, Games, read_games
-from soft_prompts.tasks.sources import fingerprint
+from soft_prompts.tasks.base import Task, TaskScores
+
+if TYPE_CHECKING:
+    from soft_prompts.engine.evaluate import TokenScores
 
 PUBLISHED_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-11.pgn.zst"
 PUBLISHED_TEST_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-12.pgn.zst"
@@ -30,29 +34,35 @@ TOKENS_PER_PLY = 6
 
 @dataclass(frozen=True)
 class ChessExample(Example):
-    """A game as tokens; ``plies`` [T] is the half-move (from 0) that each token belongs to, -1 for the separator."""
+    """A game as tokens."""
 
     plies: np.ndarray = None  # type: ignore[assignment]
+    """int [T], the half-move (from 0) that each token belongs to; -1 for the separator."""
     elos: tuple[int, int] = (0, 0)
+    """Ratings of white and black."""
 
     @property
     def n_plies(self) -> int:
+        """Half-moves of the game, as far as it is read."""
         return int(self.plies[-1]) + 1
 
 
 @dataclass(frozen=True)
 class ChessMoves(Task):
-    """Which games are read. What is left at None follows the source: the published lichess files are filtered as published
-    (rated blitz), files of your own are not filtered by speed."""
+    """Which games are read.
+
+    What is left at None follows the source: the published lichess files are filtered as published (rated blitz), files
+    of your own are not filtered by speed.
+    """
 
     games: str = PUBLISHED_GAMES
     """Training games: a .pgn, .pgn.zst or .pgn.gz, as a path or a URL that is streamed no further than needed."""
     test_games: str | None = None
-    """Held-out games. None: the lichess file of the month after the published training file, or, with --games of your own, a tenth of
-    that file, chosen by game hash."""
+    """Held-out games. None: the lichess file of the month after the published training file, or, with --games of your
+    own, a tenth of that file, chosen by game hash."""
     speed: str | None = None
-    """Only games whose Event names this speed, such as blitz or rapid; "any" takes all. None: blitz for the published file,
-    else any."""
+    """Only games whose Event names this speed, such as blitz or rapid; "any" takes all. None: blitz for the published
+    file, else any."""
     rated: Literal["yes", "no", "any"] | None = None
     """Only rated games, only casual ones, or any. None: yes for the published file, else any."""
     min_elo: int = 1
@@ -71,9 +81,11 @@ class ChessMoves(Task):
     """Half-moves after which it takes over."""
 
     headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect")
+    file_options: ClassVar[tuple[str, ...]] = ("games", "test_games")
 
     @property
     def game_filter(self) -> GameFilter:
+        """Which games of a file are taken."""
         published = self.games == PUBLISHED_GAMES
         speed = self.speed or ("blitz" if published else "any")
         rated = self.rated or ("yes" if published else "any")
@@ -87,7 +99,7 @@ class ChessMoves(Task):
 
     @property
     def test_source(self) -> str | None:
-        """Where held-out games come from, None for a share of ``games``."""
+        """Where held-out games come from. None: a share of ``games``."""
         return self.test_games or (PUBLISHED_TEST_GAMES if self.games == PUBLISHED_GAMES else None)
 
     def identity(self) -> dict[str, str]:
@@ -99,28 +111,39 @@ class ChessMoves(Task):
 
         Train and held out never share a game, and two games of the same moves are the same game.
         """
-        split_games = _split(self, tuple(self.identity().values()), encoding.cache)
+        games = self._split(encoding)
         if split == "held_out":
-            yield from _encode(split_games.test, split_games.held_out, encoding)
+            yield from _encode(games.test, games.held_out, encoding)
             return
         random = np.random.default_rng(seed)
         while True:
-            yield from _encode(split_games.games, random.permutation(split_games.train), encoding)
+            yield from _encode(games.games, random.permutation(games.train), encoding)
 
     def facts(self, encoding: Encoding) -> dict[str, Any]:
-        found = _split(self, tuple(self.identity().values()), encoding.cache)
+        games = self._split(encoding)
         return {
-            "train_games": len(found.train),
-            "held_out_games": len(found.held_out),
-            "skipped": found.games.skipped,
-            "complete": found.games.complete and found.test.complete,
-            "notes": [note for note in dict.fromkeys([found.games.note, found.test.note]) if note],
+            "train_games": len(games.train),
+            "held_out_games": len(games.held_out),
+            "skipped": games.games.skipped,
+            "complete": games.games.complete and games.test.complete,
+            "notes": [note for note in dict.fromkeys([games.games.note, games.test.note]) if note],
         }
 
-    def score(self, prompted: Prompted, held_out: Sequence[ChessExample]) -> Scored:
-        """Moves predicted on held-out games, whether the ratings are used at all, and legal moves of free continuations."""
-        true = prompted.scores(held_out)
-        # The same games with the ratings of others: what the loss gains from the true ones is what the condition is used for.
+    def _split(self, encoding: Encoding) -> _SplitGames:
+        wanted = _Wanted(self.games, self.test_source, self.game_filter, self.max_games, self.max_test_games)
+        return _split(wanted, tuple(self.identity().values()), encoding.cache)
+
+    def score(self, prompted: PromptedModel, held_out: Sequence[ChessExample]) -> TaskScores:
+        """Predicted moves of held-out games, the use made of the ratings, and legal moves of free continuations.
+
+        nats_per_move: held-out loss by move instead of by token.
+        elo_effect: nats per token that are lost if every game gets the ratings of another one.
+        move_match: share of the moves whose every token is the model's first choice; _by_elo: by the mover's rating.
+        legal_after_N: share of games whose first continued move, after N half-moves, is legal; legal_by_ply_after_N:
+            whose
+        first 1, 2, ... continued moves all are.
+        """
+        true = prompted.held_out_scores
         order = np.random.default_rng(0).permutation(len(held_out))
         strangers = [replace(e, condition=held_out[i].condition) for e, i in zip(held_out, order, strict=True)]
         shuffled = prompted.scores(strangers)
@@ -138,25 +161,43 @@ class ChessMoves(Task):
                 str(ply + 1): rate(legal[:, ply]) for ply in range(PLIES_CONTINUED)
             }
             samples += [c.sample for c in continuations[:2]]
-        return Scored(scores, samples)
+        return TaskScores(scores, samples)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which games are read; see ChessMoves for the fields."""
+
+    games: str
+    test_source: str | None
+    game_filter: GameFilter
+    max_games: int
+    max_test_games: int
 
 
 @dataclass(frozen=True)
 class _SplitGames:
     games: Games
-    train: np.ndarray  # indices into games
+    train: np.ndarray
+    """Which of ``games`` are trained on, int64."""
     test: Games
-    held_out: np.ndarray  # indices into test
+    held_out: np.ndarray
+    """Which of ``test`` are held out, int64."""
 
 
 @lru_cache(maxsize=2)
-def _split(task: ChessMoves, identity: tuple[str, ...], cache: Path | None) -> _SplitGames:
-    """Read a task's games and part them; ``identity`` is that of the files, so that none is mistaken for an older one."""
-    games = _read(task.games, task.game_filter, task.max_games, cache)
+def _split(wanted: _Wanted, identity: tuple[str, ...], cache: Path | None) -> _SplitGames:
+    """Read games and keep the splits apart.
+
+    ``identity`` is that of the files. It is only a part of the key under which the result is remembered: a file that
+    changes under its name is read again.
+    """
+    games = _read(wanted.games, wanted.game_filter, wanted.max_games, cache)
     ids = [games.id(i) for i in range(len(games))]
-    if task.test_source:
-        test = _read(task.test_source, task.game_filter, task.max_test_games, cache)
-        held_out = {test.id(i): i for i in reversed(range(len(test)))}  # of games with the same moves, the first
+    # Of games with the same moves, the first one stands for all: hence the reversed order.
+    if wanted.test_source:
+        test = _read(wanted.test_source, wanted.game_filter, wanted.max_test_games, cache)
+        held_out = {test.id(i): i for i in reversed(range(len(test)))}
     else:
         test = games
         held_out = {ids[i]: i for i in reversed(range(len(games))) if is_held_out(ids[i])}
@@ -164,13 +205,12 @@ def _split(task: ChessMoves, identity: tuple[str, ...], cache: Path | None) -> _
     for what, n, remedy in (("training", len(train), "--games"), ("held-out", len(held_out), "--test-games")):
         if not n:
             raise SoftPromptsError(
-                f"no {what} games are left of the {len(games)} in {task.games} that pass the filter once the splits "
+                f"no {what} games are left of the {len(games)} in {wanted.games} that pass the filter once the splits "
                 f"are kept apart; give more with {remedy}."
             )
-    # By hash, not in file order: neighbours in a file are often games of the same two players.
-    return _SplitGames(
-        games, train, test, np.array([held_out[game] for game in sorted(held_out)][: task.max_test_games])
-    )
+    # Chosen by hash, not in file order: neighbours in a file are often games of the same two players.
+    chosen = np.array([held_out[game] for game in sorted(held_out)][: wanted.max_test_games])
+    return _SplitGames(games, train, test, chosen)
 
 
 def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:
@@ -199,15 +239,14 @@ def _encode(games: Games, indices: np.ndarray, encoding: Encoding) -> Iterator[C
 
 
 def _plies(text: str, starts: np.ndarray) -> np.ndarray:
-    """The half-move that each token belongs to, by the character it starts at; a space belongs to the move behind it."""
-    ends = np.flatnonzero(
-        np.frombuffer(text.encode(), np.uint8) == ord(" ")
-    )  # the character behind each move but the last
+    """The half-move that each token belongs to, by the character it starts at. A space belongs to the move behind
+    it."""
+    ends = np.flatnonzero(np.frombuffer(text.encode(), np.uint8) == ord(" "))  # of each move but the last
     return np.where(starts < 0, -1, np.searchsorted(ends, starts, side="right"))
 
 
 def _move_match(scores: TokenScores, held_out: Sequence[ChessExample]) -> dict:
-    """Share of moves whose every token is the most likely one: just those that greedy decoding would have played."""
+    """Share of moves whose every token is the model's first choice: those that greedy decoding would have played."""
     buckets: dict[str, list[tuple[int, int]]] = {}
     matches, moves = [], []
     for e, correct in zip(held_out, scores.correct, strict=True):
@@ -228,12 +267,18 @@ def _move_match(scores: TokenScores, held_out: Sequence[ChessExample]) -> dict:
 
 @dataclass(frozen=True)
 class _Continuation:
-    legal: list[bool]  # for each half-move continued: it and all before it are legal
+    legal: list[bool]
+    """For each half-move continued: it and all before it are legal."""
     sample: dict[str, str]
 
 
-def _continue(prompted: Prompted, held_out: Sequence[ChessExample], n_plies: int, n_games: int) -> list[_Continuation]:
-    """Greedy continuations of held-out games from half-move ``n_plies``, of the games long enough, the same at every length."""
+def _continue(
+    prompted: PromptedModel, held_out: Sequence[ChessExample], n_plies: int, n_games: int
+) -> list[_Continuation]:
+    """Greedy continuations of held-out games from half-move ``n_plies``.
+
+    Which games are long enough does not depend on the prompt, so all prompt lengths continue the same games.
+    """
     n_new = PLIES_CONTINUED * TOKENS_PER_PLY
     fitting = [(e, int(np.searchsorted(e.plies, n_plies))) for e in held_out if e.n_plies > n_plies]
     fitting = [(e, n) for e, n in fitting if n + n_new <= prompted.bench.encoding.max_tokens][:n_games]
@@ -243,6 +288,7 @@ def _continue(prompted: Prompted, held_out: Sequence[ChessExample], n_plies: int
         given = prompted.decode(start.tokens[1:]).split()
         words = prompted.decode(np.concatenate([start.tokens[1:], new])).split()
         sample = {
+            "kind": "board",
             "elos": f"{e.elos[0]} {e.elos[1]}",
             "start": " ".join(given),
             "continuation": " ".join(words[len(given) :]),
@@ -253,11 +299,13 @@ def _continue(prompted: Prompted, held_out: Sequence[ChessExample], n_plies: int
 
 
 def _legal(given: list[str], words: list[str]) -> list[bool]:
-    """Whether each of the half-moves behind ``given`` is legal, and all before it; a game that is over cannot go wrong."""
+    """Whether each of the half-moves behind ``given`` is legal, and all before it. A game that is over cannot go
+    wrong."""
     board = chess.Board()
     for move in given:
         board.push_uci(move)
-    alive, legal = words[: len(given)] == given, []  # a first token that lengthens the last move given changes it
+    legal = []
+    alive = words[: len(given)] == given  # not so if the first new token lengthens the last given move
     for ply in range(len(given), len(given) + PLIES_CONTINUED):
         if alive and not board.is_game_over():
             alive = ply < len(words) and _push(board, words[ply])

@@ -9,13 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from soft_prompts.batch import IGNORE, Example
-from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Prompted
-from soft_prompts.stats import rate, ratio
-from soft_prompts.task import HELD_OUT_SHARE, Encoding, Scored, Split, Task, document_id, is_held_out
-from soft_prompts.tasks.board_pictures import draw_obedience, draw_routes
-from soft_prompts.tasks.boards import (
+from soft_prompts.data.boards import (
     DONE,
     MOVES,
     NO_WAY,
@@ -27,6 +21,13 @@ from soft_prompts.tasks.boards import (
     stream,
     walk,
 )
+from soft_prompts.data.documents import HELD_OUT_SHARE, Encoding, Split, document_id, is_held_out
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.prompted import PromptedModel
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.stats import rate, ratio
+from soft_prompts.tasks.base import Task, TaskScores
+from soft_prompts.tasks.board_pictures import draw_obedience, draw_routes
 
 ASKED_EXTRA, ASKED_BUMPS = (0, 2, 4, 8), (0, 1, 3)
 """Conditions asked for to see whether they are obeyed."""
@@ -36,14 +37,15 @@ ASKED_EXTRA, ASKED_BUMPS = (0, 2, 4, 8), (0, 1, 3)
 class BoardExample(Example):
     """A board and its path as tokens, and the board itself to walk on."""
 
-    boards: Boards = None  # type: ignore[assignment]  # of one board
+    boards: Boards = None  # type: ignore[assignment]
+    """One board."""
 
     @property
     def solvable(self) -> bool:
         return bool(self.boards.optimum[0] >= 0)
 
     def asked(self, extra: int, bumps: int) -> BoardExample:
-        """The board without its path, under other conditions: what a model reads that is to find a way."""
+        """The board without its path, under other conditions: what a model reads when it must find the way itself."""
         given = int((self.labels == IGNORE).sum())
         return replace(self.prefix(given), condition=_condition(extra, bumps))
 
@@ -81,19 +83,20 @@ class Pathfinding(Task):
         cells = self.width * self.height
         if min(self.width, self.height) < 1 or cells < 2:
             raise SoftPromptsError(
-                f"a board of {self.width} x {self.height} has no room for a start and a goal; --width and --height must make 2 cells or more."
+                f"a board of {self.width} x {self.height} has no room for a start and a goal; --width and --height "
+                f"must make 2 cells or more."
             )
         if not 0 <= self.max_blocked <= 1 or int(self.max_blocked * cells) > cells - 2:
             raise SoftPromptsError(
-                f"--max-blocked {self.max_blocked} is up to {int(self.max_blocked * cells)} walls on {cells} cells, but start and goal "
-                f"need two free ones; give at most {(cells - 2) / cells:.3f}."
+                f"--max-blocked {self.max_blocked} is up to {int(self.max_blocked * cells)} walls on {cells} cells, "
+                f"but start and goal need two free ones; give at most {(cells - 2) / cells:.3f}."
             )
         if self.solvable_share is not None and not 0 <= self.solvable_share <= 1:
             raise SoftPromptsError(f"--solvable-share is {self.solvable_share}, but must lie between 0 and 1.")
         return Shape(self.height, self.width, self.max_blocked, self.solvable_share)
 
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[BoardExample]:
-        """Boards behind the separator, then their moves, which alone are scored.
+        """Boards behind the separator, then their moves. Only the moves are scored.
 
         A tenth of all boards, by a hash of the board without its path, is held out and never trained on.
         """
@@ -125,9 +128,8 @@ class Pathfinding(Task):
             mine = [i for i, board in enumerate(ids) if is_held_out(board) == held_out]
             for start in range(0, len(mine), 64):  # tokenised as they are needed
                 part = mine[start : start + 64]
-                yield from self._encode(
-                    boards.take(np.array(part)), [texts[i] for i in part], [ids[i] for i in part], encoding
-                )
+                of_part = [texts[i] for i in part], [ids[i] for i in part]
+                yield from self._encode(boards.take(np.array(part)), *of_part, encoding)
             if n_tried is not None and (n_tried := n_tried - len(boards)) <= 0:
                 return
 
@@ -138,18 +140,19 @@ class Pathfinding(Task):
             tokens = np.concatenate([board, path[1:]])
             if len(tokens) > encoding.max_tokens:
                 raise SoftPromptsError(
-                    f"a board of {self.width} x {self.height} takes {len(board)} tokens and its path {len(path) - 1}, more than "
-                    f"--train.max-tokens {encoding.max_tokens}; give more of these or a smaller --width and --height."
+                    f"a board of {self.width} x {self.height} takes {len(board)} tokens and its path {len(path) - 1}, "
+                    f"more than --train.max-tokens {encoding.max_tokens}; give more of these or a smaller --width and "
+                    f"--height."
                 )
             labels = np.concatenate([np.full(len(board), IGNORE), path[1:]])
             condition = _condition(extra[i], boards.bumps[i])
             yield BoardExample(tokens, labels, ids[i], condition=condition, boards=boards.take(np.array([i])))
 
-    def score(self, prompted: Prompted, held_out: Sequence[BoardExample]) -> Scored:
+    def score(self, prompted: PromptedModel, held_out: Sequence[BoardExample]) -> TaskScores:
         """How the model walks when asked for the best path, and whether it obeys when asked for worse ones."""
         examples = held_out[: self.walked]
         walks = self._walks(prompted, examples, 0, 0, temperature=0.0)
-        scores = {**_found(examples, walks), **_random_walker(examples, self.longest_walk)}
+        scores = {**_walk_scores(examples, walks), **_random_walker(examples, self.longest_walk)}
         solvable = [e for e in held_out if e.solvable][: self.walked_asked]
         obtained: dict[str, dict] = {"extra": {}, "bumps": {}}
         for extra, bumps in product(ASKED_EXTRA, ASKED_BUMPS):
@@ -165,14 +168,16 @@ class Pathfinding(Task):
         scores |= {f"obtained_{what}": by_asked for what, by_asked in obtained.items()}
         samples = [
             {
+                "kind": "path",
                 "board": prompted.decode(e.asked(0, 0).tokens[1:]),
                 "walked": _letters(w, e),
                 "shortest": str(e.boards.optimum[0]),
             }
             for e, w in zip(examples[:4], walks, strict=False)
         ]
-        pictures = {"routes": draw_routes(examples[:12], walks), "obedience": draw_obedience(obtained)}
-        return Scored(scores, samples, pictures)
+        routes = draw_routes([e.boards for e in examples[:12]], walks[:12])
+        pictures = {"routes": routes, "obedience": draw_obedience(obtained)}
+        return TaskScores(scores, samples, pictures)
 
     @property
     def longest_walk(self) -> int:
@@ -180,7 +185,7 @@ class Pathfinding(Task):
         return 2 * self.width * self.height
 
     def _walks(
-        self, prompted: Prompted, examples: Sequence[BoardExample], extra: int, bumps: int, temperature: float
+        self, prompted: PromptedModel, examples: Sequence[BoardExample], extra: int, bumps: int, temperature: float
     ) -> list[Walk]:
         """Where the model's own moves lead on each board; no text is longer than those that are trained on."""
         starts = [e.asked(extra, bumps) for e in examples]
@@ -192,7 +197,7 @@ class Pathfinding(Task):
         ]
 
 
-def _found(examples: Sequence[BoardExample], walks: Sequence[Walk]) -> dict:
+def _walk_scores(examples: Sequence[BoardExample], walks: Sequence[Walk]) -> dict:
     """Scores of walks that were asked to be the best."""
     solvable = [(e, w) for e, w in zip(examples, walks, strict=True) if e.solvable]
     hopeless = [w for e, w in zip(examples, walks, strict=True) if not e.solvable]

@@ -8,10 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
-from soft_prompts.batch import IGNORE, Example
-from soft_prompts.model import LanguageModel, load
-from soft_prompts.tasks import sources
+from soft_prompts.data import sources
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.models.cpu import settle_process
+from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.models.loading import load
 from tests.unit.made_up import byte_tokenizer
+
+# As the command line does: which kernels multiply decides the last bits of every number.
+settle_process(torch.device("cpu"))
 
 CONTEXT = 128
 TINY = {

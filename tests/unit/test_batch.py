@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from soft_prompts.batch import IGNORE, Example, collate
-from soft_prompts.evaluate import pack, read
-from soft_prompts.prompts import SoftPrompt
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.batch import collate
+from soft_prompts.engine.forward import forward_pass, pack
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from tests.unit.conftest import make_examples
 
 
@@ -51,7 +52,7 @@ def test_packing_covers_every_row_once_with_one_length_a_pass_inside_the_budget(
 @pytest.mark.parametrize("n_tokens", [0, 1, 3])
 def test_scored_tokens_do_not_depend_on_prompt_length(neox, n_tokens: int) -> None:
     examples = make_examples(6)
-    scoring = read(neox, [SoftPrompt(torch.zeros(n_tokens, 32))], [examples], [(0, i) for i in range(6)])
+    scoring = forward_pass(neox, [SoftPrompt(torch.zeros(n_tokens, 32))], [examples], [(0, i) for i in range(6)])
     assert scoring.labels.tolist() == [label for e in examples for label in e.labels[e.labels != IGNORE]]
     assert scoring.counts == [e.n_scored for e in examples]
 
@@ -60,7 +61,7 @@ def test_scored_tokens_do_not_depend_on_prompt_length(neox, n_tokens: int) -> No
 def test_each_label_is_predicted_from_what_stands_just_before_it(model, n_tokens: int) -> None:
     """Against a naive reference that builds every row on its own, with the prompt spliced into lists."""
     examples, prompt = make_examples(6), SoftPrompt(torch.randn(n_tokens, 32))
-    scoring = read(model, [prompt], [examples], [(0, i) for i in range(6)])
+    scoring = forward_pass(model, [prompt], [examples], [(0, i) for i in range(6)])
     wanted = []
     for e in examples:
         vectors = list(model.embed(torch.from_numpy(e.tokens)))

@@ -5,11 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from soft_prompts.batch import IGNORE
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE
+from soft_prompts.engine.evaluate import TokenScores
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Bench, Prompted, TokenScores
-from soft_prompts.prompts import SoftPrompt
-from soft_prompts.task import Encoding
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.tasks.chess_moves import PUBLISHED_GAMES, PUBLISHED_TEST_GAMES, ChessMoves, _legal, _move_match
 from tests.unit.made_up import byte_tokenizer, play
 
@@ -125,7 +126,7 @@ def test_legality_counts_every_half_move_until_the_first_mistake() -> None:
 def test_scores_of_a_model_that_plays_at_random_are_what_they_are_by_hand(neox, games) -> None:
     task = ChessMoves(str(games), continued_from=(4,), continued_games=5)
     held_out = take(task, "held_out", 8, max_tokens=120)
-    behind = Prompted(Bench(neox, encoding(120), held_out, 10**6), SoftPrompt(torch.randn(2, 32)))
+    behind = PromptedModel(Bench(neox, encoding(120), held_out, 10**6), SoftPrompt(torch.randn(2, 32)))
     scored = task.score(behind, held_out)
     scores = behind.scores(held_out)
     assert scored.scores["nats_per_move"]["value"] == pytest.approx(
@@ -134,7 +135,7 @@ def test_scores_of_a_model_that_plays_at_random_are_what_they_are_by_hand(neox, 
     assert scored.scores["elo_effect"]["value"] == pytest.approx(0)  # an unconditional prompt cannot use the ratings
     assert scored.scores["legal_after_4"]["value"] == 0
     assert scored.scores["legal_after_4"]["n"] == 5
-    assert set(scored.samples[0]) == {"elos", "start", "continuation", "played"}
+    assert set(scored.samples[0]) == {"kind", "elos", "start", "continuation", "played"}
     assert len(scored.samples[0]["start"].split()) == 4
 
 

@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from soft_prompts.distance import Curve, Distance, bits_saved, smallest_with_score
+from soft_prompts.results.distance import Distance, PairedLosses, smallest_with_score
 from soft_prompts.stats import band, ratio_interval, resampled, seed_interval
 
 LENGTHS = np.array([0, 1, 4, 16, 64])
 
 
-def curve(losses: list[float], noise: float = 0.0, n: int = 200, shared: float = 0.5) -> Curve:
+def curve(losses: list[float], noise: float = 0.0, n: int = 200, shared: float = 0.5) -> PairedLosses:
     """Documents of 10 to 49 tokens; each has a difficulty of its own, the same at every length, and noise."""
     random = np.random.default_rng(0)
     counts = random.integers(10, 50, n)
     per_token = np.array(losses)[:, None] + shared * random.normal(size=n)
     per_token = per_token + noise * random.normal(size=(len(losses), n))
     per_token += (np.array(losses) - (per_token * counts).sum(1) / counts.sum())[:, None]  # the losses hold exactly
-    return Curve(LENGTHS[: len(losses)], per_token * counts, counts)
+    return PairedLosses(LENGTHS[: len(losses)], per_token * counts, counts)
 
 
 def test_losses_and_envelope() -> None:
@@ -32,7 +32,7 @@ def test_distance_to_a_share_of_the_gap() -> None:
     assert c.distance_to_share(1.0) == Distance(64, 64, 64, 64)
     assert str(c.distance_to_share(0.95)) == "4 [4, 4]"
     with pytest.raises(ValueError, match="loss at 0 tokens"):
-        Curve(LENGTHS[1:], c.sums[1:], c.counts).distance_to_share(0.5)
+        PairedLosses(LENGTHS[1:], c.sums[1:], c.counts).distance_to_share(0.5)
 
 
 def test_pairing_sees_what_differences_between_documents_would_hide() -> None:
@@ -66,7 +66,7 @@ def test_saturation_is_where_nothing_longer_is_better_by_more_than_the_tolerance
 
 def test_bits_saved_are_nats_over_ln_2() -> None:
     c = curve([5, 3, 2, 2, 1])
-    np.testing.assert_allclose(bits_saved(c, 4).mean(), 3 * c.counts.sum() / len(c.counts) / np.log(2))
+    np.testing.assert_allclose(c.bits_saved(4).mean(), 3 * c.counts.sum() / len(c.counts) / np.log(2))
 
 
 def test_the_smallest_length_with_a_score_needs_its_whole_interval_above_the_target() -> None:

@@ -2,17 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from soft_prompts.batch import Example
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import Example
+from soft_prompts.engine.batch import insert
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Bench, Prompted
-from soft_prompts.prompts import SoftPrompt, insert
-from soft_prompts.task import Encoding
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from tests.unit.conftest import CONTEXT, make_examples
 
 
-def prompted(model, n_tokens: int, token_budget: int = 10**6) -> Prompted:
+def prompted(model, n_tokens: int, token_budget: int = 10**6) -> PromptedModel:
     prompt = SoftPrompt(torch.randn(n_tokens, 32, generator=torch.Generator().manual_seed(1)))
-    return Prompted(Bench(model, Encoding(model.tokenizer, model.separator, 24), [], token_budget), prompt)
+    return PromptedModel(Bench(model, Encoding(model.tokenizer, model.separator, 24), [], token_budget), prompt)
 
 
 def greedy_without_cache(model, prompt: SoftPrompt, start: Example, n_new: int) -> list[int]:
@@ -35,7 +36,7 @@ def test_cached_generation_in_padded_batches_is_the_teacher_forced_argmax(
 ) -> None:
     behind = prompted(model, n_tokens, token_budget)
     starts = make_examples(5)
-    wanted = [greedy_without_cache(model, behind.prompt, start, 12) for start in starts]
+    wanted = [greedy_without_cache(model, behind.intervention, start, 12) for start in starts]
     assert [row.tolist() for row in behind.generate(starts, 12)] == wanted
     assert any(wanted)
 

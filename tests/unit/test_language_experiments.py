@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from soft_prompts.batch import IGNORE
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Bench, Prompted
-from soft_prompts.model import load
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
-from soft_prompts.prompts import SoftPrompt
 from soft_prompts.stats import ratio
-from soft_prompts.task import Encoding
+from soft_prompts.sweep import make_bench, plan
+from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.chat_detuning import REQUESTS, SYSTEMS, ChatDetuning, dialogues
-from soft_prompts.train import train
+from soft_prompts.tasks.repetition import Repetition, _until_miss
+from soft_prompts.tasks.skip_tokens import SkipTokens
+from soft_prompts.training.loop import train
 from tests.autoregressive_test import POCKET as AUTOREGRESSIVE
-from tests.autoregressive_test import Autoregressive
 from tests.chat_detuning_test import POCKET as DETUNING
-from tests.repetition_test import Repetition, _until_miss
-from tests.skip_tokens_test import SkipTokens
 
 TEXT = (str(SAMPLES),)
 
@@ -35,8 +36,8 @@ def encoding(model, max_tokens: int = 161) -> Encoding:
     return Encoding(model.tokenizer, model.separator, max_tokens)
 
 
-def unprompted(model, held_out=()) -> Prompted:
-    return Prompted(Bench(model, encoding(model), held_out, 16_384), SoftPrompt(model.vocabulary[:0]))
+def unprompted(model, held_out=()) -> PromptedModel:
+    return PromptedModel(Bench(model, encoding(model), held_out, 16_384), SoftPrompt(model.vocabulary[:0]))
 
 
 def test_skipping_k_tokens_wants_the_token_k_behind_the_next(pocket) -> None:
@@ -115,8 +116,8 @@ def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
     """The null test of the method: what seems a gain here is a fault of splits, pairing or scoring."""
     settings = replace(AUTOREGRESSIVE.train, steps=40, n_evaluations=0, eval_documents=120, max_tokens=161)
     sweep = replace(AUTOREGRESSIVE, train=settings, n_tokens=(0, 1, 8))
-    runs = sweep.runs("pocket")
-    none, *prompted = train(sweep.bench(pocket, runs[0]), runs, tmp_path)
+    runs = plan(sweep, "pocket")
+    none, *prompted = train(make_bench(sweep, pocket, runs[0]), runs, tmp_path)
     for t in prompted:
         gain = ratio(none.scores.sums - t.scores.sums, none.scores.counts)
         assert gain["interval"][0] <= 0, (t.run.n_tokens, gain)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from soft_prompts.report.documents import MARK, filled
-from soft_prompts.results import load_results
+from soft_prompts.results.record import load_results
 
 ROOT = Path(__file__).parents[2]
 

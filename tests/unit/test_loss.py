@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from soft_prompts import loss as loss_module
-from soft_prompts.loss import cross_entropy, score_tokens
+from soft_prompts.engine import loss as loss_module
+from soft_prompts.engine.loss import cross_entropy, score_tokens
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Of gradients; losses are float32 or finer."""

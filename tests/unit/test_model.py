@@ -15,10 +15,11 @@ from transformers import (
 )
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.model import load, pick_device
-from soft_prompts.prompts import SoftPrompt
-from soft_prompts.task import Task
-from soft_prompts.train import accumulate_gradients
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.device import pick_device
+from soft_prompts.models.loading import load
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.loop import accumulate_gradients
 from tests.unit.conftest import CONFIGS, CONTEXT, TINY, make_examples, save_random_model
 
 

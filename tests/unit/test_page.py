@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from soft_prompts.evaluate import TokenScores
-from soft_prompts.reference import published, reference
+from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.report.collection import Filter, collect
 from soft_prompts.report.export import frame
 from soft_prompts.report.page import page
-from soft_prompts.results import HeldOut, Result
-from soft_prompts.summary import summarise
-from soft_prompts.tables import curves, models_by_length
+from soft_prompts.report.reference import published, reference
+from soft_prompts.report.tables import models_by_length
+from soft_prompts.results.curve import curves
+from soft_prompts.results.record import HeldOut, Result
+from soft_prompts.results.summary import summarise
 from tests.unit.test_results import result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
@@ -49,8 +50,8 @@ def save_curve(folder: Path, losses: dict[int, float] = LOSSES, **changes) -> No
 
 
 def curve_of(*results: Result):
-    (found,) = curves(results)
-    return found
+    (curve,) = curves(results)
+    return curve
 
 
 def test_a_summary_is_the_line_at_the_end_of_an_experiment() -> None:
@@ -88,21 +89,29 @@ def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
 
 
 def test_a_gain_no_larger_than_a_random_targets_is_said() -> None:
-    natural = curve_of(measured(0, 6.0), measured(1, 3.0))
-    same, less = (curve_of(measured(0, 8.0), measured(1, x)) for x in (4.0, 7.0))
-    assert any("not beyond the random-target control" in f for f in summarise(natural, same).flags)
-    assert not any("control" in f for f in summarise(natural, less).flags)
+    def target(random: bool, *losses: float):
+        config = {"task": {"name": "T", "control": [random]}, "train": {"steps": 5, "batch_size": 2}}
+        variant = {"label": "", "options": ["control"], "control_of": {"control": [False]} if random else None}
+        return curve_of(*(measured(n, loss, config=config, variant=variant) for n, loss in enumerate(losses)))
+
+    natural = target(False, 6.0, 3.0)
+    same, less = (target(True, 8.0, loss) for loss in (4.0, 7.0))
+    assert any("not beyond the random-target control" in f for f in summarise(natural, [natural, same]).flags)
+    assert not any("control" in f for f in summarise(natural, [natural, less]).flags)
+    assert not any("control" in f for f in summarise(same, [natural, same]).flags)  # a control has none of its own
 
 
 def test_published_curves_are_found_by_experiment_model_text_and_variant() -> None:
-    def of(experiment: str, model: str, **task) -> Result:
-        return result(experiment=experiment, model=model, config={"task": {"name": "T", **task}, "train": {}})
+    def of(experiment: str, model: str, label: str = "", **task):
+        variant = {"label": label, "options": [], "control_of": None}
+        config = {"task": {"name": "T", **task}, "train": {}}
+        return curve_of(result(experiment=experiment, model=model, config=config, variant=variant))
 
     chess = published(of("chess", "EleutherAI/pythia-70m-deduped"))
     assert chess[0] == pytest.approx(2.99108) and list(chess) == sorted(chess) and 1024 in chess
-    skip = published(of("skip_tokens", "EleutherAI/pythia-70m-deduped", text=["redpajama"], skip=[2]))
+    skip = published(of("skip_tokens", "EleutherAI/pythia-70m-deduped", "skip 2", text=["redpajama"]))
     assert skip[16] == pytest.approx(10.44585)
-    assert published(of("skip_tokens", "EleutherAI/pythia-70m-deduped", text=["redpajama"], skip=[3])) is None
+    assert published(of("skip_tokens", "EleutherAI/pythia-70m-deduped", "skip 3", text=["redpajama"])) is None
     assert published(of("autoregressive", "EleutherAI/pythia-70m-deduped", text=["my.jsonl"])) is None
     assert published(of("autoregressive", "EleutherAI/pythia-70m-deduped", text=["pile"]))[0] == pytest.approx(3.41466)
     assert published(of("chess", "pocket")) is None
@@ -111,11 +120,11 @@ def test_published_curves_are_found_by_experiment_model_text_and_variant() -> No
 
 def test_the_overview_has_models_as_rows_and_lengths_as_columns() -> None:
     found = [measured(n, loss, model=model) for model in ("a", "b") for n, loss in LOSSES.items()]
-    ((name, (header, *body)),) = models_by_length(found)
+    ((name, (header, *body)),) = models_by_length(curves(found))
     assert header == ["model", "P=0", "P=1", "P=4", "P=16", "P=64", "flags"]
     assert [row[0] for row in body] == ["a", "b"]
     assert body[0][1].startswith("5.000 ±") and not body[0][-1]
-    worse = models_by_length([measured(0, 5.0), measured(1, 2.0), measured(4, 2.5)])[0][1][1]
+    worse = models_by_length(curves([measured(0, 5.0), measured(1, 2.0), measured(4, 2.5)]))[0][1][1]
     assert worse[3].endswith("!") and worse[-1] == "P=4 worse than P=1"
 
 
@@ -142,15 +151,15 @@ def test_results_are_filtered_by_experiment_model_and_length(tmp_path) -> None:
     save_curve(tmp_path / "a", model="a")
     save_curve(tmp_path / "b", model="b", experiment="f")
     shown = collect([tmp_path], Filter(model=("b",), n_tokens=(0, 4))).shown
-    assert [(s.first.model, [p.n_tokens for p in s.points]) for s in shown] == [("b", [0, 4])]
+    assert [(s.curve.model, [p.n_tokens for p in s.curve.points]) for s in shown] == [("b", [0, 4])]
     (whole,) = collect([tmp_path], Filter(experiment=("e",))).shown
-    assert whole.first.model == "a"
+    assert whole.curve.model == "a"
     assert str(shown[0].summary) == str(whole.summary)  # what is said of the curve is said of all its lengths
 
 
 def test_a_frame_has_a_row_for_every_result_and_survives_both_formats(tmp_path) -> None:
     save_curve(tmp_path / "r")
-    table = frame([r for s in collect([tmp_path / "r"], Filter()).shown for r in s.results])
+    table = frame([r for curve in collect([tmp_path / "r"], Filter()).curves for r in curve.results])
     assert list(table["n_tokens"]) == list(LOSSES)
     assert table["loss"].tolist() == pytest.approx(list(LOSSES.values()))
     assert table["score.hits.low"].tolist() == [0.4] * 5 and table["train.lr"].tolist() == [0.1] * 5
@@ -179,22 +188,23 @@ def test_the_report_leaves_a_page_a_table_and_curves(tmp_path) -> None:
 
 
 SAMPLES = {
-    "chess": [{"elos": "1500 1600", "start": "e2e4 e7e5", "continuation": "g1f3 b8c6 a1a8", "played": "g1f3"}],
-    "repetition": [{"text": "Once", "continuation": " hello hello he"}],
-    "chat_detuning": [{"system": "Be <b>kind</b>.", "user": "Hi", "before": "Hello!", "after": "and then"}],
-    "autoregressive": [{"text": "a <script>alert(1)</script>", "continuation": "b"}],
+    "board": [{"elos": "1500 1600", "start": "e2e4 e7e5", "continuation": "g1f3 b8c6 a1a8", "played": "g1f3"}],
+    "repetition": [{"text": "Once", "continuation": " hello hello ha", "wanted": " hello hello hello hello"}],
+    "path": [{"board": "A O B\nMoves:\n", "walked": "2 moves", "shortest": "2"}],
+    "dialogue": [{"system": "Be <b>kind</b>.", "user": "Hi", "before": "Hello!", "after": "and then"}],
+    "text": [{"text": "a <script>alert(1)</script>", "continuation": "b"}],
 }
 
 
-def test_every_experiment_shows_what_the_model_did_and_no_text_is_taken_for_html(tmp_path) -> None:
-    for experiment, samples in SAMPLES.items():
-        task = {"name": "T", "strings": ["hello"], "control": [False]} if experiment == "repetition" else {"name": "T"}
-        config = {"task": task, "train": {"steps": 5, "batch_size": 2}}
-        save_curve(tmp_path / experiment, experiment=experiment, samples=samples, config=config)
-    html = page(collect([tmp_path], Filter()), {})
+def test_samples_are_drawn_by_their_kind_in_any_experiment_and_no_text_is_taken_for_html(tmp_path) -> None:
+    for kind, samples in SAMPLES.items():
+        of_kind = [{"kind": kind, **sample} for sample in samples]
+        save_curve(tmp_path / kind, experiment=f"my own {kind}", samples=of_kind)
+    html = page(collect([tmp_path], Filter()))
     assert html.count('class="board"') == len(LOSSES)
     assert '<b class="good">g1f3 b8c6</b> <b class="bad">a1a8</b>' in html
-    assert '<b class="good"> hello hello he</b>' in html
+    assert '<b class="good"> hello hello h</b>a' in html
+    assert "<pre>A O B\nMoves:</pre>" in html
     assert "Be &lt;b&gt;kind&lt;/b&gt;." in html and "<script>alert" not in html
 
 
@@ -206,7 +216,7 @@ def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
     """A script put into the page filters it, measures it at a phone's width and leaves what it found in the title."""
     save_curve(tmp_path / "a", model="a")
     save_curve(tmp_path / "b", model="b")
-    html = page(collect([tmp_path], Filter()), {})
+    html = page(collect([tmp_path], Filter()))
     probe = """<script>
       const visible = () => [...document.querySelectorAll("article")].filter(a => a.offsetParent !== null).length;
       const before = visible();

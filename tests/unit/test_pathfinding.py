@@ -12,14 +12,14 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from transformers import AutoTokenizer
 
-from soft_prompts.batch import IGNORE
+from soft_prompts.data.boards import MOVES, Boards, Shape, board_texts, make_boards, move_texts, stream, walk
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Bench, Prompted
-from soft_prompts.model import load
+from soft_prompts.interventions.soft_prompt import PromptGenerator
+from soft_prompts.models.loading import load
 from soft_prompts.pocket import MODELS
-from soft_prompts.prompts import PromptGenerator
-from soft_prompts.task import Encoding
-from soft_prompts.tasks.boards import MOVES, Boards, Shape, board_texts, make_boards, move_texts, stream, walk
 from soft_prompts.tasks.pathfinding import Pathfinding
 from tests.unit.made_up import byte_tokenizer
 
@@ -172,15 +172,16 @@ def test_impossible_boards_are_refused_with_the_number_and_the_remedy(options: d
 
 
 def test_scores_are_those_of_the_walks(monkeypatch) -> None:
-    """A model that writes the shown paths, all of them optimal, arrives everywhere; one that says nothing never does."""
+    """A model that writes the shown paths, all of them optimal, arrives everywhere; one that says nothing never
+    does."""
     model = load("pocket")
     task = Pathfinding(width=3, height=3, walked=40, walked_asked=4)
     code = encoding(model.tokenizer, 128)
     held_out = [e for e in islice(task.examples("held_out", code, 0), 300) if e.boards.extra[0] == 0][:60]
     prompt = PromptGenerator(model.vocabulary[:0], 1.0, (2, 4), torch.Generator())
-    prompted = Prompted(Bench(model, code, held_out, 16_384), prompt)
+    prompted = PromptedModel(Bench(model, code, held_out, 16_384), prompt)
     paths = {e.document: e.tokens[e.labels != IGNORE] for e in held_out}
-    monkeypatch.setattr(Prompted, "generate", lambda self, starts, *_: [paths[e.document] for e in starts])
+    monkeypatch.setattr(PromptedModel, "generate", lambda self, starts, *_: [paths[e.document] for e in starts])
     scores = task.score(prompted, held_out).scores
     for name in ("arrives", "optimal", "says_no_way_rightly"):
         assert scores[name]["value"] == 1
@@ -190,7 +191,7 @@ def test_scores_are_those_of_the_walks(monkeypatch) -> None:
     assert scores["random_walker_moves"]["value"] > scores["shortest_path_moves"]["value"]
     assert scores["obtained_extra"]["8 extra, 3 bumps"]["value"] == 0
     assert len(task.score(prompted, held_out).pictures["routes"].shape) == 3
-    monkeypatch.setattr(Prompted, "generate", lambda self, starts, *_: [paths[e.document][:0] for e in starts])
+    monkeypatch.setattr(PromptedModel, "generate", lambda self, starts, *_: [paths[e.document][:0] for e in starts])
     scores = task.score(prompted, held_out).scores
     assert scores["arrives"]["value"] == 0 and scores["invalid"]["value"] == 1
 

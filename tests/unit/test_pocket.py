@@ -14,16 +14,20 @@ import torch
 import zstandard
 
 import tests.chess_test
-from soft_prompts.batch import IGNORE, Example, collate
-from soft_prompts.evaluate import evaluate, read
-from soft_prompts.model import load
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.data.pgn import GameFilter, read_games
+from soft_prompts.engine.batch import collate
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.forward import forward_pass
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.loading import load
 from soft_prompts.pocket import GAMES, MODELS, SAMPLES, card, corpus
 from soft_prompts.pocket.train import CONTEXT, SHARES, SPECIAL, Corpus, Settings, base_batches, make_stream
-from soft_prompts.prompts import SoftPrompt
 from soft_prompts.stats import comparison_widths, ratio
-from soft_prompts.task import Encoding
-from soft_prompts.tasks.pgn import GameFilter, read_games
-from soft_prompts.train import Trained, train
+from soft_prompts.sweep import make_bench, plan
+from soft_prompts.training.loop import train
+from soft_prompts.training.state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +100,19 @@ def test_a_prompt_of_token_embeddings_is_those_tokens_exactly(pocket) -> None:
     prompt = SoftPrompt(pocket.vocabulary[line])
     with torch.no_grad():
         wanted = pocket.body(pocket.embed(with_tokens))[0, len(line) : -1]  # what stands before each move's tokens
-        got = read(pocket, [prompt], [[example]], [(0, 0)]).hidden
+        got = forward_pass(pocket, [prompt], [[example]], [(0, 0)]).hidden
     assert torch.equal(got, wanted)
     assert len(collate([example]).tokens[0]) + prompt.n_tokens == with_tokens.shape[1]
 
 
 @pytest.fixture(scope="module")
-def elicited(pocket, tmp_path_factory) -> dict[int, Trained]:
+def elicited(pocket, tmp_path_factory) -> dict[int, TrainingState]:
     """Chess prompts of 0, 1 and 16 tokens, trained for half a minute, by their length."""
     sweep = tests.chess_test.POCKET
     settings = replace(sweep.train, steps=120, n_evaluations=0, eval_documents=200, max_tokens=128)
     sweep = replace(sweep, train=settings, n_tokens=(0, 1, 16))
-    runs = sweep.runs("pocket")
-    bench = sweep.bench(pocket, runs[0])
+    runs = plan(sweep, "pocket")
+    bench = make_bench(sweep, pocket, runs[0])
     return {t.run.n_tokens: t for t in train(bench, runs, tmp_path_factory.mktemp("runs"))}
 
 
@@ -122,8 +126,8 @@ def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> Non
 
 def test_a_conditional_prompt_uses_the_ratings(pocket, elicited) -> None:
     """The same games with the ratings of other games: paired, they are predicted worse."""
-    prompt, sweep = elicited[16].prompt, tests.chess_test.POCKET
-    bench = sweep.bench(pocket, elicited[16].run)
+    prompt, sweep = elicited[16].intervention, tests.chess_test.POCKET
+    bench = make_bench(sweep, pocket, elicited[16].run)
     order = np.random.default_rng(0).permutation(len(bench.held_out))
     strangers = [replace(e, condition=bench.held_out[i].condition) for e, i in zip(bench.held_out, order, strict=True)]
     true, shuffled = (evaluate(pocket, [prompt], examples, 16_384)[0] for examples in (bench.held_out, strangers))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from soft_prompts.prompts import INITIALISERS, PromptGenerator, SoftPrompt, initial_rows, insert
+from soft_prompts.engine.batch import insert
+from soft_prompts.interventions.soft_prompt import INITIALISERS, PromptGenerator, SoftPrompt, initial_rows
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,7 +5,8 @@ import pytest
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.report.documents import filled
-from soft_prompts.tables import curves, flags, markdown, rows, tables
+from soft_prompts.report.tables import markdown, rows, tables
+from soft_prompts.results.curve import curves
 from tests.unit.test_results import result
 
 
@@ -24,7 +25,7 @@ def test_a_longer_prompt_that_does_worse_is_flagged() -> None:
     (curve,) = curves(
         [result(0), result(1, losses=(1.0, 1.1)), result(4, losses=(1.5, 1.6)), result(16, losses=(4, 4))]
     )
-    assert [flags(point, curve[:i]) for i, point in enumerate(curve)] == [
+    assert curve.flags == [
         [], [], ["worse than P=1"], ["worse than P=1", "worse than unigram"],
     ]  # fmt: skip
 
@@ -33,12 +34,12 @@ def test_results_on_other_documents_are_not_compared() -> None:
     other = result(1)
     other.held_out.documents[0] = "z"
     (curve,) = curves([result(0), other])
-    assert flags(curve[1], curve[:1]) == ["other documents"]
+    assert curve.flags[1] == ["other documents"]
 
 
 def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:
     found = [result(1), result(1, config={"task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2, "lr": 0.3}})]
-    names = [name for name, _ in tables(found, [])]
+    names = [name for name, _ in tables(curves(found), [])]
     assert len(names) == 2
     assert sum("lr 0.3" in name or "lr 0.1" in name for name in names) == 1
 
@@ -47,13 +48,13 @@ def test_many_recipes_share_one_table_named_by_what_differs() -> None:
     recipes = [{"steps": 5, "batch_size": 2, "lr": lr} for lr in (0.1, 0.1, 0.3)]
     recipes[1]["batch_size"] = 3
     found = [result(n, config={"task": {"name": "T"}, "train": train}) for train in recipes for n in (1, 4)]
-    ((_, (header, *body)),) = tables(found, [])
+    ((_, (header, *body)),) = tables(curves(found), [])
     assert header == ["variant", "1 tokens", "4 tokens"]
     assert sorted(row[0] for row in body) == ["batch_size 3", "default", "lr 0.3"]
 
 
 def test_markdown_is_a_table_of_as_many_columns_as_its_header() -> None:
-    lines = [line for line in markdown([result(0), result(1)], ["hits"]).splitlines() if line.startswith("|")]
+    lines = [line for line in markdown(curves([result(0), result(1)]), ["hits"]).splitlines() if line.startswith("|")]
     assert len(lines) == 6
     assert len({line.count("|") for line in lines}) == 1
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from soft_prompts.batch import IGNORE, Example
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.baselines import baselines
+from soft_prompts.engine.evaluate import TokenScores, evaluate
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import TokenScores, evaluate
 from soft_prompts.files import fingerprint, write_atomically
-from soft_prompts.model import load
-from soft_prompts.prompts import PromptGenerator, SoftPrompt
-from soft_prompts.results import HeldOut, Result, baselines, load_prompt, load_results, provenance, save_prompt
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.models.loading import load
+from soft_prompts.results.provenance import provenance
+from soft_prompts.results.record import HeldOut, Result, load_results
+from soft_prompts.results.snapshot import load_prompt, save_prompt
 from tests.unit.conftest import make_examples
 
 

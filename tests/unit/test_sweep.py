@@ -13,14 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import exploratory_tests.recipe_test
 import tests.chess_test
-from soft_prompts.evaluate import evaluate
-from soft_prompts.model import load
-from soft_prompts.results import Result, load_prompt
-from soft_prompts.sweep import main
-from soft_prompts.tables import curves
-from soft_prompts.task import Encoding
-from soft_prompts.tasks import sources
-from soft_prompts.train import Trained
+from soft_prompts.cli import main, run
+from soft_prompts.data import sources
+from soft_prompts.data.documents import Encoding
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.models.loading import load
+from soft_prompts.results.curve import curves
+from soft_prompts.results.record import Result
+from soft_prompts.results.snapshot import load_prompt
+from soft_prompts.training.state import TrainingState
 from tests.unit.serving import serving, status, whole
 from tests.unit.test_chess_moves import write_games
 
@@ -121,7 +122,7 @@ def test_a_run_on_incomplete_data_is_not_finished(chess) -> None:
 def test_a_redone_run_that_diverges_does_not_pass_its_old_result_off_as_new(chess, monkeypatch) -> None:
     _, said, _ = chess("--train.steps", "30")
     assert shown_lengths(said) == ["0", "2"]
-    monkeypatch.setattr(Trained, "lr", lambda self, step: 1e38)
+    monkeypatch.setattr(TrainingState, "lr", lambda self, step: 1e38)
     code, said, _ = chess("--train.steps", "30", "--force")
     assert code == 2
     assert shown_lengths(said) == ["0"]
@@ -284,7 +285,7 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
     sweep = replace(
         tests.chess_test.DEFAULT, models=models, task=task, train=train, n_tokens=(0, 4), seeds=(0, 1), out=tmp_path
     )
-    (curve,) = curves(sweep.run())
+    (curve,) = curves(run(sweep))
     nothing, prompted = curve
     assert prompted.gain_over(nothing)["interval"][0] > 3  # nats per token, paired by game
     assert max(prompted.losses) < nothing.results[0].held_out.interval[0]
@@ -314,6 +315,6 @@ def test_every_experiment_runs_two_steps(script, folders, games, tmp_path) -> No
     sweep = replace(
         script.DEFAULT, models=(str(folders["llama"]),), task=task, n_tokens=(0, 1), train=train, out=tmp_path
     )
-    results = sweep.run()
-    assert len(results) == 2 * len(sweep.changes)
+    results = run(sweep)
+    assert len(results) == 2 * len(sweep.recipes)
     assert all(r.experiment == script.DEFAULT.experiment for r in results)

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from soft_prompts.data import sources, texts
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.texts import CORPORA, read_texts
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.task import Encoding
-from soft_prompts.tasks import sources
-from soft_prompts.tasks import text as text_module
-from soft_prompts.tasks.text import CORPORA, TextTask, _split, read_texts
+from soft_prompts.tasks.text import CHARACTERS_PER_TOKEN, TextTask, _split
 from tests.unit.made_up import byte_tokenizer
 from tests.unit.serving import serving, stall_silently, status, whole
 
@@ -92,7 +92,7 @@ def test_documents_are_cut_to_the_length_and_short_ones_left_short(files) -> Non
 def test_cutting_characters_before_tokens_changes_no_token(files) -> None:
     long = " ".join(DOCUMENTS)
     tokens = encoding(50).tokens([long])[0][0][:50]
-    cut = encoding(50).tokens([long[: text_module.CHARACTERS_PER_TOKEN * 50]])[0][0][:50]
+    cut = encoding(50).tokens([long[: CHARACTERS_PER_TOKEN * 50]])[0][0][:50]
     np.testing.assert_array_equal(tokens, cut)
 
 
@@ -101,7 +101,7 @@ def test_texts_come_from_the_cache_until_the_file_changes(tmp_path, files, monke
     first = task.facts(encoding(64, tmp_path / "cache"))
     _split.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(text_module, "read_texts", None)  # would raise if it were called
+        patch.setattr(texts, "read_texts", None)  # would raise if it were called
         assert task.facts(encoding(64, tmp_path / "cache")) == first
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:50])

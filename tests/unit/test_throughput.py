@@ -13,8 +13,8 @@ from torch.utils.flop_counter import flop_registry
 from exploratory_tests import contenders, throughput_test
 from exploratory_tests.contenders import IGNORE, Case, documents, new_lm
 from exploratory_tests.throughput_test import Settings, race
-from soft_prompts.evaluate import evaluate
-from soft_prompts.prompts import SoftPrompt
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 
 TINY = Case("tiny", 2, 24, 4)
 
@@ -33,7 +33,8 @@ def test_the_naive_loop_and_ours_have_the_same_loss(changes: dict) -> None:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations of matrix products as they are called, and counts attention's kernels, whose operations it does not know on a CPU."""
+    """Adds up the operations of matrix products as they are called, and counts attention's kernels, whose operations it
+    does not know on a CPU."""
 
     total = n_attention = 0
 

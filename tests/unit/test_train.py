@@ -7,14 +7,19 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from soft_prompts.batch import IGNORE, Example
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.batch import insert
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.evaluate import Bench, evaluate
-from soft_prompts.model import load
-from soft_prompts.prompts import PromptGenerator, SoftPrompt, insert
-from soft_prompts.run import Run, TrainConfig
-from soft_prompts.task import Encoding, Task
-from soft_prompts.train import Trained, accumulate_gradients, make_prompt, train
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.models.loading import load
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.loop import accumulate_gradients, train
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
+from soft_prompts.training.state import TrainingState, make_prompt
 from tests.unit.conftest import make_examples
 
 CONFIG = TrainConfig(steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval_documents=5)
@@ -40,7 +45,7 @@ def run(n_tokens: int, seed: int = 0, task: Task | None = None, **changes) -> Ru
     return Run("plumbing", task or Documents(), "no-model", n_tokens, seed, replace(CONFIG, **changes), "float32")
 
 
-def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list[Trained]:
+def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list[TrainingState]:
     encoding = Encoding(model.tokenizer, model.separator, CONFIG.max_tokens)
     held_out = list(runs[0].task.examples("held_out", encoding, 0))
     return train(Bench(model, encoding, held_out, token_budget), runs, folder)
@@ -55,9 +60,9 @@ def test_runs_trained_together_equal_each_alone(model, tmp_path, n_conditions: i
     together = train_all(model, runs, tmp_path / "together", token_budget=200)
     for t in together:
         (alone,) = train_all(model, [t.run], tmp_path / "alone")
-        for name, tensor in alone.prompt.state_dict().items():
+        for name, tensor in alone.intervention.state_dict().items():
             # Adam divides a gradient by its own size, so rounding shows where a gradient is nearly zero.
-            torch.testing.assert_close(t.prompt.state_dict()[name], tensor, atol=1e-3 * t.run.train.lr, rtol=1e-5)
+            torch.testing.assert_close(t.intervention.state_dict()[name], tensor, atol=1e-3 * t.run.train.lr, rtol=1e-5)
         assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
         assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
 
@@ -153,8 +158,8 @@ def read_events(folder) -> EventAccumulator:
 
 def test_tensorboard_holds_every_curve_and_the_configuration(neox, tmp_path) -> None:
     (t,) = train_all(neox, [run(2, steps=20)], tmp_path)
-    t.curves.samples(20, [{"text": "once", "continuation": "upon"}])
-    t.curves.close()
+    t.log.samples(20, [{"text": "once", "continuation": "upon"}])
+    t.log.close()
     events = read_events(tmp_path / t.run.path)
     assert set(events.Tags()["scalars"]) == {
         "loss/train", "loss/held_out", "training/learning_rate", "training/gradient_norm",
@@ -169,10 +174,10 @@ def test_tensorboard_holds_every_curve_and_the_configuration(neox, tmp_path) -> 
 def test_a_redone_run_leaves_no_points_of_the_first(neox, tmp_path) -> None:
     for steps in (20, 10):
         (t,) = train_all(neox, [replace(run(2), train=replace(CONFIG, steps=steps))], tmp_path)
-        t.curves.close()
+        t.log.close()
     again = replace(t.run, train=replace(CONFIG, steps=10))
     (t,) = train_all(neox, [again], tmp_path)
-    t.curves.close()
+    t.log.close()
     assert len(read_events(tmp_path / t.run.path).Scalars("loss/held_out")) == 4
 
 

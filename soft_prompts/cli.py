@@ -1,0 +1,113 @@
+"""The command line of every experiment: presets, options, and what is shown at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, stop_interrupted
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.results.record import Result
+from soft_prompts.sweep import Sweep, measure, plan
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.run import Run
+
+
+def main(default: Sweep, description: str, **presets: Sweep) -> None:
+    """Run an experiment script.
+
+    Args:
+        default: What runs without arguments.
+        description: The script's docstring, for --help.
+        presets: Other sweeps by name. The first word of the command line may name one; options then change it.
+    """
+    interrupts_end_in_a_sentence()
+    try:
+        run(parse(default, description, presets, sys.argv[1:]))
+    except SoftPromptsError as error:
+        stop(error)
+    except KeyboardInterrupt:
+        stop_interrupted()
+
+
+def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments: Sequence[str]) -> Sweep:
+    """The sweep that a command line asks for.
+
+    Raises:
+        SoftPromptsError: The first word names no preset.
+    """
+    import tyro
+
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name not in presets:
+            raise SoftPromptsError(
+                f"there is no preset {name!r}; known: {', '.join(presets) or 'none'}. Options begin with --."
+            )
+        default = presets[name]
+    else:
+        for name in presets:
+            description += f"\n\nPreset: {name}, as the first word; then --help shows its options."
+    return tyro.cli(Sweep, default=default, description=description, args=arguments)
+
+
+def run(sweep: Sweep) -> list[Result]:
+    """Measure what has no result yet, and show a table, a plot and the distances of every model.
+
+    Raises:
+        SoftPromptsError: Options cannot work, something cannot be loaded, or a run diverged (then once all else is
+            done).
+    """
+    sweep.check()
+    from soft_prompts.models.cpu import settle_process
+    from soft_prompts.models.device import pick_device
+
+    settle_process(pick_device(sweep.device))
+    results, failures = [], []
+    for model in sweep.models:
+        runs = plan(sweep, model)
+        measured = measure(sweep, runs)
+        results += measured.results
+        failures += measured.failures
+        if measured.results:
+            show(sweep, runs, measured.results)
+    if failures:
+        raise SoftPromptsError(" ".join(failures))
+    return results
+
+
+def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:
+    """The table, the plot, what the curves say, and where everything lies."""
+    from soft_prompts.report.plots import saturation_figure, save_figure
+    from soft_prompts.report.tables import print_table
+    from soft_prompts.results.curve import curves
+    from soft_prompts.results.summary import summarise
+
+    of_runs, headline = curves(results), sweep.task.headline
+    print_table(of_runs, headline)
+    folders = {run.path.parent for run in runs}
+    place = folders.pop() if len(folders) == 1 else folders.pop().parent  # of several variants: the folder above
+    save_figure(saturation_figure(of_runs, headline), sweep.out / "results" / place / "saturation.png")
+    for curve in of_runs:
+        if summary := summarise(curve, of_runs):
+            say(f"{curve.difference + ': ' if curve.difference else ''}{summary}")
+    say(
+        f"results and a plot of them: {sweep.out / 'results' / place}\n"
+        f"curves: tensorboard --logdir {sweep.out / 'runs' / place}\n"
+        f"the table again: python -m soft_prompts.report {sweep.out / 'results' / place}"
+    )
+
+
+def on_pocket(published: Sweep, task: Task, **train: int) -> Sweep:
+    """An experiment on the model that ships: a few minutes on two processor cores.
+
+    Args:
+        published: The experiment with published settings.
+        task: Its task on data that ship.
+        train: Further changes to its recipe.
+    """
+    small = {"steps": 150, "batch_size": 8, "n_evaluations": 2, "eval_documents": 200, **train}
+    lengths = (0, 1, 4, 16, 64)
+    return replace(published, task=task, models=("pocket",), n_tokens=lengths, train=replace(published.train, **small))

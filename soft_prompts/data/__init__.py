@@ -1,0 +1,1 @@
+"""From bytes to documents and examples. Nothing here knows a model."""

@@ -1,0 +1,311 @@
+"""Texts: documents from the hub, from files and from addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from soft_prompts.console import progress_bar, say, warn
+from soft_prompts.data.cache import cache_path, load_cached, save_cached
+from soft_prompts.data.sources import Bytes, Damaged, Dropped, blocks, fingerprint, is_url, open_source
+from soft_prompts.errors import SoftPromptsError
+
+REDPAJAMA = "https://huggingface.co/datasets/togethercomputer/RedPajama-Data-V2/resolve/main/sample/documents/2023-06"
+CORPORA = {
+    "pile": (("hub:EleutherAI/the_pile_deduplicated",), "text"),
+    # Its loading script no longer runs, so its files are read: the English head part of its own sample.
+    "redpajama": (tuple(f"{REDPAJAMA}/000{i}/en_head.json.gz" for i in range(1, 5)), "raw_content"),
+}
+"""Corpora known by name: (sources, text field)."""
+HUB = "hub:"
+"""What a source begins with that names a dataset of the hub."""
+END_OF_TEXT = "<|endoftext|>"
+"""Stands between the documents of a .txt file."""
+FORMAT = 2
+"""Raised when the same sources give other documents than before, or the cache file another layout: old cache files are
+then not used."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents in the order of their sources, each once."""
+
+    documents: tuple[str, ...]
+    """The documents, stripped and cut to a number of characters."""
+    skipped: dict[str, int]
+    """How many were left out, by reason."""
+    note: str = ""
+    """Says where reading broke off before everything that was wanted had come. Empty if it did not."""
+
+
+def sources(names: Sequence[str]) -> tuple[str, ...]:
+    """The sources behind names.
+
+    Args:
+        names: Corpora of CORPORA, "hub:NAME" of other hub datasets, paths and addresses.
+
+    Returns:
+        All sources in order. Each is "hub:NAME", a path or an address.
+    """
+    return tuple(chain.from_iterable(CORPORA[name][0] if name in CORPORA else (name,) for name in names))
+
+
+def source_identity(source: str) -> str:
+    """The identity of a source, without reading all of it.
+
+    Args:
+        source: "hub:NAME", a path or an address.
+
+    Returns:
+        The source itself for the hub and for an address; for a local file 16 hex digits of its content.
+
+    Raises:
+        SoftPromptsError: If a local file is missing or unreadable.
+    """
+    return source if source.startswith(HUB) else fingerprint(source)
+
+
+def read_documents(names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None) -> Texts:
+    """Read the first different documents of some sources, from the cache if they were read before.
+
+    Says on the screen how many there are, and warns if reading broke off.
+
+    Args:
+        names: Corpora of CORPORA, "hub:NAME" of other hub datasets, paths and addresses.
+        field: The field or column of a document's text. None: the corpus' own, else "text".
+        wanted: How many documents at most.
+        characters: The longest document in characters; longer ones are cut.
+        cache: Folder where a complete result is kept and read from the next time. None: nothing is kept.
+
+    Returns:
+        The documents. If a connection breaks for good after some of them, these, with a note.
+
+    Raises:
+        SoftPromptsError: If a source is missing, unreachable or damaged, lacks the field, or there is no text at all.
+    """
+    texts = _read_cached(names, field, wanted, characters, cache)
+    skipped = ", ".join(f"{n:,} {reason}" for reason, n in texts.skipped.items())
+    say(f"{len(texts.documents):,} documents from {', '.join(names)}" + (f"; skipped: {skipped}" if skipped else ""))
+    if texts.note:
+        warn(texts.note)
+    return texts
+
+
+def _read_cached(names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None) -> Texts:
+    if cache is None:
+        return read_texts(names, field, wanted, characters)
+    identities = [source_identity(source) for source in sources(names)]
+    path = cache_path(cache, "texts", [identities, list(names), field, wanted, characters, FORMAT])
+    kept = load_cached(path)
+    if kept is not None:
+        arrays, facts = kept
+        return Texts(_unpack(arrays["documents"]), facts["skipped"])
+    texts = read_texts(names, field, wanted, characters)
+    if not texts.note:
+        save_cached(path, {"documents": _pack(texts.documents)}, {"skipped": texts.skipped})
+    return texts
+
+
+def _pack(documents: Sequence[str]) -> np.ndarray:
+    """Documents as JSON, compressed with zstd: uint8 [bytes]."""
+    import zstandard
+
+    return np.frombuffer(zstandard.ZstdCompressor().compress(json.dumps(documents).encode()), np.uint8)
+
+
+def _unpack(packed: np.ndarray) -> tuple[str, ...]:
+    """The documents that ``_pack`` was given."""
+    import zstandard
+
+    return tuple(json.loads(zstandard.ZstdDecompressor().decompress(packed.tobytes())))
+
+
+def read_texts(names: Sequence[str], field: str | None, wanted: int, characters: int) -> Texts:
+    """Read the first different documents of some sources, each stripped and cut.
+
+    Args:
+        names: Corpora of CORPORA, "hub:NAME" of other hub datasets, paths and addresses.
+        field: The field or column of a document's text. None: the corpus' own, else "text".
+        wanted: How many documents at most.
+        characters: The longest document in characters; longer ones are cut.
+
+    Returns:
+        The documents. If a connection breaks for good after some of them, these, with a note.
+
+    Raises:
+        SoftPromptsError: If a source is missing, unreachable or damaged, lacks the field, or there is no text at all.
+    """
+    documents: dict[str, None] = {}
+    skipped: Counter[str] = Counter()
+    notes: list[str] = []
+    with progress_bar("reading documents, 100 a step", -(-wanted // 100)) as advance:
+        for text in _all_documents(names, field, skipped, notes):
+            text = text.strip()[:characters].strip()
+            if not text:
+                skipped["empty"] += 1
+            elif text in documents:
+                skipped["duplicates"] += 1
+            else:
+                documents[text] = None
+                if len(documents) % 100 == 0:
+                    advance()
+            if len(documents) == wanted:
+                break
+    note = " ".join(notes)
+    if not documents:
+        reason = f": {note}" if note else f" (skipped: {dict(skipped)})." if skipped else ": no text in it."
+        raise SoftPromptsError(
+            f"no document could be read from {', '.join(names)}{reason} "
+            f"Give another source with --text, or try the preset pocket, which needs none."
+        )
+    return Texts(tuple(documents), dict(skipped), note)
+
+
+def _all_documents(names: Sequence[str], field: str | None, skipped: Counter[str], notes: list[str]) -> Iterator[str]:
+    """The documents of all sources in order.
+
+    Counts those left out in ``skipped``. If a connection is lost for good, its source ends there, a sentence about it
+    goes into ``notes``, and the next source follows.
+    """
+    for name in names:
+        of_name, own_field = CORPORA.get(name, ((name,), "text"))
+        for source in of_name:
+            try:
+                yield from _documents(source, field or own_field, skipped)
+            except SoftPromptsError as error:
+                if not is_url(source):
+                    raise
+                raise SoftPromptsError(
+                    f"{error} Texts of your own are given with --text FILE; the preset pocket needs no network at all."
+                ) from error
+            except Dropped as error:
+                notes.append(
+                    f"the connection to {source} was lost ({error}); the documents read until then are kept. "
+                    f"For the rest run again, or download the file and give its path with --text."
+                )
+
+
+def _documents(source: str, field: str, skipped: Counter[str]) -> Iterator[str]:
+    """The documents of one source. Raises Dropped if a connection is lost for good."""
+    if source.startswith(HUB):
+        yield from _hub(source.removeprefix(HUB), field)
+        return
+    kind = _kind(source)
+    try:
+        with contextlib.closing(open_source(source)) as raw:
+            if kind == ".parquet":
+                yield from _parquet(source, raw, field)
+            elif kind in (".jsonl", ".json", ".ndjson"):
+                yield from _json_lines(source, blocks(source, raw), field, skipped)
+            elif kind == ".txt":
+                yield from _plain(blocks(source, raw))
+            else:
+                raise SoftPromptsError(
+                    f"{source} is of no known kind; text is read from .txt, .jsonl and .parquet files, "
+                    f"the first two also as .zst or .gz."
+                )
+    except Damaged as error:
+        raise SoftPromptsError(
+            f"{source} is truncated or corrupt: {error}. Download or copy the file again."
+        ) from error
+    except OSError as error:
+        raise SoftPromptsError(f"{source} could not be read: {error}; check the disk or copy it again.") from error
+
+
+def _kind(source: str) -> str:
+    """The ending of a path or address in lower case, without .zst or .gz: ".jsonl" of "a.jsonl.zst"."""
+    path = Path(urllib.parse.urlsplit(source).path if is_url(source) else source)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if len(suffixes) > 1 and suffixes[-1] in (".zst", ".gz"):
+        return suffixes[-2]
+    return suffixes[-1] if suffixes else ""
+
+
+def _hub(name: str, field: str) -> Iterator[str]:
+    """The documents of a hub dataset's train split, streamed."""
+    import datasets  # slow to import, and only needed here
+
+    try:
+        for row in datasets.load_dataset(name, split="train", streaming=True):
+            if field not in row:
+                raise SoftPromptsError(_no_field(f"the dataset {name}", field, row))
+            yield row[field] or ""
+    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise derives from these
+        cause = " ".join(str(error).split())[:300]
+        raise SoftPromptsError(
+            f"the dataset {name!r} could not be read from the hub ({cause}); check its name and the network, "
+            f"give files of your own with --text FILE, or try the preset pocket, which needs no network."
+        ) from error
+
+
+def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines without their ends, from text that comes in parts."""
+    rest = b""
+    for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        yield from whole
+    yield rest
+
+
+def _json_lines(source: str, parts: Iterator[bytes], field: str, skipped: Counter[str]) -> Iterator[str]:
+    """The documents of JSON Lines. Lines that are not JSON are counted; three of them at the start are an error."""
+    n_good = 0
+    for i, line in enumerate(_lines(parts), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            skipped["not JSON"] += 1
+            if not n_good and skipped["not JSON"] >= 3:
+                raise SoftPromptsError(
+                    f"{source} does not hold a JSON object a line (line {i} is {line[:60]!r}); "
+                    f"give JSON Lines, .txt or .parquet."
+                ) from None
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            raise SoftPromptsError(_no_field(f"line {i} of {source}", field, row if isinstance(row, dict) else {}))
+        n_good += 1
+        yield row[field]
+
+
+def _parquet(source: str, raw: Bytes, field: str) -> Iterator[str]:
+    """The documents of a parquet file.
+
+    A local file is read a part at a time. An address must be read whole, because the index of a parquet file is at its
+    end.
+    """
+    import pyarrow as pa  # both are slow to import, and only needed here
+    import pyarrow.parquet as pq
+
+    whole = io.BytesIO(b"".join(iter(lambda: raw.read(1 << 20), b""))) if is_url(source) else source
+    try:
+        file = pq.ParquetFile(whole)
+        if field not in file.schema_arrow.names:
+            raise SoftPromptsError(_no_field(source, field, file.schema_arrow.names))
+        for batch in file.iter_batches(1024, columns=[field]):
+            yield from (text or "" for text in batch.column(0).to_pylist())
+    except pa.ArrowException as error:
+        raise Damaged(f"it is no whole parquet file ({error})") from error
+
+
+def _plain(parts: Iterator[bytes]) -> Iterator[str]:
+    """The documents of a .txt file: between <|endoftext|> marks or, if there are none, between blank lines."""
+    text = b"".join(parts).decode("utf-8", errors="replace")
+    yield from text.split(END_OF_TEXT) if END_OF_TEXT in text else re.split(r"\n\s*\n", text)
+
+
+def _no_field(where: str, field: str, known: Iterable[str]) -> str:
+    """What an error says if ``field`` is not among the ``known`` fields, or holds no text."""
+    names = ", ".join(map(str, known)) or "none"
+    return f"{where} has no text in a field {field!r}; its fields are {names}: name one with --text-field."

@@ -1,0 +1,1 @@
+"""Forward passes that all share: batches, the loss, held-out evaluation, generation, data baselines."""

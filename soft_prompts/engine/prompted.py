@@ -1,0 +1,83 @@
+"""A frozen model behind one trained intervention, and the documents that it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import Example
+
+if TYPE_CHECKING:
+    from soft_prompts.engine.evaluate import TokenScores
+    from soft_prompts.interventions.base import Intervention
+    from soft_prompts.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every intervention on one model is measured on: the frozen model and the held-out documents."""
+
+    model: LanguageModel
+    encoding: Encoding
+    held_out: Sequence[Example]
+    token_budget: int
+    """Positions in one forward pass at most."""
+
+
+@dataclass(frozen=True)
+class PromptedModel:
+    """A frozen model behind one trained intervention: what a task's behavioural scores are made with."""
+
+    bench: Bench
+    intervention: Intervention
+    known: TokenScores | None = None
+    """Its scores on the bench's held-out documents, if they have been measured already."""
+
+    @cached_property
+    def held_out_scores(self) -> TokenScores:
+        """Loss and first choice of every scored token of the bench's held-out documents."""
+        return self.known or self.scores(self.bench.held_out)
+
+    def scores(self, examples: Sequence[Example]) -> TokenScores:
+        """Loss and first choice of every scored token of some examples."""
+        from soft_prompts.engine.evaluate import evaluate  # brings torch, which takes a second to import
+
+        return evaluate(self.bench.model, [self.intervention], examples, self.bench.token_budget)[0]
+
+    def generate(
+        self, starts: Sequence[Example], n_new: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[np.ndarray]:
+        """Continue texts.
+
+        Args:
+            starts: What stands before each continuation; all tokens of these examples are read.
+            n_new: Tokens of a continuation at most.
+            temperature: 0 takes the most likely token every time.
+            seed: Of the draws at other temperatures.
+
+        Returns:
+            The new tokens of each start, int64 [<= n_new]. Fewer if the model ends the text.
+        """
+        import torch
+
+        from soft_prompts.engine.generate import generate
+
+        longest = max((len(e) for e in starts), default=0) + self.intervention.n_tokens + n_new
+        size = max(1, self.bench.token_budget // max(1, longest))
+        random = torch.Generator(self.bench.model.device).manual_seed(seed)
+        parts = (starts[i : i + size] for i in range(0, len(starts), size))
+        return [
+            row
+            for part in parts
+            for row in generate(self.bench.model, self.intervention, part, n_new, temperature, random)
+        ]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Text as the model wrote it: special tokens stay visible, spaces untouched."""
+        tokenizer = self.bench.encoding.tokenizer
+        return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,83 @@
+"""Loading a model: by hub name, from a folder, or by the name of one that ships with the project."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models.device import pick_device, pick_dtype
+from soft_prompts.models.fitness import check_fitness
+from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.models.names import local_folder, model_name
+
+
+def load(
+    name_or_path: str,
+    revision: str = "main",
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """A frozen model in evaluation mode, with sdpa attention, that has passed the fitness check.
+
+    Args:
+        name_or_path: A hub name, a folder, or a model that ships with the project (pocket, pocket-chat).
+        revision: Branch, tag or commit on the hub.
+        dtype: float32, bfloat16, float64, or auto: bfloat16 on a GPU that has it and float32 elsewhere.
+        device: A device's name, or auto: the GPU if there is one.
+        trust_remote_code: Let the model run Python code that comes with it.
+
+    Raises:
+        SoftPromptsError: The model cannot be loaded, or cannot be driven by embeddings.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(device)
+    dtype = getattr(torch, pick_dtype(dtype, device))
+    folder = local_folder(name_or_path)
+    source = str(folder or name_or_path)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        if getattr(config, "is_encoder_decoder", False):
+            raise SoftPromptsError(
+                f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) model."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
+        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise SoftPromptsError(_why_not_loaded(name_or_path, revision, folder is not None, error)) from error
+    lm = lm.to(device).eval().requires_grad_(False)  # the one place where a model is frozen
+    name = model_name(name_or_path)
+    model = LanguageModel(name, "local" if folder else revision, lm, tokenizer, _separator(name, tokenizer))
+    check_fitness(model)
+    return model
+
+
+def _why_not_loaded(name: str, revision: str, is_folder: bool, error: Exception) -> str:
+    cause = " ".join(str(error).split())[:300]
+    if is_folder:
+        return (
+            f"the folder {name!r} cannot be loaded as a causal language model ({cause}); it needs config.json, "
+            f"*.safetensors, a tokenizer and sdpa attention."
+        )
+    return (
+        f"model {name!r} (revision {revision!r}) could not be loaded: it is no folder here, and the hub does not know "
+        f"it or cannot be reached; check the spelling and the network, or give the path of a downloaded model. "
+        f"({cause})"
+    )
+
+
+def _separator(name: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token_id = token
+            return token
+    raise SoftPromptsError(
+        f"the tokenizer of {name!r} has neither BOS nor EOS to open a document with; set one in its "
+        f"tokenizer_config.json."
+    )

@@ -1,0 +1,135 @@
+"""Results as pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from soft_prompts.files import write_atomically
+from soft_prompts.report.reference import published
+from soft_prompts.report.tables import title
+from soft_prompts.results.curve import Curve
+from soft_prompts.stats import band
+
+COLORS = matplotlib.colormaps["tab10"].colors
+INK = "#010203"
+"""Colour of text and axes in SVGs, which becomes the page's own text colour."""
+
+
+def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> Figure:
+    """Held-out loss, and below it behavioural scores, against the prompt's length.
+
+    Args:
+        curves: Curves of one experiment, at least one.
+        headline: Names of the scores.
+    """
+    first = curves[0]
+    scores = [name for name in headline if any(name in r.scores for curve in curves for r in curve.results)]
+    heights = [3.6, *[1.0] * len(scores)]
+    figure = Figure(figsize=(7, 0.8 + sum(heights)), layout="constrained")
+    loss, *below = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
+    for curve, color in zip(curves, COLORS * len(curves), strict=False):
+        draw_losses(loss, curve, color, curve.difference if len(curves) > 1 else "held-out loss")
+        for ax, name in zip(below, scores, strict=True):
+            draw_score(ax, curve, name, color)
+    if len(curves) == 1:
+        if reference := published(first):
+            x = [position(n) for n in reference]
+            loss.plot(x, list(reference.values()), "x--", color="gray", label="published (other documents and recipe)")
+        draw_baselines(loss, first)
+    loss.set_ylabel("nats per scored token")
+    name = title(first) if len(curves) == 1 else f"{first.experiment} on {first.model}"
+    loss.set_title(name, fontsize=9, wrap=True)
+    loss.legend(loc="best", frameon=False, fontsize=8)
+    lengths = sorted({point.n_tokens for curve in curves for point in curve.points})
+    for ax in (loss, *below):
+        ax.set_xticks([position(n) for n in lengths], [str(n) for n in lengths])
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", alpha=0.3)
+    (below[-1] if below else loss).set_xlabel("prompt length P (tokens)")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the path's ending.
+
+    Raises:
+        SoftPromptsError: It cannot be written.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
+    write_atomically(path, picture.getvalue())
+
+
+def save_picture(pixels: np.ndarray, path: Path) -> None:
+    """Write uint8 [height, width, 3] as a PNG.
+
+    Raises:
+        SoftPromptsError: It cannot be written.
+    """
+    picture = io.BytesIO()
+    image.imsave(picture, pixels, format="png")
+    write_atomically(path, picture.getvalue())
+
+
+def inline_svg(curve: Curve, headline: Sequence[str], salt: str) -> str:
+    """The figure of a curve as SVG, to put into a page.
+
+    Its text takes the page's colour; ``salt`` makes its ids unique within the page.
+    """
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    with matplotlib.rc_context({**dict.fromkeys(names, INK), "svg.fonttype": "none", "svg.hashsalt": salt}):
+        picture = io.StringIO()
+        saturation_figure([curve], headline).savefig(picture, format="svg", transparent=True)
+    svg = picture.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")
+
+
+def position(n_tokens: int) -> float:
+    """Where a length stands on the axis: doubling is a step, and 0 stands one step before 1."""
+    return float(np.log2(n_tokens)) if n_tokens else -1.0
+
+
+def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
+    """The mean over seeds, a band over documents that holds all lengths at once, bars to compare lengths by, and the
+    seeds."""
+    x, losses = [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points]
+    ax.plot(x, losses, color=color, label=label)
+    if curve.widths is not None:
+        low, high = band(curve.paired.sums, curve.paired.counts)
+        ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
+        ax.errorbar(x, losses, curve.widths, fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
+    dots = [(position(p.n_tokens), loss) for p in curve.points for loss in p.losses]
+    ax.plot(*zip(*dots, strict=True), ".", color=color)
+
+
+def draw_baselines(ax: Axes, curve: Curve) -> None:
+    """Trivial predictors as lines if they lie near the curve. Far ones are only named: they would press the curve
+    flat."""
+    losses = np.concatenate([p.losses for p in curve.points])
+    limit = losses.max() + 1.5 * np.ptp(losses)
+    for name, value in curve.baselines.items():
+        if value <= limit:
+            ax.axhline(value, color="gray", linestyle=":" if name == "uniform" else "--", linewidth=1)
+            ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+        else:
+            ax.plot([], [], " ", label=f"{name}: {value:.2f}, above")
+
+
+def draw_score(ax: Axes, curve: Curve, name: str, color: tuple) -> None:
+    """A score's mean over seeds, and every seed with its interval."""
+    known = [(position(p.n_tokens), score) for p in curve.points for score in p.scores(name)]
+    if known:
+        x, value = np.array([(x, score["value"]) for x, score in known]).T
+        spread = np.abs(np.array([score["interval"] for _, score in known]).T - value)
+        ax.errorbar(x, value, spread, fmt=".", color=color, elinewidth=1)
+        places = np.unique(x)
+        ax.plot(places, [value[x == place].mean() for place in places], color=color)
+    ax.set_ylabel(name.replace("_", "\n"), fontsize=7)

@@ -1,0 +1,181 @@
+"""Results as tables: one for every curve, with intervals, paired gains and flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from soft_prompts.results.curve import Curve, Point, by_model
+from soft_prompts.stats import ratio_interval
+
+CAPTION = (
+    "Held-out loss in nats per scored token: the mean over seeds, ± half the 95 % interval over documents. Paired: the "
+    "± to compare lengths by, without what all lengths have in common; if two of them do not overlap, the lengths "
+    "differ. Seeds: how many, and their best and worst loss. Gain: loss at 0 tokens minus this loss, paired by "
+    "document. Scores: mean over seeds, ± half the widest 95 % interval."
+)
+Table = tuple[str, list[list[str]]]
+"""A title and rows of cells, the header first."""
+
+
+def rows(curve: Curve, headline: Sequence[str]) -> list[list[str]]:
+    """Cells of a curve's table, the header first: a row for every prompt length, then the trivial baselines.
+
+    Args:
+        curve: The curve.
+        headline: Names of the behavioural scores to show.
+    """
+    scores = [name.replace("_", " ") for name in headline]
+    table = [["P", "held-out loss", "paired", "seeds", "gain over 0", *scores, "flags"]]
+    zero = curve.point(0)
+    widths = curve.widths if curve.widths is not None else [None] * len(curve.points)
+    for point, width, flags in zip(curve.points, widths, curve.flags, strict=True):
+        losses = point.losses
+        gain = point.gain_over(zero) if zero and point.n_tokens else None
+        spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else ""
+        table.append(
+            [
+                str(point.n_tokens),
+                _loss(point),
+                "" if width is None else f"±{width:.{_digits(width)}f}",
+                f"{len(losses)}{spread}",
+                _cell(gain) if gain else "",
+                *(_mean_score(point.scores(name)) for name in headline),
+                ", ".join(flags),
+            ]
+        )
+    for name, value in curve.baselines.items():
+        table.append([name, f"{value:.3f}"] + [""] * (len(table[0]) - 2))
+    return table
+
+
+def overview(curves: Sequence[Curve]) -> list[list[str]]:
+    """Cells of one table for several curves, the header first: a row for every curve, a column for every prompt
+    length."""
+    lengths = sorted({point.n_tokens for curve in curves for point in curve.points})
+    table = [["variant", *(f"{n} tokens" for n in lengths)]]
+    for curve in sorted(curves, key=lambda curve: curve.difference):  # the default, "", comes first
+        by_length = {point.n_tokens: _loss(point) for point in curve.points}
+        table.append([curve.difference or "default", *(by_length.get(n, "") for n in lengths)])
+    return table
+
+
+def _loss(point: Point) -> str:
+    return _cell({"value": point.loss, "interval": ratio_interval(point.sums, point.counts)})
+
+
+def _cell(score: dict) -> str:
+    """A value and half the width of its interval."""
+    low, high = score["interval"]
+    half = (high - low) / 2
+    return f"{score['value']:.{_digits(half)}f} ±{half:.{_digits(half)}f}"
+
+
+def _digits(half: float) -> int:
+    """Decimals by which half the width of an interval shows: three, or as many as its first digit needs."""
+    return 3 if half >= 0.0005 or half < 1e-6 else min(4, int(np.ceil(-np.log10(half))))
+
+
+def _mean_score(scores: Sequence[dict]) -> str:
+    if not scores:
+        return "-"
+    widest = max((s["interval"] for s in scores), key=lambda interval: interval[1] - interval[0])
+    return _cell({"value": float(np.mean([s["value"] for s in scores])), "interval": widest})
+
+
+def title(curve: Curve) -> str:
+    """Experiment, model, and how much was trained and scored."""
+    return (
+        f"{curve.experiment} on {curve.model} ({len(curve.points[0].documents)} held-out documents, "
+        f"{curve.n_scored:,} scored tokens; {curve.recipe['steps']:,} steps of {curve.recipe['batch_size']} documents)"
+    )
+
+
+def tables(curves: Sequence[Curve], headline: Sequence[str] = ()) -> list[Table]:
+    """One table for each curve, but one for all if an experiment compares many recipes; and one of all variants of a
+    task.
+
+    Args:
+        curves: The curves.
+        headline: Names of the behavioural scores to show. None named: all that are single numbers.
+    """
+    parts = []
+    for of_model in by_model(curves).values():
+        variants: dict[str, list[Curve]] = {}
+        for curve in of_model:
+            variants.setdefault(json.dumps(curve.task, sort_keys=True), []).append(curve)
+        for recipes in variants.values():
+            if len(recipes) > 2:
+                parts.append((title(recipes[0]), overview(recipes)))
+                continue
+            for curve in recipes:
+                name = title(curve) + (f", {curve.difference}" if curve.difference else "")
+                parts.append((name, rows(curve, headline or curve.single_scores)))
+        if len(variants) > 1:
+            first = of_model[0]
+            parts.append((f"{first.experiment} on {first.model}: all variants", overview(of_model)))
+    return parts
+
+
+def models_by_length(curves: Sequence[Curve]) -> list[Table]:
+    """One table for each experiment: a row for every curve, named by its model, and a column for every length, 0 first.
+
+    A suspect point is marked "!"; its flags stand in the last column.
+    """
+    by_experiment: dict[str, list[Curve]] = {}
+    for curve in curves:
+        by_experiment.setdefault(curve.experiment, []).append(curve)
+    parts = []
+    for experiment, of_experiment in by_experiment.items():
+        lengths = sorted({point.n_tokens for curve in of_experiment for point in curve.points})
+        cells = [["model", *(f"P={n}" for n in lengths), "flags"]]
+        for curve in of_experiment:
+            flagged = list(zip(curve.points, curve.flags, strict=True))
+            losses = {point.n_tokens: _loss(point) + (" !" if flags else "") for point, flags in flagged}
+            said = "; ".join(f"P={point.n_tokens} {', '.join(flags)}" for point, flags in flagged if flags)
+            name = curve.model + (f", {curve.difference}" if curve.difference else "")
+            cells.append([name, *(losses.get(n, "") for n in lengths), said])
+        parts.append((f"{experiment}: held-out nats per scored token", cells))
+    return parts
+
+
+def print_tables(named: Sequence[Table], caption: str = CAPTION) -> None:
+    """Tables of cells for the terminal, and below them what their numbers are."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    for name, (header, *body) in named:
+        table = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left")
+        table.pad_edge = False
+        # A column without content, such as flags if there are none, is left out.
+        shown = [i for i, column in enumerate(zip(*body, strict=True)) if any(column)]
+        for i in shown:
+            justify = "left" if header[i] in ("flags", "variant", "model") else "right"
+            # On a narrow terminal a cell may break between words, never within a number.
+            longest = max(len(word) for row in (header, *body) for word in row[i].split() or [""])
+            table.add_column(header[i], justify=justify, overflow="fold", min_width=min(longest, 12))
+        for row in body:
+            table.add_row(*(row[i] for i in shown))
+        console.print(table)
+    console.print(caption, style="dim")
+
+
+def print_table(curves: Sequence[Curve], headline: Sequence[str] = ()) -> None:
+    """Curves as tables for the terminal."""
+    print_tables(tables(curves, headline))
+
+
+def markdown(curves: Sequence[Curve], headline: Sequence[str] = ()) -> str:
+    """Curves as Markdown tables."""
+    return "\n".join([as_markdown(name, cells) for name, cells in tables(curves, headline)] + [CAPTION]) + "\n"
+
+
+def as_markdown(name: str, cells: Sequence[Sequence[str]]) -> str:
+    """One table below its name."""
+    header, *body = cells
+    lines = [header, ["---" if column in ("flags", "variant") else "---:" for column in header], *body]
+    return f"**{name}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)

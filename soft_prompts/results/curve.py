@@ -1,0 +1,218 @@
+"""Curves: results that differ in prompt length and seed only, sorted by length, with what is suspect about them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from soft_prompts.results.distance import PairedLosses
+from soft_prompts.results.record import Result
+from soft_prompts.stats import comparison_widths, ratio
+
+
+@dataclass(frozen=True)
+class Point:
+    """All seeds of one prompt length on one curve."""
+
+    results: tuple[Result, ...]
+    """One of each seed."""
+
+    @property
+    def n_tokens(self) -> int:
+        return self.results[0].n_tokens
+
+    @property
+    def documents(self) -> list[str]:
+        """Identities of the held-out documents."""
+        return self.results[0].held_out.documents
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Scored tokens by document, int [documents]."""
+        return np.array(self.results[0].held_out.document_scored)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Nats by document, averaged over the seeds, float [documents]."""
+        return np.mean([r.held_out.document_losses for r in self.results], axis=0)
+
+    @property
+    def losses(self) -> list[float]:
+        """Nats per scored token of every seed."""
+        return [r.held_out.loss for r in self.results]
+
+    @property
+    def loss(self) -> float:
+        """Nats per scored token, averaged over the seeds."""
+        return float(np.mean(self.losses))
+
+    @property
+    def interval(self) -> list[float]:
+        """[low, high] of the first seed's loss over documents."""
+        return self.results[0].held_out.interval
+
+    def scores(self, name: str) -> list[dict[str, Any]]:
+        """A behavioural score of every seed that has it."""
+        scores = [r.scores[name] for r in self.results if r.scores.get(name)]
+        return [score for score in scores if score["value"] is not None]
+
+    def pairs_with(self, other: Point) -> bool:
+        """Whether both were scored on the same tokens of the same documents."""
+        return self.documents == other.documents and (self.counts == other.counts).all()
+
+    def gain_over(self, other: Point) -> dict[str, Any] | None:
+        """Nats per token that this length is better than ``other``, paired by document; None if they do not pair."""
+        return ratio(other.sums - self.sums, self.counts) if self.pairs_with(other) else None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All prompt lengths of one experiment, model, task and recipe."""
+
+    experiment: str
+    model: str
+    variant: dict[str, Any]
+    """Which of the experiment's tasks it is: soft_prompts.tasks.base.Variant as plain JSON."""
+    config: dict[str, Any]
+    """All that its results depend on but length and seed."""
+    points: tuple[Point, ...]
+    """By ascending prompt length."""
+    difference: str = ""
+    """How its task and recipe differ from those of the other curves of its experiment and model, in words."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.experiment} on {self.model}" + (f", {self.difference}" if self.difference else "")
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task's options."""
+        return self.config["task"]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How its prompts were trained."""
+        return self.config["train"]
+
+    @property
+    def results(self) -> list[Result]:
+        return [r for point in self.points for r in point.results]
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Held-out nats per scored token of trivial predictors."""
+        return self.points[0].results[0].baselines
+
+    @property
+    def n_scored(self) -> int:
+        """Scored tokens of its held-out documents."""
+        return self.points[0].results[0].held_out.n_scored
+
+    @property
+    def single_scores(self) -> list[str]:
+        """Names of the behavioural scores that are single numbers."""
+        return [name for name, score in self.points[0].results[0].scores.items() if "value" in score]
+
+    def point(self, n_tokens: int) -> Point | None:
+        """The point of a prompt length, None if there is none."""
+        return next((p for p in self.points if p.n_tokens == n_tokens), None)
+
+    @cached_property
+    def paired(self) -> PairedLosses:
+        """The losses of all points that were scored on the same documents as the first."""
+        points = [p for p in self.points if p.pairs_with(self.points[0])]
+        lengths = np.array([p.n_tokens for p in points])
+        return PairedLosses(lengths, np.stack([p.sums for p in points]), points[0].counts)
+
+    @cached_property
+    def widths(self) -> np.ndarray | None:
+        """Half-widths [K] of the intervals by which the lengths compare, see ``comparison_widths``. None if they do not
+        pair."""
+        if len(self.points) < 2 or len(self.paired.n_tokens) < len(self.points):
+            return None
+        return comparison_widths(self.paired.sums, self.paired.counts)
+
+    @cached_property
+    def flags(self) -> list[list[str]]:
+        """What makes each point suspect, in words."""
+        return [self._flags(i) for i in range(len(self.points))]
+
+    def _flags(self, i: int) -> list[str]:
+        point, shorter = self.points[i], self.points[:i]
+        flags = []
+        if shorter:
+            best = min(shorter, key=lambda p: p.loss)
+            gain = point.gain_over(best)
+            if gain is None:
+                flags.append("other documents")
+            elif gain["interval"][1] < 0:
+                flags.append(f"worse than P={best.n_tokens}")
+        if point.n_tokens and point.loss > self.baselines["unigram"]:
+            flags.append("worse than unigram")
+        return flags
+
+
+def curves(results: Iterable[Result]) -> list[Curve]:
+    """Results sorted into curves, one per experiment, model and configuration; each says how it differs from the
+    others."""
+    by_curve: dict[str, dict[int, list[Result]]] = {}
+    for r in sorted(results, key=lambda r: (r.experiment, r.model, r.n_tokens, r.seed)):
+        shared, *_ = r.identity
+        by_curve.setdefault(shared, {}).setdefault(r.n_tokens, []).append(r)
+    unnamed = [_curve([Point(tuple(of_length)) for of_length in by_length.values()]) for by_length in by_curve.values()]
+    return [
+        replace(curve, difference=_difference(curve, group)) for group in by_model(unnamed).values() for curve in group
+    ]
+
+
+def _curve(points: Sequence[Point]) -> Curve:
+    first = points[0].results[0]
+    return Curve(first.experiment, first.model, first.variant, first.config, tuple(points))
+
+
+def by_model(curves: Iterable[Curve]) -> dict[tuple[str, str], list[Curve]]:
+    """(experiment, model) -> its curves, which differ in task options or recipe."""
+    groups: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault((curve.experiment, curve.model), []).append(curve)
+    return groups
+
+
+def control_of(curve: Curve, among: Iterable[Curve]) -> Curve | None:
+    """The curve that is recorded as the control of this one; None if there is none."""
+    for other in among:
+        differs = other.variant["control_of"]
+        if differs is not None and {**other.config, "task": {**other.task, **differs}} == curve.config:
+            return other
+    return None
+
+
+def _difference(curve: Curve, among: Sequence[Curve]) -> str:
+    """How a curve's task options and recipe differ from most of the others', in words.
+
+    Task options that differ anywhere are named for every curve; of the recipe only what is unusual is.
+    """
+    settings = [_settings(c) for c in among]
+    own = _settings(curve)
+    usual = {name: Counter(json.dumps(s.get(name)) for s in settings).most_common(1)[0][0] for name in own}
+    varied = {name for name in own if len({json.dumps(s.get(name)) for s in settings}) > 1}
+    named = {n for n in own if own[n] != "" and (json.dumps(own[n]) != usual[n] or (n in varied and n in curve.task))}
+    of_variant = set(curve.variant["options"])  # the label stands for these
+    words = [curve.variant["label"]] if named & of_variant else []
+    return ", ".join([*words, *(f"{name} {_words(own[name])}" for name in own if name in named - of_variant)])
+
+
+def _settings(curve: Curve) -> dict[str, Any]:
+    """Options of task and recipe, without the data."""
+    return {name: value for name, value in {**curve.task, **curve.recipe}.items() if name != "data"}
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

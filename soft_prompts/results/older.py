@@ -1,0 +1,47 @@
+"""Result files of older versions, brought up to date as they are read. This is the only place that knows their
+experiments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SCHEMA = 3
+"""Version of the result files; result.schema.json describes them. 1 had no "sizes"; 1 and 2 had no "variant" and no
+kinds of samples."""
+KINDS = {"ChessMoves": "board", "ChatDetuning": "dialogue", "Pathfinding": "path", "Repetition": "repetition"}
+"""Task -> kind of its samples; all others are texts."""
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a result file of any version, with the keys that it lacks, empty, so that one schema fits all."""
+    missing = {"sizes": [], "variant": {"label": "", "options": [], "control_of": None}}
+    return {**missing, **values, "schema": SCHEMA}
+
+
+def described(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a result file of version 1 or 2, completed and checked, with its variant and its kinds of
+    samples."""
+    options, kind = values["config"]["task"], KINDS.get(values["task"], "text")
+    samples = [{"kind": kind, **sample, **_wanted(options, sample)} for sample in values["samples"]]
+    return {**values, "variant": _variant(options), "samples": samples}
+
+
+def _variant(options: dict[str, Any]) -> dict[str, Any]:
+    """Skipped tokens and repetition with its random control were the only tasks of several variants."""
+    if options.get("skip"):
+        return {"label": f"skip {options['skip'][0]}", "options": ["skip"], "control_of": None}
+    if options.get("strings"):
+        names, string = ["strings", "control"], options["strings"][0]
+        if options.get("control") == [True]:
+            label = f"random tokens, as many as {string!r}"
+            return {"label": label, "options": names, "control_of": {"control": [False]}}
+        return {"label": f"repetition of {string!r}", "options": names, "control_of": None}
+    return {"label": "", "options": [], "control_of": None}
+
+
+def _wanted(options: dict[str, Any], sample: dict[str, str]) -> dict[str, str]:
+    """The text that a repetition should have been. Of random tokens it was not recorded."""
+    if not options.get("strings") or options.get("control") != [False]:
+        return {}
+    string = " " + options["strings"][0]
+    return {"wanted": string * (len(sample.get("continuation", "")) // len(string) + 1)}

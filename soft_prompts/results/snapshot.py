@@ -1,0 +1,88 @@
+"""Trained prompts as safetensors files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import write_atomically
+from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.models.language_model import LanguageModel
+
+SCHEMA = 2
+"""Version of the snapshot files. 1 had no configuration."""
+KINDS: dict[str, type[Intervention]] = {kind.__name__: kind for kind in (SoftPrompt, PromptGenerator)}
+"""What can be loaded back, by the name in the file."""
+
+
+def save_prompt(intervention: Intervention, model: LanguageModel, run: dict[str, Any], path: Path) -> None:
+    """Write a trained prompt with all that is needed to load it back: tensors, kind and configuration.
+
+    Args:
+        intervention: What was trained.
+        model: The model that it belongs to; its identity is stored.
+        run: The run that made it, as plain JSON.
+        path: The file.
+
+    Raises:
+        SoftPromptsError: The file cannot be written.
+    """
+    metadata = {
+        "schema": str(SCHEMA),
+        "kind": type(intervention).__name__,
+        "config": json.dumps(intervention.config()),
+        "model": json.dumps(model.identity()),
+        "run": json.dumps(run),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in intervention.state_dict().items()}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_prompt(path: Path, model: LanguageModel) -> Intervention:
+    """A prompt saved by ``save_prompt``, on the model's device.
+
+    Raises:
+        SoftPromptsError: The file is missing, damaged or of another model: a prompt means nothing to any other.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise SoftPromptsError(
+            f"could not read the snapshot {path} ({error}); train the prompt again with --force."
+        ) from error
+    if metadata.get("schema") not in ("1", str(SCHEMA)) or metadata.get("kind") not in KINDS:
+        raise SoftPromptsError(
+            f"{path} is no snapshot of schema version 1 or {SCHEMA} (it says {metadata.get('schema')}, kind "
+            f"{metadata.get('kind')}); train the prompt again with --force."
+        )
+    saved, own = json.loads(metadata["model"]), model.identity()
+    for part in ("weights", "tokenizer"):
+        if saved[part] != own[part]:
+            raise SoftPromptsError(
+                f"the snapshot {path} was trained on {saved['name']} ({part} {saved[part]}), "
+                f"not on {own['name']} ({part} {own[part]}); load that model."
+            )
+    config = json.loads(metadata["config"]) if metadata["schema"] != "1" else _config_of_version_1(tensors)
+    intervention = KINDS[metadata["kind"]].from_config(config)
+    if intervention.n_tokens:  # a prompt of no tokens has no state
+        intervention.load_state_dict(tensors)
+    return intervention.to(model.device)
+
+
+def _config_of_version_1(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Files of version 1 have no configuration; it follows from the shapes of their tensors."""
+    shape = list(tensors["rows"].shape)
+    names = [name for name in tensors if name.startswith("hidden.") and name.endswith(".weight")]
+    layers = [tensors[name] for name in sorted(names, key=lambda name: int(name.split(".")[1]))]
+    if not layers:
+        return {"shape": shape}
+    return {"shape": shape, "sizes": [layers[0].shape[1], *(len(layer) for layer in layers)]}

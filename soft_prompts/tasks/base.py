@@ -1,0 +1,128 @@
+"""Task: what a behaviour is, as examples with labels, and how well it is met, as scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from soft_prompts.data.documents import Encoding, Split
+from soft_prompts.data.example import Example
+from soft_prompts.options import recorded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from soft_prompts.engine.prompted import Bench, PromptedModel
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which of an experiment's several tasks this one is. It is recorded with every result."""
+
+    label: str = ""
+    """What tables and plots call it, such as "repetition of 'pee'". "": the experiment has one task only."""
+    options: tuple[str, ...] = ()
+    """Names of the options that the label stands for."""
+    control_of: dict[str, Any] | None = None
+    """For a control: the options in which the task that it controls differs, with that task's values. None: no
+    control."""
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What a task measures of a trained prompt beside its loss."""
+
+    scores: dict[str, Any]
+    """Name -> {"value", "interval": [low, high], "n"}, or a dict of such (by bucket, by half-move)."""
+    samples: list[dict[str, str]]
+    """Readable samples: name of a part -> its text. The part "kind" says how a report draws it: text (the default),
+    dialogue, board, path or repetition; report/pictures.py names the parts of each."""
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    """Name -> picture, uint8 [height, width, 3]."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A behaviour. Subclasses are frozen dataclasses: their fields are their options and reach the result by
+    themselves.
+
+    A new behaviour is a class with ``examples``. What is scored is written in the examples' labels and weights, so a
+    loss of its own is rarely needed.
+    """
+
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Names of the scores that the table at the end shows."""
+    file_options: ClassVar[tuple[str, ...]] = ()
+    """Options that may name a local file or folder. They are recorded without its path."""
+
+    def variants(self) -> Sequence[Task]:
+        """The tasks of one experiment, a curve each. More than this one if an option lists several settings."""
+        return [self]
+
+    def variant(self) -> Variant:
+        """Which of the experiment's tasks this one is."""
+        return Variant()
+
+    def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[Example]:
+        """The documents of one split as examples of at most ``encoding.max_tokens`` tokens.
+
+        Args:
+            split: "train" is endless and never yields a document of "held_out". "held_out" is finite, holds every
+                document once and ignores the seed, so all runs are scored on the same documents.
+            encoding: Tokenizer, separator and the longest sequence.
+            seed: The order depends on (split, seed) alone.
+        """
+        raise NotImplementedError
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as plain JSON, as results record them."""
+        return recorded(self, self.file_options)
+
+    def identity(self) -> dict[str, str]:
+        """Fingerprints of the data that the options point at, by option: a file may change under its name."""
+        return {}
+
+    def facts(self, encoding: Encoding) -> dict[str, Any]:
+        """What the data turned out to be - counts, what was skipped and why - for the record.
+
+        "complete": False says that not all of the data could be read; such a run is done again the next time.
+        """
+        return {}
+
+    def loss(self, head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+        """The training loss of every scored token, by default cross-entropy.
+
+        Args:
+            head: The frozen unembedding.
+            hidden: [N, D], the hidden states that predict.
+            labels: int64 [N], the tokens wanted.
+
+        Returns:
+            Nats [N], in float32 or finer.
+        """
+        from soft_prompts.engine.loss import cross_entropy  # brings torch, which takes a second to import
+
+        return cross_entropy(head, hidden, labels)
+
+    def check(self, bench: Bench) -> None:
+        """Called before training.
+
+        Raises:
+            SoftPromptsError: ``score`` would refuse the trained prompts.
+        """
+
+    def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
+        """Behaviour on the held-out examples. By default there are no scores, but a few continuations to read."""
+        return TaskScores({}, continuations(prompted, held_out))
+
+
+def continuations(prompted: PromptedModel, held_out: Sequence[Example], n: int = 4) -> list[dict[str, str]]:
+    """Samples to read: the first halves of ``n`` documents, continued by the most likely tokens."""
+    starts = [e.prefix(max(e.insert_at, len(e) // 2)) for e in held_out[:n]]
+    return [
+        {"kind": "text", "text": prompted.decode(start.tokens[1:]), "continuation": prompted.decode(new)}
+        for start, new in zip(starts, prompted.generate(starts, 48), strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Training interventions: the recipe, the run, the loop and what it records."""

@@ -1,0 +1,183 @@
+"""The training loop: soft prompts of any number, length and recipe, trained together against one frozen model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soft_prompts.console import progress_bar, say
+from soft_prompts.data.example import Example
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.forward import forward_pass, pack
+from soft_prompts.engine.prompted import Bench
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.interventions.base import Intervention
+from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.run import Run
+from soft_prompts.training.state import Clock, TrainingState, make_prompt
+from soft_prompts.training.tensorboard import TensorBoardLog
+
+LOG_EVERY = 10
+"""Steps between two points of the training curves. Only there does the loop wait for the device."""
+
+
+def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
+    """Train the prompt of every run, and evaluate it on the bench's held-out documents.
+
+    The runs share task, steps, batch size and evaluation. They may differ in length, seed and the rest of the recipe.
+    What has no parameters, such as a prompt of no tokens, is only evaluated. A run whose loss stops being finite is
+    given up (its ``failure`` says so) and the others go on.
+
+    Args:
+        bench: The frozen model and the held-out documents.
+        runs: What to train.
+        logs: Folder of the TensorBoard logs; each run's lies at its own path below.
+
+    Returns:
+        The final state of every run.
+
+    Raises:
+        SoftPromptsError: A training document is held out as well, or the training documents run out.
+    """
+    model, task, config = bench.model, runs[0].task, runs[0].train
+    conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
+    states = [TrainingState(r, make_prompt(model, r, conditions.shape[1]), TensorBoardLog(r, logs)) for r in runs]
+    live = [s for s in states if s.intervention.trainable]
+    n_steps = config.steps if live else 0
+    # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
+    streams = {s.run.seed: _batches(bench, task, s.run.seed, config.batch_size) for s in live}
+    evaluation_steps = {round(x) for x in np.linspace(0, n_steps, config.n_evaluations + 2)}
+    clock = Clock(model.device)
+
+    with progress_bar(f"{runs[0].experiment} on {model.name}, {len(live)} prompts", n_steps) as advance:
+        for step in range(n_steps + 1):
+            # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
+            if step:
+                # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.
+                batches = {seed: next(stream) for seed, stream in streams.items()}
+                examples = [batches[s.run.seed] for s in live]
+                losses = accumulate_gradients(model, task, [s.intervention for s in live], examples, bench.token_budget)
+                norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
+                advance()
+
+                # Once in a while: log the training curves. Reading the numbers waits for the device, so not every step.
+                if step % LOG_EVERY == 0 or step in evaluation_steps:
+                    _share_time(live, clock.read())
+                    numbers = zip(live, losses.tolist(), torch.stack(norms).tolist(), strict=True)
+                    for state, loss, norm in numbers:
+                        _log(state, step, loss, norm, _prompt_norm(state.intervention, conditions, model.scale))
+
+            # Once in a while, and before and after training: evaluate on the held-out documents, off the clock.
+            if step in evaluation_steps:
+                with clock.paused():
+                    _evaluate(bench, live if step else states, step)
+                    say(_progress_line(step, n_steps, states))
+
+            # Go on with the runs whose numbers are finite.
+            live = [s for s in live if not s.failure]
+            if step and not live:
+                break
+    _share_time(states, clock.read())
+    return states
+
+
+def accumulate_gradients(
+    model: LanguageModel,
+    task: Task,
+    interventions: Sequence[Intervention],
+    examples: Sequence[Sequence[Example]],
+    token_budget: int,
+) -> Tensor:
+    """Add to each intervention's parameters the gradient of its own mean loss.
+
+    Losses are summed over runs, so the gradient of an intervention is what it would be alone. They are divided by the
+    weight of all of a run's scored tokens, so how rows are packed into passes changes nothing.
+
+    Args:
+        model: The frozen model.
+        task: Whose loss is taken.
+        interventions: One of each run.
+        examples: ``examples[r]`` is the batch of run r.
+        token_budget: Positions in one forward pass at most.
+
+    Returns:
+        The mean loss of each run, nats per token, float32 [R] on the device.
+    """
+    totals = [sum(e.total_weight for e in of_run) for of_run in examples]
+    losses = torch.zeros(len(interventions), device=model.device)
+    for rows in pack(interventions, examples, token_budget):
+        states = forward_pass(model, interventions, examples, rows)
+        # For every scored token: which run it belongs to, and one over that run's total weight.
+        counts = torch.tensor(states.counts)
+        run = torch.tensor([r for r, _ in rows]).repeat_interleave(counts).to(model.device)
+        share = torch.tensor([1 / totals[r] for r, _ in rows]).repeat_interleave(counts).to(model.device)
+        loss = task.loss(model.head, states.hidden, states.labels) * states.weights * share
+        loss.sum().backward()
+        losses.index_add_(0, run, loss.detach().float())
+    return losses
+
+
+def _batches(bench: Bench, task: Task, seed: int, size: int) -> Iterator[list[Example]]:
+    """The training documents of one seed, ``size`` at a time."""
+    held_out = {e.document for e in bench.held_out}
+    examples = task.examples("train", bench.encoding, seed)
+    while batch := list(islice(examples, size)):
+        if leaked := [e.document for e in batch if e.document in held_out]:
+            raise SoftPromptsError(
+                f"training document {leaked[0]} is held out as well; the task's splits must be disjoint."
+            )
+        yield batch
+    raise SoftPromptsError("the training documents ran out; give more data or fewer --train.steps.")
+
+
+def _evaluate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
+    """Held-out scores of some runs, noted in their states and logs."""
+    scores = evaluate(bench.model, [s.intervention for s in due], bench.held_out, bench.token_budget)
+    for state, own in zip(due, scores, strict=True):
+        if not math.isfinite(own.loss):
+            state.give_up("the held-out loss", step)
+            continue
+        state.scores = own
+        state.curve.append({"step": step, "loss": own.loss})
+        state.log.held_out(step, own.loss)
+
+
+def _log(state: TrainingState, step: int, loss: float, gradient_norm: float, prompt_norm: float) -> None:
+    """A point of a run's training curves."""
+    if not math.isfinite(loss):
+        state.give_up("the training loss", step)
+        return
+    tokens_per_second = state.n_data_tokens / max(state.seconds, 1e-9)
+    state.log.training(step, loss, gradient_norm, state.lr(step), prompt_norm, tokens_per_second)
+
+
+@torch.no_grad()
+def _prompt_norm(intervention: Intervention, conditions: Tensor, scale: float) -> float:
+    """Root mean square of the inserted tokens under some conditions [B, C], in units of the vocabulary's; 0 for no
+    tokens."""
+    tokens = intervention(conditions)
+    return (tokens / scale).square().mean().sqrt().item() if tokens.numel() else 0.0
+
+
+def _share_time(states: Sequence[TrainingState], seconds: float) -> None:
+    """Runs share forward passes; each is charged by the positions computed for it."""
+    total = sum(s.n_positions for s in states)
+    for s in states:
+        s.seconds = seconds * s.n_positions / max(1, total)
+
+
+def _progress_line(step: int, n_steps: int, states: Sequence[TrainingState]) -> str:
+    """Held-out loss by prompt length at one step, seeds averaged."""
+    by_length: dict[int, list[float]] = {}
+    for s in states:
+        if s.curve:
+            by_length.setdefault(s.run.n_tokens, []).append(s.curve[-1]["loss"])
+    losses = "  ".join(f"{n}: {np.mean(values):.4f}" for n, values in sorted(by_length.items()))
+    return f"step {step}/{n_steps}  held-out nats per token by prompt length  {losses}"

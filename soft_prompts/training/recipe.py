@@ -1,0 +1,75 @@
+"""The recipe: how an intervention is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.options import option
+
+LEAST = {"steps": 0, "batch_size": 1, "max_tokens": 2, "width": 1, "depth": 1, "n_evaluations": 0, "eval_documents": 2}
+"""Smallest value of each count."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a prompt is trained. The defaults were chosen by exploratory_tests/recipe_test.py."""
+
+    steps: int = 4096
+    """Optimiser steps (4,096 as published for chess)."""
+    batch_size: int = 32
+    """Documents per optimiser step."""
+    max_tokens: int = 256
+    """Longest sequence in tokens, document separator included, prompt not."""
+    lr: float = 0.1
+    """Peak learning rate of AdamW, in units of the root mean square of the vocabulary's embeddings (0.1: a step moves a
+    coordinate by about a tenth of an embedding's size at most)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: falling to zero along a half cosine, or constant as published."""
+    warmup: float = 0.02
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay (as published)."""
+    clip_norm: float = 1.0
+    """Largest gradient norm of a prompt's parameters; longer gradients are cut back to it."""
+    init: Literal["vocabulary", "normal", "text", "zeros"] = "vocabulary"
+    """Where training starts: sampled vocabulary embeddings, normal with the vocabulary's moments, the tokens of
+    --train.init-text, or zeros (as published)."""
+    init_text: str = ""
+    """Text whose tokens a prompt starts from with --train.init text, repeated or cut to the prompt's length."""
+    width: int = 64
+    """Units in each hidden layer of the conditional prompt generator."""
+    depth: int = 2
+    """Hidden layers of the conditional prompt generator."""
+    n_evaluations: int = 8
+    """Held-out evaluations during training, evenly spaced, beside the ones before and after it."""
+    eval_documents: int = 512
+    """Held-out documents, the same for every run."""
+
+    def check(self) -> None:
+        """Raises:
+        SoftPromptsError: A setting cannot work; the sentence has the number and the remedy.
+        """
+
+        def refuse(name: str, needed: str) -> None:
+            raise SoftPromptsError(f"--train.{option(name)} is {getattr(self, name)}, but must {needed}.")
+
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                refuse(name, f"be at least {least}")
+        for name in ("lr", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                refuse(name, "be a positive number")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                refuse(name, "lie between 0 and 1")
+        if (self.init == "text") != bool(self.init_text):
+            raise SoftPromptsError("--train.init text and --train.init-text go together: give both or neither.")
+
+    def lr_share(self, step: int) -> float:
+        """The learning rate of optimiser step ``step`` (from 0) as a share of ``lr``."""
+        rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
+        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
+        return rise * fall

@@ -1,0 +1,73 @@
+"""One run: a task, a model, a prompt length, a seed and a recipe. The only place that makes paths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from soft_prompts.files import fingerprint
+from soft_prompts.models.names import local_folder, model_name
+from soft_prompts.options import recorded
+from soft_prompts.tasks.base import Task
+from soft_prompts.training.recipe import TrainConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of a curve."""
+
+    experiment: str
+    task: Task
+    model: str
+    """Hub name, name@revision, or a folder."""
+    n_tokens: int
+    seed: int
+    train: TrainConfig
+    dtype: str
+
+    @property
+    def model_name(self) -> str:
+        """The model as results call it."""
+        return model_name(self.model)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All that the result depends on, but for the prompt length and the seed, as plain JSON.
+
+        Local files appear by name and fingerprint, not by path: the record means the same on another machine.
+        """
+        folder = local_folder(self.model)
+        return {
+            "experiment": self.experiment,
+            "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
+            "model": self.model_name,
+            "model_files": fingerprint(folder) if folder else None,
+            "dtype": self.dtype,
+            "train": recorded(self.train),
+        }
+
+    @cached_property
+    def path(self) -> Path:
+        """experiment/model/<hash of the config>/tokens-P-seed-S, below results/, runs/ and snapshots/ alike.
+
+        Runs of one curve share a folder. Another setting is another folder, so no result can be mistaken for another's.
+        """
+        digest = hashlib.blake2b(json.dumps(self.config, sort_keys=True).encode(), digest_size=4).hexdigest()
+        model = re.sub(r"[^\w.@-]+", "--", self.model_name)
+        return Path(self.experiment, model, digest, f"tokens-{self.n_tokens:04d}-seed-{self.seed}")
+
+    def result_path(self, out: Path) -> Path:
+        """Where the result lies, with ``out`` as the folder above results/, runs/ and snapshots/."""
+        return out / "results" / self.path.with_name(self.path.name + ".json")
+
+    def snapshot_path(self, out: Path) -> Path:
+        """Where the trained prompt lies."""
+        return out / "snapshots" / self.path.with_name(self.path.name + ".safetensors")
+
+    def __str__(self) -> str:
+        return f"{self.experiment} on {self.model_name}, {self.n_tokens} tokens, seed {self.seed}"

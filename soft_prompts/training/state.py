@@ -1,0 +1,100 @@
+"""All that changes while a run trains: its intervention, its optimiser, what is known of it so far; and the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from soft_prompts.data.example import Example
+from soft_prompts.engine.evaluate import TokenScores
+from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, initial_rows
+from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.training.run import Run
+from soft_prompts.training.tensorboard import TensorBoardLog
+
+
+class TrainingState:
+    """One run in training."""
+
+    def __init__(self, run: Run, intervention: Intervention, log: TensorBoardLog):
+        self.run, self.intervention, self.log = run, intervention, log
+        self.curve: list[dict[str, float]] = []
+        """Held-out loss so far: {"step", "loss"}, nats per scored token."""
+        self.scores: TokenScores | None = None
+        """Of the last held-out evaluation."""
+        self.n_data_tokens = 0
+        """Tokens trained on, separators included, prompts not."""
+        self.n_positions = 0
+        """Positions computed for this run in training, prompts included."""
+        self.seconds = 0.0
+        """Its share of the wall clock of training, by positions."""
+        self.failure = ""
+        """Why training was given up, in a sentence; "" if it was not."""
+        # Adam is elementwise, so an optimiser for every run is the same mathematics as one for all.
+        self.optimizer = torch.optim.AdamW(intervention.parameters(), weight_decay=run.train.weight_decay, fused=True)
+
+    def update(self, step: int, batch: Sequence[Example]) -> Tensor:
+        """Take one optimiser step with the gradients that are there.
+
+        Args:
+            step: Which step this is, from 1.
+            batch: The documents that the gradients come from.
+
+        Returns:
+            The gradients' norm before clipping, a number on the device: nothing here waits for it.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.intervention.parameters(), self.run.train.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        n_tokens = sum(len(e) for e in batch)
+        self.n_data_tokens += n_tokens
+        self.n_positions += n_tokens + len(batch) * self.intervention.n_tokens
+        return norm
+
+    def lr(self, step: int) -> float:
+        """The learning rate of step ``step`` (from 1), in units of the vocabulary's root mean square."""
+        return self.run.train.lr * self.run.train.lr_share(step - 1)
+
+    def give_up(self, what: str, step: int) -> None:
+        """Note that a number stopped being finite."""
+        self.failure = (
+            f"{self.run}: {what} stopped being finite by step {step}; try a smaller --train.lr "
+            f"(now {self.run.train.lr:g}) or --train.clip-norm (now {self.run.train.clip_norm:g})."
+        )
+
+
+def make_prompt(model: LanguageModel, run: Run, n_conditions: int) -> Intervention:
+    """The prompt that a run starts from: conditional if the task's examples have conditions."""
+    config, random = run.train, torch.Generator().manual_seed(run.seed)
+    text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
+    sizes = (n_conditions, *[config.width] * config.depth)
+    prompt = PromptGenerator(rows, model.scale, sizes, random) if n_conditions else SoftPrompt(rows, model.scale)
+    return prompt.to(model.device)
+
+
+class Clock:
+    """Wall-clock seconds of training, without held-out evaluation."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds, self._since = device, 0.0, time.perf_counter()
+
+    def read(self) -> float:
+        """Seconds so far. Waits for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.seconds + time.perf_counter() - self._since
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for a while."""
+        self.seconds = self.read()
+        yield
+        self._since = time.perf_counter()

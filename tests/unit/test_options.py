@@ -1,0 +1,121 @@
+"""A result's identity: what it depends on, what it does not, and that options which come later leave it alone."""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, fields, make_dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from soft_prompts.options import added_later, option, recorded
+from soft_prompts.results.curve import curves
+from soft_prompts.results.record import Result, result_files
+from soft_prompts.sweep import Sweep, finished, plan
+from soft_prompts.training.recipe import TrainConfig
+from tests.unit.test_results import result
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "tests").glob("*_test.py"))
+
+
+def preset(experiment: str) -> Sweep:
+    """What the committed results of an experiment were made with."""
+    return replace(importlib.import_module(f"tests.{experiment}").POCKET, dtype="float32", device="cpu")
+
+
+def with_a_new_field(options):
+    """The same options as if a later version of their class had one more, at its default."""
+    kind = type(options)
+    later = make_dataclass(kind.__name__, [("invented", int, added_later(3))], bases=(kind,), frozen=True)
+    return later(**{name: getattr(options, name) for name in (f.name for f in fields(kind))})
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_committed_results_are_found_as_finished_also_after_options_were_added(experiment: str) -> None:
+    sweep = preset(experiment)
+    later = replace(sweep, task=with_a_new_field(sweep.task), train=with_a_new_field(sweep.train))
+    for model in sweep.models:
+        runs, runs_later = plan(sweep, model), plan(later, model)
+        assert all(finished(run, ROOT) for run in runs)
+        assert [run.path for run in runs] == [run.path for run in runs_later]
+        assert runs_later[0].task.invented == 3
+        for changed in (replace(runs_later[0].task, invented=4), replace(runs_later[0].train, invented=4)):
+            what = {"task": changed} if hasattr(changed, "examples") else {"train": changed}
+            assert not finished(replace(runs_later[0], **what), ROOT)  # another setting is another result
+
+
+def test_every_committed_result_lies_where_its_configuration_says() -> None:
+    paths = result_files(ROOT / "results")
+    assert len(paths) > 100
+    for path in paths:
+        config = json.dumps(json.loads(path.read_text())["config"], sort_keys=True)
+        assert path.parent.name == hashlib.blake2b(config.encode(), digest_size=4).hexdigest()
+
+
+def test_an_option_that_stands_as_before_it_existed_is_not_recorded() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        old: int = 1
+        same: int = added_later(2)
+        better: int = added_later(5, before=0)
+        files: tuple[str, ...] = ()
+        path: Path = Path("a/b.txt")
+
+    assert recorded(Options()) == {"old": 1, "better": 5, "files": [], "path": "b.txt"}
+    assert recorded(Options(same=3, better=0)) == {"old": 1, "same": 3, "files": [], "path": "b.txt"}
+    assert option("max_tokens") == "max-tokens"
+
+
+def test_results_from_before_and_after_an_option_share_a_curve() -> None:
+    before = {"task": {"name": "T"}, "train": recorded(TrainConfig())}
+    after = {"task": {"name": "T"}, "train": recorded(with_a_new_field(TrainConfig()))}
+    changed = {"task": {"name": "T"}, "train": recorded(replace(with_a_new_field(TrainConfig()), invented=4))}
+    assert len(curves([result(0, config=before), result(1, config=after)])) == 1
+    assert len(curves([result(0, config=before), result(1, config=changed)])) == 2
+
+
+def test_identity_does_not_depend_on_the_working_folder(tmp_path, monkeypatch) -> None:
+    sweep = preset("repetition_test")
+    sweep = replace(sweep, task=replace(sweep.task, strings=("a" * 300, "deep/pee")))  # longer than any file name
+    elsewhere = [run.path for run in plan(sweep, "pocket")]
+    (tmp_path / "deep").mkdir()
+    for name in ("cosine", "pee", "deep/pee", "vocabulary", "pocket.txt"):
+        (tmp_path / name).write_text("a file named like an option")
+    monkeypatch.chdir(tmp_path)
+    again = [replace(run, seed=run.seed) for run in plan(sweep, "pocket")]  # nothing remembered
+    assert [run.path for run in again] == elsewhere
+    assert again[-1].config["task"]["strings"] == ["deep/pee"]
+
+
+def test_a_file_is_recorded_by_its_name_and_content_wherever_it_lies(tmp_path) -> None:
+    sweep = preset("repetition_test")
+    copy = tmp_path / "elsewhere" / Path(sweep.task.text[0]).name
+    copy.parent.mkdir()
+    copy.write_bytes(Path(sweep.task.text[0]).read_bytes())
+    moved = replace(sweep, task=replace(sweep.task, text=(str(copy),)))
+    assert [run.path for run in plan(moved, "pocket")] == [run.path for run in plan(sweep, "pocket")]
+    copy.write_bytes(b"\n" + copy.read_bytes())
+    assert plan(moved, "pocket")[0].path != plan(sweep, "pocket")[0].path
+
+
+@pytest.mark.parametrize(
+    ("options", "label", "control_of"),
+    [
+        ({"skip": [2]}, "skip 2", None),
+        ({"strings": ["pee"], "control": [False]}, "repetition of 'pee'", None),
+        ({"strings": ["pee"], "control": [True]}, "random tokens, as many as 'pee'", {"control": [False]}),
+        ({"width": 8}, "", None),
+    ],
+)
+def test_older_files_say_what_they_are_as_new_ones_do(tmp_path, options, label: str, control_of) -> None:
+    path = tmp_path / "tokens-0001-seed-0.json"
+    config = {"task": {"name": "T", **options}, "train": {"steps": 1, "batch_size": 1}}
+    result(1, config=config, task="Repetition", samples=[{"text": "a", "continuation": " pee pee"}]).save(path)
+    values = json.loads(path.read_text())
+    del values["variant"]
+    path.write_text(json.dumps({**values, "schema": 2}))
+    read = Result.load(path)
+    assert (read.variant["label"], read.variant["control_of"], read.schema) == (label, control_of, 3)
+    assert read.samples[0]["kind"] == "repetition"
+    assert read.samples[0].get("wanted", "").startswith(" pee pee") == (options.get("control") == [False])
