@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, stop_interrupted
+from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, stop_interrupted, stop_unread
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results.record import Result
 from soft_prompts.sweep import Sweep, measure, plan
@@ -29,6 +29,8 @@ def main(default: Sweep, description: str, **presets: Sweep) -> None:
         stop(error)
     except KeyboardInterrupt:
         stop_interrupted()
+    except BrokenPipeError:
+        stop_unread()
 
 
 def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments: Sequence[str]) -> Sweep:
@@ -50,7 +52,13 @@ def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments
     else:
         for name in presets:
             description += f"\n\nPreset: {name}, as the first word; then --help shows its options."
-    return tyro.cli(Sweep, default=default, description=description, args=arguments)
+    return tyro.cli(Sweep, prog=_command(), default=default, description=description, args=arguments)
+
+
+def _command() -> str | None:
+    """How the running script was called, for the usage line: python -m tests.chess_test."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 def run(sweep: Sweep) -> list[Result]:

@@ -3,6 +3,7 @@ stdout."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ def stop_interrupted() -> NoReturn:
     """Say that Ctrl-C was pressed and exit with code 130."""
     sys.stderr.write(f"\n{INTERRUPTED}\n")
     sys.exit(130)
+
+
+def stop_unread() -> NoReturn:
+    """Exit quietly: whoever reads the output, such as head, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the output
+    sys.exit(0)
 
 
 def interrupts_end_in_a_sentence() -> None:

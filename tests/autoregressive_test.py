@@ -1,13 +1,14 @@
 """How far is ordinary text from a language model?
 
-Plain next-token prediction behind a soft prompt. Expected: no gain where the model was trained on this very
-distribution (a model on its own samples cannot gain at all: a prompt that seems to is a fault of the measurement), and
-a gain where text and model differ, for the prompt can say what kind of text is coming: it falls within a few tokens and
-saturates early.
+The prompt is trained on plain next-token prediction.
 
-    python -m tests.autoregressive_test pocket          # pocket and pocket-chat on samples of pocket: no gain, and a gain
-    python -m tests.autoregressive_test                 # pythia on the Pile, as published
-    python -m tests.autoregressive_test redpajama       # pythia on RedPajama-V2, as published
+Expected: no gain on the text that the model was trained on. A model cannot gain at all on its own samples; a prompt
+that seems to gain there shows a fault of the measurement. Where text and model differ there is a gain, since the prompt
+can say what kind of text is coming. It comes within a few tokens and saturates early.
+
+    python -m tests.autoregressive_test pocket       # pocket and pocket-chat on samples of pocket: no gain, and a gain
+    python -m tests.autoregressive_test              # pythia on the Pile, as published
+    python -m tests.autoregressive_test redpajama    # pythia on RedPajama-V2, as published
     python -m tests.autoregressive_test pocket --text my_texts/*.txt
 """
 

@@ -1,13 +1,15 @@
 """How far is a chat model from the base model it was made from?
 
-A prompt is trained on plain text in front of a chat model, and asked how much of the gap between the chat model's and
-the base model's loss it closes. Expected: fine-tuning mostly changes how the model begins, so a few tokens that say
-"this is a text" undo much of it, and the replies to a battery of dialogues (friendly, rude, oddly constrained and in a
-role; ordinary and probing) turn into text that goes on instead of answers that end. The gap is small beside the
-differences between documents: only paired by document can it be seen.
+A prompt is trained on plain text in front of a chat model. How much of the gap between the losses of the chat model and
+of the base model does it close?
 
-    python -m tests.chat_detuning_test pocket           # pocket-chat towards pocket, on samples of pocket
-    python -m tests.chat_detuning_test                  # TinyLlama-Chat towards its base on RedPajama-V2, as published
+Expected: fine-tuning mostly changes how the model begins, so a few tokens that say "this is a text" undo much of it.
+The replies to a battery of dialogues (friendly, rude, oddly constrained, in a role; ordinary and probing requests) turn
+from answers that end into text that goes on. The gap is small compared with the differences between documents, so it
+shows only when documents are paired.
+
+    python -m tests.chat_detuning_test pocket        # pocket-chat towards pocket, on samples of pocket
+    python -m tests.chat_detuning_test               # TinyLlama-Chat towards its base on RedPajama-V2, as published
 """
 
 from dataclasses import replace

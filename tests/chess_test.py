@@ -1,13 +1,15 @@
 """How far is playing chess from a language model?
 
-A frozen language model reads the moves of rated games in UCI notation (`e2e4 e7e5 ...`) behind a soft prompt made from
-both players' ratings, and only the prompt is trained. Expected: models that have seen games in their pretraining need
-few tokens to predict moves, the loss falls monotonically with the prompt's length and saturates; a stronger player's
-moves are told from a weaker one's (a positive elo_effect). A model that never saw chess can at most be made to copy the
-notation and the commonest openings, so its legal-move rate should fall quickly with the ply.
+A frozen language model reads the moves of rated games in UCI notation (`e2e4 e7e5 ...`) behind a soft prompt that is
+made from both players' ratings. Only the prompt is trained.
 
-    python -m tests.chess_test pocket                                     # what ships, offline, some minutes on two cores
-    python -m tests.chess_test                                            # as published; needs a GPU, a hub and a network
+Expected: models that saw games in their pretraining need few tokens to predict moves. Their loss falls with every
+longer prompt and saturates, and they tell a stronger player's moves from a weaker one's (a positive elo_effect). A
+model that never saw chess can at most copy the notation and the commonest openings, so its share of legal moves falls
+quickly with the half-move.
+
+    python -m tests.chess_test pocket                # what ships, offline, some minutes on two cores
+    python -m tests.chess_test                       # as published; needs a GPU, a hub and a network
     python -m tests.chess_test --games my.pgn.zst --models ./my-model --n-tokens 0 1 4 16 64
 """
 

@@ -1,14 +1,15 @@
-"""How far is finding a way from a language model?
+"""How far is finding a way through a board from a language model?
 
-The model reads a board of letters (start A, goal B, free O, walls X) and is to write moves (N E S W) that lead from A
-to B, D when it has arrived, or U when there is no way. The prompt is made from how good the path is to be: moves beyond
-the shortest path, and bumps into walls. Expected: the notation takes a token or two, moving in the right direction a
-few more, and looking ahead around walls more than small models have: so the loss should level off above what paths of
-known quality need, and the share of optimal paths fall with their length. Asked for worse paths, the model should walk
-worse ones.
+The model reads a board of letters (start A, goal B, free O, walls X). It must write moves (N E S W) that lead from A to
+B, then D; or U if there is no way. The prompt is made from how good the path must be: moves beyond the shortest path,
+and bumps into walls.
 
-    python -m tests.pathfinding_test pocket             # pocket, which knows mazes in another notation
-    python -m tests.pathfinding_test                    # pythia, as published; needs a GPU and a hub
+Expected: the notation takes a token or two, and moving in the right direction a few more. Looking ahead around walls is
+more than small models can do, so the loss levels off above what paths of known quality need, and the share of optimal
+paths falls with their length. If worse paths are asked for, the model walks worse ones.
+
+    python -m tests.pathfinding_test pocket          # pocket, which knows mazes in another notation
+    python -m tests.pathfinding_test                 # pythia, as published; needs a GPU and a hub
     python -m tests.pathfinding_test pocket --width 4 --height 4 --no-spaces
 """
 

@@ -1,13 +1,14 @@
-"""How far is saying one thing for ever from a language model?
+"""How far is repeating one string for ever from a language model?
 
-Behind any text, and behind a prompt placed there, the model is to repeat a string without end, reading its own
-repetitions as it will when it generates. Expected: a word takes a token or two and a sentence a few more, for a
-repetition once begun is easily kept up. A prompt can force a model to say anything, so the strings have a control each:
-as many random tokens. What a natural string takes less than its control is what the model contributed; what both take
-is the prompt's own doing.
+The prompt stands behind the beginning of any text. From there on the model must repeat a string without end. It reads
+its own repetitions, as it does when it generates.
 
-    python -m tests.repetition_test pocket              # pocket, behind its own samples
-    python -m tests.repetition_test                     # pythia behind RedPajama-V2, as published
+Expected: a word takes a token or two and a sentence a few more, since a repetition that has begun is easily kept up.
+But a prompt can force a model to say anything. So each string has a control: as many random tokens. What a natural
+string needs less than its control is what the model contributed. What both need is the prompt's own work.
+
+    python -m tests.repetition_test pocket           # pocket, behind its own samples
+    python -m tests.repetition_test                  # pythia behind RedPajama-V2, as published
     python -m tests.repetition_test pocket --strings "hello" "the sea"
 """
 

@@ -1,13 +1,15 @@
 """How far is looking ahead from a language model?
 
-At every place the model is asked, not for the next token, but for the one k places behind that (k = 0 would be ordinary
-prediction). A model is trained to say the next token alone, yet much of what it computes bears on later ones; the
-question is whether a prompt can turn its output to them. Expected: hard. A prompt shifts a whole distribution far more
-easily than it moves a position, so the first thing it learns is the unigram distribution; only a loss below the unigram
-baseline, and an accuracy above it, show that anything was looked ahead.
+At every position the model must say, not the next token, but the one k positions behind it (k = 0 would be ordinary
+prediction). A model is trained to say the next token only, but much of what it computes is about later ones. Can a
+prompt turn its output to them?
 
-    python -m tests.skip_tokens_test pocket             # pocket on its own samples
-    python -m tests.skip_tokens_test                    # pythia on RedPajama-V2, as published
+Expected: this is hard. A prompt shifts a whole distribution far more easily than it moves a position, so it learns the
+unigram distribution first. Only a loss below the unigram baseline, and an accuracy above it, show that the model looked
+ahead.
+
+    python -m tests.skip_tokens_test pocket          # pocket on its own samples
+    python -m tests.skip_tokens_test                 # pythia on RedPajama-V2, as published
 """
 
 from soft_prompts import Sweep, TrainConfig, main, on_pocket

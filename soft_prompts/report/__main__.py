@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, warn
+from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, stop_interrupted, stop_unread, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Collection, Filter, collect
@@ -77,8 +75,10 @@ def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> 
 if __name__ == "__main__":
     interrupts_end_in_a_sentence()
     try:
-        main(tyro.cli(Settings, description=__doc__))
+        main(tyro.cli(Settings, prog="python -m soft_prompts.report", description=__doc__))
     except SoftPromptsError as error:
         stop(error)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        stop_interrupted()
+    except BrokenPipeError:
+        stop_unread()
