@@ -1,7 +1,8 @@
-"""What the throughput benchmark lets race: a naive loop, PEFT and this project, each as a function that takes one step.
+"""The contenders of the throughput benchmark: a naive loop, PEFT and this project. Each is a function that takes one
+step.
 
-All do the same work for a case: the gradient of the mean loss of ``batch`` documents behind a prompt, and an optimiser
-step. PEFT's prompt stands before the first token, the others' behind it.
+All do the same work for a case: they compute the gradient of the mean loss of ``batch`` documents behind a prompt, and
+take an optimiser step. PEFT's prompt stands before the first token, the others' prompts stand behind it.
 """
 
 from __future__ import annotations
@@ -33,19 +34,22 @@ from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState, make_prompt
 from soft_prompts.training.tensorboard import TensorBoardLog
 
-SHAPES = {  # width, layers, heads, MLP width, vocabulary: pythia's, whose embedding matrix has 50,304 rows
+SHAPES = {
     "14m": (128, 6, 4, 512, 50_304),
     "70m": (512, 6, 8, 2048, 50_304),
     "160m": (768, 12, 12, 3072, 50_304),
     "410m": (1024, 24, 16, 4096, 50_304),
     "1b": (2048, 16, 8, 8192, 50_304),
-    "tiny": (32, 2, 2, 64, 300),  # to try the benchmark itself
+    "tiny": (32, 2, 2, 64, 300),
 }
+"""Name -> width, layers, heads, MLP width and vocabulary. They are pythia's, whose embedding matrix has 50,304 rows;
+"tiny" is for trying the benchmark itself."""
 N_NEW = 32
 """Tokens generated."""
 TRAINER_STEPS = 4
 """Steps of one of the Trainer's turns."""
 Step = Callable[[], object]
+"""A function that takes one step of a case. What it returns is not used."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,19 @@ class Case:
     """What a step computes: ``batch`` documents of ``length`` tokens behind prompts of ``n_tokens``."""
 
     shape: str
+    """The model's shape: a key of SHAPES, or "pocket"."""
     batch: int
+    """B, documents."""
     length: int
+    """T, tokens of each document, prompt not included."""
     n_tokens: int
+    """P, tokens of the prompt."""
     conditional: bool = False
+    """Whether the prompt depends on a condition of two numbers."""
     scored: float = 1.0
     """Share of the tokens that is scored."""
     n_runs: int = 1
+    """Prompts that are trained at the same time, all on the same documents."""
     what: str = "training"
     """training, evaluation or generation."""
 
@@ -74,12 +84,12 @@ class Case:
         return self.n_runs * self.batch * (N_NEW if self.what == "generation" else self.length)
 
     def flops(self) -> float:
-        """Floating-point operations a step needs, in training: the body forward, and backward to its input; the head at
-        scored places, both ways.
+        """Floating-point operations that a step needs.
 
-        2 for each weight and position each way (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, without the gradient
-        of the weights, which are frozen), and causal attention's two products, half of which are masked, of which
-        backward takes twice as many.
+        These are the body's at all positions and the head's at scored positions; in training, both forward and backward
+        to the input. A product with a weight takes 2 operations for each weight and position each way (Kaplan et al.
+        2020, arXiv 2001.08361, section 2.1). There is no gradient of the weights, which are frozen. Causal attention
+        has two products, of which half is masked; its backward pass takes twice as many.
         """
         width, layers, _, inner, vocabulary = sizes(self.shape)
         ways = 2 if self.what == "training" else 1
@@ -91,7 +101,11 @@ class Case:
 
 
 def sizes(shape: str) -> tuple[int, int, int, int, int]:
-    """Width, layers, heads, MLP width and vocabulary."""
+    """Width, layers, heads, MLP width and vocabulary.
+
+    Args:
+        shape: A key of SHAPES, or "pocket".
+    """
     if shape == "pocket":
         c = transformers.AutoConfig.from_pretrained(MODELS["pocket"])
         return c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.intermediate_size, c.vocab_size
@@ -99,40 +113,74 @@ def sizes(shape: str) -> tuple[int, int, int, int, int]:
 
 
 def new_lm(shape: str, dtype: torch.dtype, device: str) -> GPTNeoXForCausalLM:
-    """A random model of a real shape."""
+    """A random model of a real shape, the same every time.
+
+    Args:
+        shape: A key of SHAPES, or "pocket".
+        dtype: Of its weights.
+        device: Name of a torch device.
+    """
     torch.manual_seed(0)
     width, layers, heads, inner, vocabulary = sizes(shape)
     config = GPTNeoXConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=inner, max_position_embeddings=2048, attn_implementation="sdpa", bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=2048,
+        attn_implementation="sdpa",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return GPTNeoXForCausalLM(config).to(device, dtype)
 
 
 def documents(case: Case) -> list[Example]:
-    """Random documents, of which a share of the tokens is scored."""
+    """The random documents of a case, the same every time. A share of their tokens is scored.
+
+    Args:
+        case: What a step computes.
+
+    Returns:
+        ``case.batch`` examples. Conditional ones have a condition of two numbers.
+    """
     random, vocabulary = np.random.default_rng(0), sizes(case.shape)[-1]
-    found = []
+    examples = []
     for i in range(case.batch):
         tokens = random.integers(1, vocabulary, case.length)
         labels = np.where(random.random(case.length) < case.scored, tokens, IGNORE)
         labels[0] = IGNORE
         condition = random.normal(size=2 * case.conditional).astype(np.float32)
-        found.append(Example(tokens, labels, str(i), condition=condition))
-    return found
+        examples.append(Example(tokens, labels, str(i), condition=condition))
+    return examples
 
 
 def stacked(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The documents' tokens and labels, int64 [B, T]."""
+    """The documents of a case as tensors.
+
+    Args:
+        case: What a step computes.
+        device: Where the tensors are put.
+
+    Returns:
+        Tokens and labels, int64 [B, T] each.
+    """
     examples = documents(case)
-    return tuple(
-        torch.from_numpy(np.stack(x)).to(device) for x in zip(*((e.tokens, e.labels) for e in examples), strict=True)
-    )
+    tokens, labels = np.stack([e.tokens for e in examples]), np.stack([e.labels for e in examples])
+    return torch.from_numpy(tokens).to(device), torch.from_numpy(labels).to(device)
 
 
 def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """What one writes first: weights not frozen, rows put together one by one, a small network for every conditional
-    token, all logits."""
+    """The loop that one writes first.
+
+    The weights are not frozen, rows are put together one by one, every token of a conditional prompt has a small
+    network of its own, and the logits of all positions are computed.
+
+    Args:
+        case: What a step computes.
+        lm: The model. For training, gradients of its weights are switched on.
+    """
     if case.what == "generation":
         return _hf_generation(case, lm)
     lm.requires_grad_(True)
@@ -178,22 +226,21 @@ def naive(case: Case, lm: GPTNeoXForCausalLM) -> Step:
 
 
 def _hf_generation(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """transformers' generate() from embeddings."""
+    """Generation by transformers' generate(), from embeddings."""
     tokens, _ = stacked(case, lm.device)
     rows = lm.get_input_embeddings()(torch.cat([tokens[:, :1].expand(-1, case.n_tokens), tokens], 1)).detach()
     mask = torch.ones(rows.shape[:2], dtype=torch.long, device=lm.device)
-    return lambda: lm.generate(
-        inputs_embeds=rows,
-        attention_mask=mask,
-        max_new_tokens=N_NEW,
-        min_new_tokens=N_NEW,
-        do_sample=False,
-        pad_token_id=0,
-    )
+    length = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW}
+    return lambda: lm.generate(inputs_embeds=rows, attention_mask=mask, **length, do_sample=False, pad_token_id=0)
 
 
 def peft_loop(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """PEFT's prompt tuning in a plain loop."""
+    """PEFT's prompt tuning in a plain loop.
+
+    Args:
+        case: What a step computes, in training and without conditions.
+        lm: The model. PEFT freezes it.
+    """
     model = _prompt_tuning(case, lm)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters)
@@ -210,25 +257,38 @@ def peft_loop(case: Case, lm: GPTNeoXForCausalLM) -> Step:
 
 
 def peft_trainer(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """PEFT's prompt tuning with transformers' Trainer; every turn is a short training, its set-up included."""
+    """PEFT's prompt tuning with transformers' Trainer.
+
+    Args:
+        case: What a step computes, in training and without conditions.
+        lm: The model. PEFT freezes it.
+
+    Returns:
+        A function that does a whole short training of TRAINER_STEPS steps, its set-up included.
+    """
     tokens, labels = stacked(case, torch.device("cpu"))
     rows = [{"input_ids": t, "labels": y} for t, y in zip(tokens, labels, strict=True)] * TRAINER_STEPS
+    silent = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     arguments = transformers.TrainingArguments(
-        tempfile.mkdtemp(), per_device_train_batch_size=case.batch, max_steps=TRAINER_STEPS, report_to=[],
-        save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=lm.device.type == "cpu",
-    )  # fmt: skip
+        tempfile.mkdtemp(),
+        per_device_train_batch_size=case.batch,
+        max_steps=TRAINER_STEPS,
+        use_cpu=lm.device.type == "cpu",
+        **silent,
+    )
     trainer = transformers.Trainer(_prompt_tuning(case, lm), arguments, train_dataset=rows)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer.train
 
 
 def _prompt_tuning(case: Case, lm: GPTNeoXForCausalLM) -> peft.PeftModel:
+    """The model behind PEFT's prompt."""
     config = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=case.n_tokens)
     return peft.get_peft_model(lm, config)
 
 
 class _NoText:
-    """What the engine asks of a tokenizer, where there is no text."""
+    """A tokenizer without text: it has all that the engine asks for."""
 
     eos_token_id = None
 
@@ -243,9 +303,15 @@ class _NoText:
 
 
 def bare(case: Case, lm: GPTNeoXForCausalLM) -> Step:
-    """Nothing but the products with the model's weights that ``flops`` counts, each at once, and torch's attention,
-    forward and
-    backward to the input: what no step made of this library's kernels can go below."""
+    """Nothing but the kernels that a training step cannot do without. No step made of torch's kernels can be faster.
+
+    These are the products with the model's weights that ``Case.flops`` counts, each in one call, and torch's attention;
+    both forward and backward to the input.
+
+    Args:
+        case: What a step computes, in training.
+        lm: The model.
+    """
     linear = [m.weight for m in lm.base_model.modules() if isinstance(m, nn.Linear)]
     row, scored = case.length + case.n_tokens, round(case.batch * (case.length - 1) * case.scored)
     used = [(w, case.batch * row) for w in linear] + [(lm.get_output_embeddings().weight, scored)]
@@ -266,13 +332,24 @@ def bare(case: Case, lm: GPTNeoXForCausalLM) -> Step:
 
 
 def random_model(case: Case, lm: GPTNeoXForCausalLM) -> LanguageModel:
-    """The frozen model as the engine takes it, with an end of text that never comes."""
+    """The model as the engine takes it: frozen, and with an end of text that never comes.
+
+    Args:
+        case: What a step computes.
+        lm: The model. It is frozen in place.
+    """
     vocabulary = sizes(case.shape)[-1]
     return LanguageModel("random", "", lm.requires_grad_(False).eval(), _NoText(vocabulary), vocabulary)
 
 
 def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
-    """This project's step, for all runs of the case in one pass or one after another."""
+    """This project's step.
+
+    Args:
+        case: What a step computes.
+        lm: The model. It is frozen in place.
+        together: Whether all runs of the case share forward passes; else they take their steps one after another.
+    """
     model = random_model(case, lm)
     examples, budget = documents(case), usual_budget(lm.device)
     if case.what != "training":
@@ -282,15 +359,16 @@ def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
         return lambda: generate(model, prompt, examples, N_NEW, 0.0, torch.Generator())
     runs = [Run("throughput", Task(), "random", case.n_tokens, seed, TrainConfig(), "") for seed in range(case.n_runs)]
     folder = Path(tempfile.mkdtemp())
-    trained = [
+    states = [
         TrainingState(run, make_prompt(model, run, 2 * case.conditional), TensorBoardLog(run, folder)) for run in runs
     ]
-    groups = [trained] if together else [[t] for t in trained]
+    groups = [states] if together else [[state] for state in states]
 
     def step() -> None:
         for group in groups:
-            accumulate_gradients(model, runs[0].task, [t.intervention for t in group], [examples] * len(group), budget)
-            for t in group:
-                t.update(1, examples)
+            interventions = [state.intervention for state in group]
+            accumulate_gradients(model, runs[0].task, interventions, [examples] * len(group), budget)
+            for state in group:
+                state.update(1, examples)
 
     return step

@@ -1,7 +1,7 @@
 """Which learning rate, initialiser and schedule train a soft prompt best, and does the answer depend on its length?
 
-Conditional chess prompts on a small trained model, one thing changed at a time from the default recipe. The verdict is
-in exploratory_tests/README.md; the defaults of TrainConfig follow it.
+The prompts are conditional chess prompts on a small trained model. Each variant changes one thing from the default
+recipe. The verdict is in exploratory_tests/README.md, and the defaults of TrainConfig follow it.
 
     python -m exploratory_tests.recipe_test --models path/to/stories260K --games games.pgn.zst
 """
@@ -21,8 +21,10 @@ DEFAULT = Sweep(
         *({"init": init} for init in ("normal", "zeros")),
         {"init": "text", "init_text": "A game of chess: e2e4 e7e5 g1f3 b8c6"},
         {"schedule": "constant"},
-        {"clip_norm": 1e9},  # as good as no clipping
-        {"init": "zeros", "schedule": "constant", "lr": 0.0032},  # as published: 1e-3 in this model's own units
+        # As good as no clipping.
+        {"clip_norm": 1e9},
+        # As published: 1e-3 in this model's own units.
+        {"init": "zeros", "schedule": "constant", "lr": 0.0032},
     ),
 )
 

@@ -1,13 +1,18 @@
 """How fast is a training step, beside a naive loop and PEFT, and how near the machine's own limit?
 
-Random weights of real shapes. All contenders of a case take turns, so that whatever else the machine does hits all
-alike; ratios are of medians. Those with this project's settings and those without wait in a process each: a heap that
-keeps its memory, once there, would serve the others too, who pay for fresh memory in every step. Expected: a frozen
-model, faster kernels and a loss at scored places only make a step several times faster than the loop one writes first;
-bfloat16 again, where the processor has it; and data never starve the loop.
+Random weights of real shapes. All contenders of a case take turns, so whatever else the machine does hits all alike.
+Ratios are of medians. The contenders with this project's settings wait in one process, those without in another. In a
+shared process the others would profit from the memory that this project keeps, and alone they pay for fresh memory in
+every step.
+
+Expected: a step is several times as fast as that of the loop one writes first, thanks to a frozen model, faster kernels
+and a loss at scored positions only. With bfloat16 it is faster again, where the processor has it. And the loop never
+waits for data.
 
     python -m exploratory_tests.throughput_test --quick       # about three minutes on two cores
-    python -m exploratory_tests.throughput_test               # everything, about fifty minutes; needs requirements-dev.txt for PEFT
+    python -m exploratory_tests.throughput_test               # everything, about fifty minutes
+
+PEFT must be installed: it is in requirements-dev.txt.
 """
 
 from __future__ import annotations
@@ -39,22 +44,12 @@ from matplotlib.figure import Figure
 
 import tests.chess_test
 import tests.pathfinding_test
-from exploratory_tests.contenders import (
-    TRAINER_STEPS,
-    Case,
-    Step,
-    bare,
-    naive,
-    new_lm,
-    ours,
-    peft_loop,
-    peft_trainer,
-)
+from exploratory_tests.contenders import TRAINER_STEPS, Case, Step, bare, naive, new_lm, ours, peft_loop, peft_trainer
 from soft_prompts.console import say
 from soft_prompts.data.boards import board_texts, move_texts, stream
 from soft_prompts.data.pgn import GameFilter, read_games
 from soft_prompts.files import write_atomically
-from soft_prompts.models.cpu import choose_kernels, keep_memory
+from soft_prompts.models.cpu import choose_kernels, settle_process
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import GAMES
 from soft_prompts.report.plots import save_figure
@@ -64,6 +59,7 @@ from soft_prompts.tasks.pathfinding import Pathfinding
 from soft_prompts.training.loop import train
 
 USUAL = Case("70m", 8, 256, 16)
+"""The case that most others vary."""
 TRAINING = [
     *(replace(USUAL, n_tokens=n) for n in (1, 16, 64)),
     replace(USUAL, scored=0.1),
@@ -72,35 +68,46 @@ TRAINING = [
     Case("pocket", 8, 160, 16),
     *(replace(USUAL, n_tokens=n, conditional=True) for n in (64, 512, 1024)),
 ]
-READING = [replace(USUAL, batch=32, what="evaluation"), replace(USUAL, length=64, what="generation")]
+"""Cases of one run in training."""
+FORWARD_ONLY = [replace(USUAL, batch=32, what="evaluation"), replace(USUAL, length=64, what="generation")]
+"""Cases without gradients."""
 TOGETHER = [
     replace(USUAL, n_runs=5),
     *(Case("70m", 1, 64, 16, n_runs=n) for n in (5, 15)),
     *(Case("pocket", 8, 160, 16, n_runs=n) for n in (5, 15)),
 ]
+"""Cases of several runs that share forward passes."""
 ON_A_GPU = [replace(USUAL, shape=shape) for shape in ("410m", "1b")]
+"""Cases that take too long on a CPU."""
 QUICK = [USUAL, Case("pocket", 8, 160, 16), Case("70m", 1, 64, 16, n_runs=15)]
+"""Cases of --quick."""
 CAPTION = (
-    "Medians over rounds, spread: interquartile range over the median. In system: processor time in the "
-    "operating system, nearly all for fresh memory. x first: times as fast as the first of the case. Of peak: needed operations "
-    "over what the machine's own matrix products reach in that dtype. The bare kernels: only the products with the model's "
-    "weights and torch's attention, a limit for all that use them."
+    "Medians over rounds, spread: interquartile range over the median. In system: processor time in the operating "
+    "system, nearly all for fresh memory. x first: times as fast as the first of the case. Of peak: needed operations "
+    "over what the machine's own matrix products reach in that dtype. The bare kernels: only the products with the "
+    "model's weights and torch's attention, a limit for all that use them."
 )
+"""What stands below the tables."""
 FEW_FAULTS = 1000
-"""Pages of memory taken from the system within a step that no longer count (4 MB)."""
+"""A step that takes fewer pages of fresh memory than this (4 MB) has found nearly all that it needs."""
 WITH_TRAINER = replace(USUAL, n_tokens=64)
-"""Where transformers' Trainer takes part: it takes long."""
+"""The only case in which transformers' Trainer takes part, because it takes long."""
 LARGE = replace(USUAL, batch=32)
-"""Where memory is measured."""
+"""The case in which memory is measured."""
+Tables = list[tuple[str, list[list[str]]]]
+"""(title, rows of cells, of which the first is the header) of each table."""
 
 
 @dataclass(frozen=True)
 class Settings:
+    """Options of the command line."""
+
     quick: bool = False
     """A few cases and rounds, and no file."""
     rounds: int = 5
     """Turns that every contender takes."""
     out: Path = Path("results/throughput")
+    """Folder of numbers, tables and plot."""
     memory_of: str = ""
     """Only measure the memory of one contender (used by the benchmark itself)."""
 
@@ -120,12 +127,18 @@ class Contender:
     """A step, and how it takes a turn."""
 
     step: Step
+    """The function that is timed."""
     warm_ups: int = 3
-    """Steps before the one that counts: at most so many, until one finds all the memory it needs."""
+    """At most so many calls before the one that counts. They end as soon as one finds all the memory that it needs."""
     steps: int = 1
     """Training steps that one call takes."""
 
     def turn(self, device: str) -> Turn:
+        """Warm up, then time one call.
+
+        Args:
+            device: Name of the torch device that does the work.
+        """
         for _ in range(self.warm_ups):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             self.step()
@@ -139,20 +152,27 @@ class Contender:
         return Turn(seconds / self.steps, system / self.steps)
 
 
-def take_settings(device: str) -> None:
-    """This project's choice of kernels, and memory that is kept."""
-    torch.set_float32_matmul_precision(choose_kernels() if device == "cpu" else "highest")
-    keep_memory()
-
-
 def synchronize(device: str) -> None:
+    """Wait until the device has done all its work.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def contenders(case: Case, device: str, fast: bool) -> dict[str, Contender]:
-    """Those that take part in a case with this project's settings (``fast``) or without. The first of those without, or
-    of all where there are none, is what the others are compared with."""
+    """Those that take part in a case, by name, in the order of the table.
+
+    The others are compared with the first of those without this project's settings, or with the first of all if there
+    are none without.
+
+    Args:
+        case: What a step computes.
+        device: "cpu" or "cuda".
+        fast: True: those with this project's settings. False: those without.
+    """
 
     def lm(dtype: torch.dtype = torch.float32) -> transformers.GPTNeoXForCausalLM:
         return new_lm(case.shape, dtype, device)
@@ -166,39 +186,57 @@ def contenders(case: Case, device: str, fast: bool) -> dict[str, Contender]:
             "one run after another": Contender(ours(case, shared, together=False)),
             "all runs in one pass": Contender(ours(case, shared)),
         }
-    found = {}
+    entered = {}
     if not fast:
-        found["naive"] = Contender(naive(case, lm()), 1)  # whose memory is fresh however often it warms up
+        # One warm-up is enough: these take fresh memory in every step, however often they warm up.
+        entered["naive"] = Contender(naive(case, lm()), 1)
         if unconditional:
-            found["PEFT"] = Contender(peft_loop(case, lm()), 1)
+            entered["PEFT"] = Contender(peft_loop(case, lm()), 1)
         if case == WITH_TRAINER:
-            found["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), 0, TRAINER_STEPS)
-        return found
+            entered["PEFT, Trainer"] = Contender(peft_trainer(case, lm()), 0, TRAINER_STEPS)
+        return entered
     for dtype, words in ((torch.float32, ""), (torch.bfloat16, ", bfloat16")):
         if unconditional:
-            found[f"PEFT, our settings{words}"] = Contender(peft_loop(case, lm(dtype)))
-        found[f"ours{words}"] = Contender(ours(case, lm(dtype)))
+            entered[f"PEFT, our settings{words}"] = Contender(peft_loop(case, lm(dtype)))
+        entered[f"ours{words}"] = Contender(ours(case, lm(dtype)))
         if case.what == "training":
-            found[f"the bare kernels{words}"] = Contender(bare(case, lm(dtype)))
-    return found
+            entered[f"the bare kernels{words}"] = Contender(bare(case, lm(dtype)))
+    return entered
 
 
 def peak(dtype: torch.dtype, device: str) -> float:
-    """The machine's own matrix-product rate, FLOP/s: the best of a few products of 2,048 squared."""
+    """The machine's own matrix-product rate: the best of a few products of 2,048 squared.
+
+    Args:
+        dtype: Of the matrices.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Floating-point operations per second.
+    """
     a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
     product = Contender(lambda: a @ b)
     return 2 * 2048**3 / min(product.turn(device).seconds for _ in range(4))
 
 
 def wait_for_turns(pipe: Connection, case: Case, device: str, fast: bool) -> None:
-    """The life of a process of contenders: say who they are, then take a turn, or measure the peak of a dtype, when
-    asked to."""
+    """What a process of contenders does: it says who they are, then does what it is asked, until it is sent None.
+
+    A name asks for that contender's turn, a dtype for the machine's peak in it.
+
+    Args:
+        pipe: Where questions come from and answers go.
+        case: What a step computes.
+        device: "cpu" or "cuda".
+        fast: Whether this project's settings are made in this process.
+    """
     quiet()
     if fast:
-        take_settings(device)
+        settle_process(torch.device(device))
     entered = contenders(case, device, fast)
     pipe.send(list(entered))
-    with suppress(EOFError, KeyboardInterrupt):  # the race was given up, and says so itself
+    # These errors mean that the race was given up, and the main process says so.
+    with suppress(EOFError, KeyboardInterrupt):
         while asked := pipe.recv():
             pipe.send(peak(asked, device) if isinstance(asked, torch.dtype) else entered[asked].turn(device))
 
@@ -208,11 +246,15 @@ class Row:
     """One contender in one case: the median over rounds."""
 
     case: str
+    """The case in words."""
     contender: str
+    """The contender's name."""
     milliseconds: float
+    """Of a step, by the clock."""
     spread: float
     """Interquartile range over the median."""
     tokens_per_second: float
+    """Data tokens, prompts not included."""
     system_milliseconds: float
     """Of processor time, in the operating system."""
     ratio: float
@@ -223,16 +265,38 @@ class Row:
 
 
 def start(case: Case, device: str, fast: bool) -> Connection:
-    """A pipe to a new process of contenders."""
+    """Start a process of contenders.
+
+    Args:
+        case: What a step computes.
+        device: "cpu" or "cuda".
+        fast: Whether this project's settings are made in the process.
+
+    Returns:
+        A pipe to the process.
+    """
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     spawn.Process(target=wait_for_turns, args=(there, case, device, fast), daemon=True).start()
-    there.close()  # so that the end of the process is the end of the pipe
+    # Now only the process holds this end, so the end of the process is the end of the pipe.
+    there.close()
     return here
 
 
 def race(case: Case, rounds: int, device: str) -> list[Row]:
-    """All contenders of a case, taking turns."""
+    """Let all contenders of a case take turns.
+
+    Args:
+        case: What a step computes.
+        rounds: Turns that each of them takes.
+        device: "cpu" or "cuda".
+
+    Returns:
+        A row of each contender.
+
+    Raises:
+        EOFError, ConnectionError: A process of contenders ended before its time.
+    """
     pipes = [start(case, device, fast) for fast in (False, True)]
     home = {name: pipe for pipe in pipes for name in pipe.recv()}
     turns: dict[str, list[Turn]] = {name: [] for name in home}
@@ -245,22 +309,26 @@ def race(case: Case, rounds: int, device: str) -> list[Row]:
     for _ in range(rounds):
         for name, taken in turns.items():
             taken.append(ask(home[name], name))
-        for dtype, found in peaks.items():
-            found.append(ask(pipes[1], dtype))  # with our settings
+        for dtype, rates in peaks.items():
+            rates.append(ask(pipes[1], dtype))  # the second process has our settings
     for pipe in pipes:
         pipe.send(None)
     rows, first = [], 0.0
     for name, taken in turns.items():
-        low, middle, high = map(float, np.quantile([t.seconds for t in taken], [0.25, 0.5, 0.75]))
+        low, middle, high = map(float, np.quantile([turn.seconds for turn in taken], [0.25, 0.5, 0.75]))
         first = first or middle
         limit = float(np.median(peaks[torch.bfloat16 if "bfloat16" in name else torch.float32]))
-        rows.append(
-            Row(
-                str(case), name, middle * 1000, (high - low) / middle, case.tokens / middle,
-                float(np.median([t.system_seconds for t in taken])) * 1000, first / middle,
-                case.flops() / middle / limit,
-            )
-        )  # fmt: skip
+        row = Row(
+            case=str(case),
+            contender=name,
+            milliseconds=middle * 1000,
+            spread=(high - low) / middle,
+            tokens_per_second=case.tokens / middle,
+            system_milliseconds=float(np.median([turn.system_seconds for turn in taken])) * 1000,
+            ratio=first / middle,
+            share_of_peak=case.flops() / middle / limit,
+        )
+        rows.append(row)
     return rows
 
 
@@ -268,21 +336,33 @@ def race(case: Case, rounds: int, device: str) -> list[Row]:
 
 
 def memory(case: Case, contender: str) -> int:
-    """Bytes that two steps add to the peak resident memory of a process with a loaded model, in a process of its
-    own."""
-    words = [sys.executable, "-m", "exploratory_tests.throughput_test"]
-    said = subprocess.run(
-        [*words, "--memory-of", json.dumps([asdict(case), contender])], capture_output=True, text=True, check=True
-    )
+    """Measure, in a new process, what two steps add to the peak resident memory of a process with a loaded model.
+
+    Args:
+        case: What a step computes.
+        contender: "naive", "PEFT", "ours" or "ours, bfloat16".
+
+    Returns:
+        Bytes.
+    """
+    command = [sys.executable, "-m", "exploratory_tests.throughput_test"]
+    command += ["--memory-of", json.dumps([asdict(case), contender])]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(said.stdout.split()[-1])
 
 
 def print_memory(case: Case, contender: str) -> None:
-    make = {"naive": naive, "PEFT": peft_loop}.get(contender, ours)
+    """Take two steps and print how many bytes they added to this process's peak memory.
+
+    Args:
+        case: What a step computes.
+        contender: "naive", "PEFT", "ours" or "ours, bfloat16".
+    """
+    others = {"naive": naive, "PEFT": peft_loop}
     lm = new_lm(case.shape, torch.bfloat16 if "bfloat16" in contender else torch.float32, "cpu")
-    if make is ours:
-        take_settings("cpu")
-    step = make(case, lm)
+    if contender not in others:
+        settle_process(torch.device("cpu"))
+    step = others.get(contender, ours)(case, lm)
     before = peak_memory()
     step()
     step()
@@ -290,13 +370,14 @@ def print_memory(case: Case, contender: str) -> None:
 
 
 def peak_memory() -> int:
-    """Bytes this process has held at most. (getrusage would count what the parent held as well.)"""
+    """Bytes that this process has held at most."""
+    # getrusage would count what the parent process held as well.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def memory_cells() -> list[list[str]]:
-    """What contenders add to the memory at the large case; several runs of ours do as much as one."""
+    """A table of what contenders add to the memory in the case LARGE, and of what five runs of ours add."""
     used = {name: memory(LARGE, name) for name in ("naive", "PEFT", "ours", "ours, bfloat16")}
     used["ours, 5 runs"] = memory(replace(LARGE, n_runs=5), "ours")
     cells = [["variant", "GB", "of naive"]]
@@ -307,7 +388,7 @@ def memory_cells() -> list[list[str]]:
 
 
 def data() -> list[list[str]]:
-    """How fast games and boards are made, and what share of a training's time the loop waits for them."""
+    """A table of how fast games and boards are made, and of what share of a training's time the loop waits for them."""
     cells = [["what", "a second", "beside"]]
     text = zstandard.ZstdDecompressor().stream_reader(GAMES.open("rb")).read()
     with tempfile.TemporaryDirectory() as folder:
@@ -337,16 +418,24 @@ def data() -> list[list[str]]:
 
 
 def waiting(sweep: Sweep, folder: str) -> str:
-    """The share of a training's time that goes into making batches."""
-    settings = replace(sweep.train, steps=60, n_evaluations=0, eval_documents=16)
-    sweep = replace(sweep, train=settings, out=Path(folder))
+    """The share of a training's time that goes into making batches.
+
+    Args:
+        sweep: The experiment. It is trained on pocket for a few steps.
+        folder: Where the runs leave their files.
+
+    Returns:
+        The share in per cent, as a cell of a table.
+    """
+    recipe = replace(sweep.train, steps=60, n_evaluations=0, eval_documents=16)
+    sweep = replace(sweep, train=recipe, out=Path(folder))
     runs = [run for run in plan(sweep, "pocket") if run.n_tokens]
     bench = make_bench(sweep, load("pocket"), runs[0])
     trained = train(bench, runs, Path(folder))
     examples = sweep.task.examples("train", bench.encoding, 0)
-    list(islice(examples, settings.batch_size))
+    list(islice(examples, recipe.batch_size))  # the first batch pays for opening the data
     started = time.perf_counter()
-    list(islice(examples, settings.batch_size * settings.steps))
+    list(islice(examples, recipe.batch_size * recipe.steps))
     return f"{(time.perf_counter() - started) / sum(t.seconds for t in trained):.1%}"
 
 
@@ -354,13 +443,20 @@ def waiting(sweep: Sweep, folder: str) -> str:
 
 
 def quiet() -> None:
-    """Nothing on the screen but the benchmark's own words."""
+    """Keep everything off the screen but the benchmark's own words."""
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
 
 
 def main(settings: Settings) -> None:
-    """Run all cases, print tables, and write the numbers and a plot."""
+    """Run all cases, print tables, and write the numbers and a plot.
+
+    Args:
+        settings: Options of the command line.
+
+    Raises:
+        SystemExit: The options are impossible, a process of contenders ended, or Ctrl-C was pressed.
+    """
     if settings.rounds < 1:
         sys.exit(f"error: --rounds is {settings.rounds}; it must be at least 1, and 5 make a median one can trust.")
     quiet()
@@ -371,7 +467,8 @@ def main(settings: Settings) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kept = "" if settings.quick else f" The cases before it are in {settings.out}."
     rows: list[Row] = []
-    for case in QUICK if settings.quick else [*TRAINING, *READING, *TOGETHER, *ON_A_GPU * (device == "cuda")]:
+    cases = QUICK if settings.quick else [*TRAINING, *FORWARD_ONLY, *TOGETHER, *ON_A_GPU * (device == "cuda")]
+    for case in cases:
         say(f"{case} ...")
         try:
             rows += race(case, 3 if settings.quick else settings.rounds, device)
@@ -391,16 +488,26 @@ def main(settings: Settings) -> None:
     print_tables(speed_tables(rows) + others, CAPTION)
 
 
-Tables = list[tuple[str, list[list[str]]]]
-
-
 def write(folder: Path, device: str, rows: Sequence[Row], others: Tables) -> None:
-    """Numbers, tables and a plot of what is known so far."""
+    """Write numbers, tables and a plot of what is known so far.
+
+    Args:
+        folder: Where the files are written.
+        device: "cpu" or "cuda"; the files are named by it.
+        rows: The contenders of all cases that were run.
+        others: The tables of data and memory.
+
+    Raises:
+        SoftPromptsError: A file cannot be written.
+    """
     facts = {
-        "device": name_of(device), "torch": torch.__version__, "transformers": transformers.__version__,
+        "device": name_of(device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "float32 kernels": choose_kernels() if device == "cpu" else "highest (no TF32)",
-        "rows": [asdict(row) for row in rows], "tables": dict(others),
-    }  # fmt: skip
+        "rows": [asdict(row) for row in rows],
+        "tables": dict(others),
+    }
     write_atomically(folder / f"{device}.json", (json.dumps(facts, indent=1) + "\n").encode())
     title = f"# Speed on {facts['device']}\n\n{CAPTION}\n"
     text = [title, *(as_markdown(*table) for table in speed_tables(rows) + others)]
@@ -409,7 +516,11 @@ def write(folder: Path, device: str, rows: Sequence[Row], others: Tables) -> Non
 
 
 def name_of(device: str) -> str:
-    """The machine in words."""
+    """The machine in words.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
     if device == "cuda":
         return torch.cuda.get_device_name()
     names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
@@ -417,34 +528,48 @@ def name_of(device: str) -> str:
 
 
 def _cpuinfo() -> list[str]:
+    """Lines about the processor; none if the system has no /proc."""
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
 
 
 def speed_tables(rows: Sequence[Row]) -> Tables:
-    """A table for every case."""
+    """A table for every case.
+
+    Args:
+        rows: The contenders of all cases.
+    """
+    header = ["variant", "ms a step", "spread", "tokens/s", "ms in system", "x first", "of peak"]
     tables: dict[str, list[list[str]]] = {}
     for row in rows:
-        cells = tables.setdefault(
-            row.case, [["variant", "ms a step", "spread", "tokens/s", "ms in system", "x first", "of peak"]]
-        )
-        cells.append([
-            row.contender, f"{row.milliseconds:.0f}", f"{row.spread:.0%}", f"{row.tokens_per_second:,.0f}",
-            f"{row.system_milliseconds:.0f}", f"{row.ratio:.2f}", f"{row.share_of_peak:.0%}" if row.case.startswith("training") else "",
-        ])  # fmt: skip
+        of_training = row.case.startswith("training")  # only there are the operations counted
+        cells = [
+            row.contender,
+            f"{row.milliseconds:.0f}",
+            f"{row.spread:.0%}",
+            f"{row.tokens_per_second:,.0f}",
+            f"{row.system_milliseconds:.0f}",
+            f"{row.ratio:.2f}",
+            f"{row.share_of_peak:.0%}" if of_training else "",
+        ]
+        tables.setdefault(row.case, [header]).append(cells)
     return list(tables.items())
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """A bar for every contender: how many times as fast as the first of its case."""
+    """A plot with a bar for every contender: how many times as fast as the first of its case.
+
+    Args:
+        rows: The contenders of all cases. The bare kernels are left out.
+    """
     rows = [row for row in rows if "bare" not in row.contender]
     made = Figure(figsize=(8, 0.22 * len(rows) + 1), layout="constrained")
     ax = made.subplots()
-    places = np.arange(len(rows))[::-1]
+    heights = np.arange(len(rows))[::-1]
     cases = list(dict.fromkeys(row.case for row in rows))
-    ax.barh(places, [row.ratio for row in rows], color=[f"C{cases.index(row.case) % 2}" for row in rows])
+    ax.barh(heights, [row.ratio for row in rows], color=[f"C{cases.index(row.case) % 2}" for row in rows])
     names = [f"{row.case}: {row.contender}" if row.ratio == 1 else row.contender for row in rows]
-    ax.set_yticks(places, names, fontsize=7)
+    ax.set_yticks(heights, names, fontsize=7)
     ax.bar_label(ax.containers[0], [f"{row.ratio:.1f}" for row in rows], fontsize=7, padding=2)
     ax.axvline(1, color="gray", linewidth=0.8)
     ax.margins(y=0.01)

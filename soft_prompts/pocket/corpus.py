@@ -23,6 +23,7 @@ from soft_prompts.errors import SoftPromptsError
 PASSAGE = 1200
 """Characters after which a passage of prose ends with its paragraph; about 450 tokens in all."""
 SHORTEST_PASSAGE = 200
+"""Characters. Shorter passages are left out."""
 STRAYING = 0.1
 """Chance per half-move that a game without a line above it leaves the players' moves for random ones."""
 LONGEST_STRAY = 110
@@ -33,13 +34,24 @@ SYSTEM_MESSAGES = (
     "You are a polite assistant who follows instructions.",
     "Answer the user's request.",
 )
+"""What stands before half of the single turns."""
 STEPS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+"""The words of a maze's path, as (rows down, columns to the right)."""
 
 
 def prose(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
-    """Documents as (name, passages), from .tar.zst archives of plain text and .jsonl.zst files with a "text" field.
+    """Documents, cut into passages.
 
     A passage is whole paragraphs, at least PASSAGE characters of them, or what is left at the end of a document.
+
+    Args:
+        files: .tar.zst archives of plain text and .jsonl.zst files with a "text" field.
+
+    Yields:
+        The name and the passages of each document.
+
+    Raises:
+        SoftPromptsError: A file cannot be read as text.
     """
     for file in files:
         for name, text in _documents(file):
@@ -54,6 +66,7 @@ def prose(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _documents(file: Path) -> Iterator[tuple[str, str]]:
+    """The name and the text of each document of a file."""
     try:
         raw = zstandard.ZstdDecompressor().stream_reader(file.open("rb"))
         if file.name.endswith(".tar.zst"):
@@ -66,32 +79,50 @@ def _documents(file: Path) -> Iterator[tuple[str, str]]:
                 yield f"{file.name.split('.')[0]}-{i}", json.loads(line)["text"]
     except (OSError, zstandard.ZstdError, tarfile.TarError, ValueError, KeyError) as error:
         raise SoftPromptsError(
-            f"{file} cannot be read as text ({error!r}); give .tar.zst archives of .txt files or .jsonl.zst files with a "
-            '"text" field.'
+            f"{file} cannot be read as text ({error!r}); give .tar.zst archives of .txt files or .jsonl.zst files "
+            'with a "text" field.'
         ) from error
 
 
 def games(files: Iterable[Path]) -> list[tuple[tuple[int, int], str]]:
-    """(ratings, moves) of every standard game of at least ten half-moves, each once."""
+    """Every standard game of at least ten half-moves, each once.
+
+    Args:
+        files: .pgn, .pgn.zst or .pgn.gz files of games with ratings.
+
+    Returns:
+        Both ratings (white, black) and the UCI moves of each game.
+
+    Raises:
+        SoftPromptsError: A file is missing or damaged, or holds no such game.
+    """
     unique = {}
     for file in files:
-        found = read_games(str(file), GameFilter(min_plies=10), None, None)
-        unique |= {found.moves(i): tuple(int(elo) for elo in found.elos[i]) for i in range(len(found))}
+        of_file = read_games(str(file), GameFilter(min_plies=10), None, None)
+        unique |= {of_file.moves(i): tuple(int(elo) for elo in of_file.elos[i]) for i in range(len(of_file))}
     return [(elos, moves) for moves, elos in unique.items()]
 
 
 def game_text(elos: tuple[int, int], moves: str) -> str:
-    """A game as it was played, which always stands below a line with the players' ratings."""
+    """A game as it was played. It always stands below a line with the players' ratings.
+
+    Args:
+        elos: The ratings of white and black.
+        moves: UCI moves with single spaces between them.
+    """
     return f"White {elos[0]}, Black {elos[1]}.\n{moves}"
 
 
 def stray_text(moves: str, seed: int) -> str:
-    """A game that goes on with random legal moves, from a half-move on that a line above it announces, or that comes
-    unannounced.
+    """A game that begins as it was played and goes on with random legal moves.
 
-    Random moves teach what is legal far better than played ones, of which only a few are ever seen in a position. And
-    as games without a line always go astray, a model must be told, by that line or by a prompt, that a game is played
-    to the end.
+    Half of these games stand below a line that announces random moves, half below nothing. Random moves teach what is
+    legal far better than played ones, of which only a few are ever seen in a position. All games without a line go
+    astray. So a model must be told, by the line with the ratings or by a prompt, that a game is played to the end.
+
+    Args:
+        moves: The game as it was played: UCI moves with single spaces between them.
+        seed: Of the moves and of the half-move where they begin. Even seeds give games with the line above them.
     """
     dice = random.Random(seed)
     board = chess.Board()
@@ -106,7 +137,11 @@ def stray_text(moves: str, seed: int) -> str:
 
 
 def maze(seed: int) -> str:
-    """A maze and one of its shortest paths in words, from @ to $ through ~ around #."""
+    """A maze and one of its shortest paths in words, from @ to $ through ~ around #.
+
+    Args:
+        seed: Of the maze and of the path.
+    """
     dice = random.Random(seed)
     height, width = dice.randint(2, 8), dice.randint(2, 8)
     cells = [(y, x) for y in range(height) for x in range(width)]
@@ -135,8 +170,18 @@ def maze(seed: int) -> str:
 
 
 def dialogues(files: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
-    """Chat messages: every assistant's reply of OASST message trees (.jsonl) with what led to it, and single turns of
-    instruction lists (.json), half of these behind a system message."""
+    """Dialogues, each a list of chat messages with "role" and "content".
+
+    Args:
+        files: OASST message trees (.jsonl) and instruction lists (.json).
+
+    Yields:
+        Every assistant's reply of the trees with what led to it, and every instruction with its answer. A system
+        message stands before half of the instructions.
+
+    Raises:
+        SoftPromptsError: A file cannot be read as dialogues.
+    """
     for file in files:
         try:
             text = file.read_text()
@@ -150,11 +195,13 @@ def dialogues(files: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
                 yield [*system, {"role": "user", "content": request}, {"role": "assistant", "content": row["output"]}]
         except (OSError, ValueError, KeyError) as error:
             raise SoftPromptsError(
-                f"{file} cannot be read as dialogues ({error!r}); give OASST trees (.jsonl) or instruction lists (.json)."
+                f"{file} cannot be read as dialogues ({error!r}); give OASST trees (.jsonl) or instruction lists "
+                f"(.json)."
             ) from error
 
 
 def _replies(message: dict, before: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    """Every assistant's reply of the tree that begins with a message, with what led to it."""
     role = {"prompter": "user"}.get(message["role"], message["role"])
     dialogue = [*before, {"role": role, "content": message["text"].strip()}]
     if role == "assistant":

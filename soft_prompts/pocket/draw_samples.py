@@ -2,10 +2,11 @@
 
     python -m soft_prompts.pocket.draw_samples
 
-No predictor beats pocket on these in expectation, so a prompt that seems to is a fault of the measurement. A document
-that pocket ended closes with its end-of-text token, which belongs to what was drawn; the others are cut. Documents
-whose text does not give back the tokens drawn are left out, as a loss on other tokens would not be pocket's own; their
-share is printed.
+No predictor beats pocket on these in expectation. So a prompt that seems to beat it is a fault of the measurement.
+
+A document that pocket ended closes with its end-of-text token, which belongs to what was drawn. The others are cut. If
+the text of a document does not give back the tokens drawn, the document is left out: a loss on other tokens would not
+be pocket's own. How many are left is printed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 import zstandard
 
@@ -24,21 +26,32 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.files import write_atomically
 from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
 
 
 @dataclass(frozen=True)
 class Settings:
+    """Options of the command line."""
+
     out: Path = SAMPLES
+    """The file to write, .jsonl.zst."""
     n_documents: int = 2400
+    """Documents that are drawn."""
     n_tokens: int = 160
-    """Length after which a document is cut."""
+    """Tokens after which a document is cut."""
     seed: int = 0
+    """Of the draws."""
 
 
 def main(settings: Settings) -> None:
-    """Draw, check and write the documents."""
+    """Draw, check and write the documents.
+
+    Raises:
+        SoftPromptsError: The file cannot be written.
+    """
+    settle_process(torch.device("cpu"))
     model = load("pocket")
     bench = Bench(model, Encoding(model.tokenizer, model.separator, settings.n_tokens + 1), [], 16_384)
     prompted = PromptedModel(bench, SoftPrompt(model.vocabulary[:0]))
@@ -54,9 +67,8 @@ def main(settings: Settings) -> None:
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     data = zstandard.ZstdCompressor(level=19).compress(lines.encode())
     write_atomically(settings.out, data)
-    say(
-        f"{len(texts)} of {settings.n_documents} documents give back their tokens; {len(data):,} bytes in {settings.out}"
-    )
+    kept = f"{len(texts)} of {settings.n_documents} documents give back their tokens"
+    say(f"{kept}; {len(data):,} bytes in {settings.out}")
 
 
 if __name__ == "__main__":

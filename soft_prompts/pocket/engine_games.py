@@ -33,22 +33,37 @@ CHUNK = 20
 
 @dataclass(frozen=True)
 class Settings:
+    """Options of the command line."""
+
     engine: Path
     """A UCI engine that knows UCI_LimitStrength and UCI_Elo, such as Debian's package stockfish."""
     out: Path
     """The file to write, .pgn.zst."""
     n_games: int = 2400
+    """Games to play, rounded up to whole chunks of CHUNK."""
     min_elo: int = 1350
+    """The lowest rating."""
     max_elo: int = 2600
+    """The highest rating."""
     nodes: int = 2000
     """Positions the engine looks at before each move."""
     workers: int = 2
+    """Processes that play at the same time, two engines each."""
     seed: int = 0
     """Of the ratings; the moves are the engine's."""
 
 
 def play(engines: dict[chess.Color, chess.engine.SimpleEngine], limit: chess.engine.Limit) -> tuple[chess.Board, str]:
-    """One game and its result."""
+    """Play one game.
+
+    Args:
+        engines: Who plays white and who plays black.
+        limit: How long the engines think about each move.
+
+    Returns:
+        The board at the end, with all moves, and the result as PGN writes it. A game ends by the rules, by a side that
+        resigns, or as a draw after LONGEST half-moves.
+    """
     board = chess.Board()
     while (outcome := board.outcome(claim_draw=True)) is None and len(board.move_stack) < LONGEST:
         played = engines[board.turn].play(board, limit, info=chess.engine.INFO_SCORE)
@@ -60,7 +75,17 @@ def play(engines: dict[chess.Color, chess.engine.SimpleEngine], limit: chess.eng
 
 
 def play_games(settings: Settings, seed: int) -> str:
-    """CHUNK games as PGN text. Ratings are uniform, the second within 300 of the first, as paired players are."""
+    """Play CHUNK games, in a worker process.
+
+    Ratings are uniform, the second within 300 of the first, as paired players are.
+
+    Args:
+        settings: Options of the command line.
+        seed: Which chunk this is. With the seed of the settings it decides the ratings.
+
+    Returns:
+        The games as PGN text.
+    """
     dice = random.Random(f"{settings.seed}-{seed}")
     text = []
     engines = {color: chess.engine.SimpleEngine.popen_uci(str(settings.engine)) for color in chess.COLORS}
@@ -72,13 +97,19 @@ def play_games(settings: Settings, seed: int) -> str:
         for color, engine in engines.items():
             engine.configure({"UCI_LimitStrength": True, "UCI_Elo": elos[color]})
         board, result = play(engines, chess.engine.Limit(nodes=settings.nodes))
+        headers = {
+            "Event": "Rated Blitz game",
+            "Site": "engine against itself",
+            "White": f"{name} at {elos[chess.WHITE]}",
+            "Black": f"{name} at {elos[chess.BLACK]}",
+            "Result": result,
+            "WhiteElo": str(elos[chess.WHITE]),
+            "BlackElo": str(elos[chess.BLACK]),
+            "TimeControl": "-",
+        }
         game = chess.pgn.Game.from_board(board)
         game.headers.clear()
-        game.headers.update({
-            "Event": "Rated Blitz game", "Site": "engine against itself", "White": f"{name} at {elos[chess.WHITE]}",
-            "Black": f"{name} at {elos[chess.BLACK]}", "Result": result, "WhiteElo": str(elos[chess.WHITE]),
-            "BlackElo": str(elos[chess.BLACK]), "TimeControl": "-",
-        })  # fmt: skip
+        game.headers.update(headers)
         text.append(f"{game}\n\n")
     for engine in engines.values():
         engine.quit()
@@ -86,7 +117,11 @@ def play_games(settings: Settings, seed: int) -> str:
 
 
 def main(settings: Settings) -> None:
-    """Play on all workers and write the games, compressed."""
+    """Play on all workers and write the games, compressed.
+
+    Raises:
+        SoftPromptsError: There is no such engine, or the file cannot be written.
+    """
     if not settings.engine.exists():
         raise SoftPromptsError(f"there is no engine {str(settings.engine)!r}; on Debian: apt-get install stockfish.")
     n_chunks = -(-settings.n_games // CHUNK)

@@ -1,8 +1,8 @@
 """Train pocket, and pocket-chat from it, from files of text, games and dialogues; write weights, tokenizer and what was
 measured.
 
-    python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst --games lichess.pgn.zst \\
-        engine.pgn.zst --chat oasst.jsonl instructions.json --out soft_prompts/pocket
+    python -m soft_prompts.pocket.train --prose books.tar.zst digitalgov.jsonl.zst 18f.jsonl.zst \\
+        --games lichess.pgn.zst engine.pgn.zst --chat oasst.jsonl instructions.json --out soft_prompts/pocket
 """
 
 from __future__ import annotations
@@ -38,28 +38,35 @@ from soft_prompts.tasks.chess_moves import ChessMoves
 from soft_prompts.training.recipe import TrainConfig
 
 SPECIAL = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>")
+"""Special tokens, in the order of their ids, from 0."""
 SPLIT = (
     r" ?[a-h][1-8]"  # a square of the chessboard
     r"|[~#@$]"  # a cell of a maze
     r"|['’](?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}~#@$]+|\s+(?!\S)|\s+"
 )
+"""Where text is split before byte-pair encoding: no token reaches across."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|endoftext|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+"""jinja template of a dialogue."""
 HELD_OUT = 0.02
+"""Share of the passages, mazes and dialogues that is held out. Of the games it is HELD_OUT_SHARE, as in experiments."""
 HELD_OUT_BOOKS = ("edwin-a-abbott_flatland", "joseph-conrad_lord-jim")
 """Books of which no word is trained on, so that there is a figure for text by unseen authors."""
 SHARES = {"prose": 0.58, "game": 0.16, "stray": 0.2, "maze": 0.06}
-"""Of the tokens."""
+"""Kind of text -> its share of the tokens."""
 CONTEXT = 512
+"""Positions that the model is made for."""
 LONG_SHARE = 0.25
-"""Share of the tokens, the last, that are read in rows of CONTEXT; the first ones are read in rows of half that
+"""Share of the tokens that are trained on in rows of CONTEXT, at the end of training. Before, rows have half that
 length."""
 
 
 @dataclass(frozen=True)
 class Settings:
+    """Options of the command line."""
+
     prose: tuple[Path, ...]
     """.tar.zst archives of plain text and .jsonl.zst files with a "text" field."""
     games: tuple[Path, ...]
@@ -71,30 +78,48 @@ class Settings:
     tokens: int = 60_000_000
     """Tokens that the base model is trained on."""
     entries: int = 3072
+    """Entries of the tokenizer."""
     width: int = 256
+    """Width of the model's embeddings and layers."""
     layers: int = 4
+    """Layers of the model."""
     heads: int = 4
+    """Attention heads of each layer."""
     batch: int = 8192
     """Tokens per step."""
     learning_rate: float = 8e-3
+    """Learning rate of the base model before it falls."""
     chat_epochs: int = 3
+    """How often pocket-chat is trained on every dialogue."""
     chat_learning_rate: float = 1e-3
+    """Learning rate of pocket-chat before it falls."""
     strays: int = 50_000
     """Games continued at random."""
     mazes: int = 60_000
+    """Mazes made, before equal ones are dropped."""
     seed: int = 0
+    """Of the initial weights and of the order of the texts."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training texts by kind, and held-out ones."""
+    """Texts for training and held-out texts."""
 
     train: dict[str, list[str]]
+    """Kind of text (a key of SHARES) -> texts."""
     held_out: dict[str, list[str]]
+    """Kind of text -> texts: prose, unseen books, game, maze."""
 
 
 def read_corpus(settings: Settings) -> Corpus:
-    """Read and make everything the base model is trained and tested on."""
+    """Read and make everything that the base model is trained and tested on.
+
+    Args:
+        settings: Options of the command line.
+
+    Raises:
+        SoftPromptsError: A file cannot be read.
+    """
     train: dict[str, list[str]] = {"prose": []}
     held_out: dict[str, list[str]] = {"prose": [], "unseen books": []}
     for name, passages in corpus.prose(settings.prose):
@@ -103,8 +128,7 @@ def read_corpus(settings: Settings) -> Corpus:
                 held_out["unseen books"].append(passage)
             else:
                 (held_out if is_held_out(document_id(passage), HELD_OUT) else train)["prose"].append(passage)
-    found = corpus.games(settings.games)
-    for elos, moves in found:
+    for elos, moves in corpus.games(settings.games):
         of_split = held_out if is_held_out(document_id(moves), HELD_OUT_SHARE) else train
         of_split.setdefault("game", []).append(corpus.game_text(elos, moves))
     mazes = list(dict.fromkeys(corpus.maze(i) for i in range(settings.mazes)))
@@ -119,12 +143,16 @@ def read_corpus(settings: Settings) -> Corpus:
 
 
 def train_tokenizer(settings: Settings, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which a move is two tokens, its squares."""
+    """Train a byte-level BPE tokenizer in which a move is two tokens, its squares.
+
+    Args:
+        settings: Options of the command line.
+        texts: What it is trained on.
+    """
     tokenizer = Tokenizer(token_models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(
@@ -132,32 +160,55 @@ def train_tokenizer(settings: Settings, texts: Iterable[str]) -> PreTrainedToken
     )
     tokenizer.train_from_iterator(texts, trainer)
     end = SPECIAL[0]
+    special = {"bos_token": end, "eos_token": end, "unk_token": end}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end, model_max_length=CONTEXT,
-        chat_template=CHAT_TEMPLATE,
-    )  # fmt: skip
+        tokenizer_object=tokenizer, **special, model_max_length=CONTEXT, chat_template=CHAT_TEMPLATE
+    )
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[np.ndarray]:
-    """Every text behind the end-of-text token, which opens documents as in pythia."""
+    """Tokenise texts. The end-of-text token opens every text, as in pythia.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
+
+    Returns:
+        Token ids of each text, uint16 [T].
+    """
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return [np.array([0, *row], np.uint16) for row in rows]
 
 
 def row_lengths(settings: Settings) -> list[int]:
-    """Half-length rows first, as attention costs least there, then rows of the whole context; whole steps of each."""
-    n = settings.tokens // settings.batch
-    n_long = int(n * LONG_SHARE)
-    return [CONTEXT // 2] * ((n - n_long) * settings.batch * 2 // CONTEXT) + [CONTEXT] * (
-        n_long * settings.batch // CONTEXT
-    )
+    """The length of every row, in tokens, in the order of training.
+
+    Rows of half the context come first, as attention costs least there, then rows of the whole context. All rows of a
+    step have one length.
+
+    Args:
+        settings: Options of the command line.
+    """
+    n_steps = settings.tokens // settings.batch
+    n_long = int(n_steps * LONG_SHARE)
+    short, long = CONTEXT // 2, CONTEXT
+    return [short] * ((n_steps - n_long) * settings.batch // short) + [long] * (n_long * settings.batch // long)
 
 
 def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """The rows, end to end: every kind in its share, in shuffled epochs.
+    """The rows that the base model is trained on, end to end: every kind in its share, in shuffled epochs.
 
-    A row holds whole games and mazes, for of a game without its opening nobody can tell the position, and prose before
-    or behind them. Prose before them runs on from the row before. A document longer than a row is cut at the row's end.
+    A row holds whole games and mazes, because nobody can tell the position of a game without its opening. Prose stands
+    before or behind them. Prose before them goes on where the row before ended. A document longer than a row is cut at
+    the row's end.
+
+    Args:
+        settings: Options of the command line.
+        texts: What is trained on.
+        tokenizer: The tokenizer.
+
+    Returns:
+        Token ids, uint16 [tokens].
     """
     dice = random.Random(settings.seed)
     ready = {kind: encode(tokenizer, texts.train[kind]) for kind in SHARES}
@@ -190,29 +241,63 @@ def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenize
 
 
 def new_model(settings: Settings, entries: int) -> GPTNeoXForCausalLM:
-    """An untrained model: pythia's architecture, but for tied embeddings and layers in sequence, better at this
-    size."""
+    """An untrained model of pythia's architecture.
+
+    Unlike pythia's, its embeddings are tied and its layers run in sequence: both are better at this size.
+
+    Args:
+        settings: Options of the command line.
+        entries: Entries of the tokenizer.
+    """
     torch.manual_seed(settings.seed)
     config = GPTNeoXConfig(
-        vocab_size=entries, hidden_size=settings.width, num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads, intermediate_size=4 * settings.width, max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True, use_parallel_residual=False, bos_token_id=0, eos_token_id=0, attention_dropout=0.0,
-        hidden_dropout=0.0, classifier_dropout=0.0,
-    )  # fmt: skip
+        vocab_size=entries,
+        hidden_size=settings.width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        intermediate_size=4 * settings.width,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        use_parallel_residual=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        classifier_dropout=0.0,
+    )
     return GPTNeoXForCausalLM(config)
 
 
 def token_losses(model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every labelled token (label >= 0) but the first of a row, [N], in nats, computed in bfloat16."""
-    weights = {name: p.bfloat16() for name, p in model.named_parameters()}  # their gradients come back in float32
+    """Cross-entropy of every scored token but the first of a row, computed in bfloat16.
+
+    Args:
+        model: The model, with float32 weights.
+        rows: Token ids, int64 [B, T].
+        labels: int64 [B, T], the token wanted at each position, or -1 where nothing is scored.
+
+    Returns:
+        Nats of the scored tokens, float32 [N].
+    """
+    # The gradients of these copies come back to the parameters in float32.
+    weights = {name: p.bfloat16() for name, p in model.named_parameters()}
     logits = functional_call(model, weights, kwargs={"input_ids": rows, "use_cache": False}).logits[:, :-1]
     wanted = labels[:, 1:]
     return nn.functional.cross_entropy(logits[wanted >= 0].float(), wanted[wanted >= 0], reduction="none")
 
 
 def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tensor]]], rate: float, title: str) -> None:
-    """Muon for the matrices, AdamW for embeddings, norms and biases; constant rate, then linear to zero from the middle
-    on."""
+    """Train a model in place, and say now and then how far it is.
+
+    Muon trains the matrices, AdamW the embeddings, norms and biases. The learning rate rises over the first 100 steps
+    and falls linearly to zero from the middle on.
+
+    Args:
+        model: The model.
+        batches: One function for each step. It makes the step's rows and labels, int64 [B, T] (see ``token_losses``).
+        rate: The learning rate before it falls.
+        title: What the progress bar says.
+    """
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
     optimizers = [
@@ -245,7 +330,16 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
 
 
 def base_batches(settings: Settings, stream: np.ndarray) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-    """Steps of settings.batch tokens as rows of the length they were made in."""
+    """The steps of the base model, for ``fit``.
+
+    Args:
+        settings: Options of the command line.
+        stream: What ``make_stream`` gives.
+
+    Returns:
+        For each step a function that gives settings.batch tokens as rows of the length that they were made in. The
+        labels are the rows themselves.
+    """
 
     def cut(start: int, length: int) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(stream[start : start + settings.batch].astype(np.int64)).view(-1, length)
@@ -257,7 +351,15 @@ def base_batches(settings: Settings, stream: np.ndarray) -> list[Callable[[], tu
 
 
 def padded(documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:
-    """Documents cut to CONTEXT as rows [B, T] and labels [B, T], -1 where nothing is scored."""
+    """Documents as rows of one length, cut to CONTEXT and padded on the right with token 0.
+
+    Args:
+        documents: Token ids of each document, [T].
+        masks: Which tokens of each document are scored, bool [T]. None: all of them.
+
+    Returns:
+        Rows and labels, int64 [B, T]. Labels are -1 where nothing is scored.
+    """
     width = min(CONTEXT, max(map(len, documents)))
     rows, labels = np.zeros((len(documents), width), np.int64), np.full((len(documents), width), -1, np.int64)
     for i, document in enumerate(documents):
@@ -270,7 +372,15 @@ def padded(documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None =
 def chat_documents(
     tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[list[dict[str, str]]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokens of each dialogue and which of them the assistant writes, its end-of-text token included."""
+    """Tokenise dialogues as the chat template writes them. Those longer than CONTEXT are left out.
+
+    Args:
+        tokenizer: The tokenizer.
+        dialogues: Chat messages with "role" and "content".
+
+    Yields:
+        Token ids, uint16 [T], and which of them the assistant writes, bool [T]. Its end-of-text token counts as well.
+    """
     for messages in dialogues:
         tokens, mask = [0], [False]
         for message in messages:
@@ -284,7 +394,12 @@ def chat_documents(
 
 
 def chat_batches(documents: list[tuple[np.ndarray, np.ndarray]], settings: Settings) -> list[Callable]:
-    """Every dialogue once per epoch, 16 a step."""
+    """The steps of pocket-chat, for ``fit``: every dialogue once per epoch, 16 in a step.
+
+    Args:
+        documents: What ``chat_documents`` gives.
+        settings: Options of the command line.
+    """
     dice, order = random.Random(settings.seed), []
     for _ in range(settings.chat_epochs):
         order += dice.sample(range(len(documents)), len(documents))
@@ -294,35 +409,57 @@ def chat_batches(documents: list[tuple[np.ndarray, np.ndarray]], settings: Setti
 
 @torch.no_grad()
 def mean_loss(model: GPTNeoXForCausalLM, documents: Sequence[np.ndarray]) -> tuple[float, int]:
-    """Nats per token over whole documents (cut to the context), and the number of tokens."""
+    """The loss over whole documents, cut to the context.
+
+    Args:
+        model: The model.
+        documents: Token ids of each document, [T].
+
+    Returns:
+        Nats per token and the number of scored tokens.
+    """
     losses = [token_losses(model, *padded(documents[i : i + 16])) for i in range(0, len(documents), 16)]
     all_losses = torch.cat(losses)
     return all_losses.mean().item(), len(all_losses)
 
 
 def measure(model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out: dict[str, list[str]]) -> dict:
-    """Held-out loss by kind of text: nats per token, bits per byte (of what is scored), number of tokens."""
-    found = {}
+    """Held-out loss by kind of text. It is said on the screen as well.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer.
+        held_out: Kind of text -> texts.
+
+    Returns:
+        For each kind nats per token, bits per byte of what is scored, and the numbers of tokens and of documents.
+    """
+    measured = {}
     for kind, texts in held_out.items():
         documents = encode(tokenizer, texts)
         nats, n = mean_loss(model, documents)
         n_bytes = sum(len(tokenizer.decode(document[1:CONTEXT]).encode()) for document in documents)
-        found[kind] = {
-            "nats_per_token": round(nats, 4), "bits_per_byte": round(nats * n / n_bytes / math.log(2), 4), "tokens": n,
-            "documents": len(texts),
-        }  # fmt: skip
-        say(f"held-out {kind}: {found[kind]}")
-    return found
+        bits_per_byte = nats * n / n_bytes / math.log(2)
+        losses = {"nats_per_token": round(nats, 4), "bits_per_byte": round(bits_per_byte, 4)}
+        measured[kind] = {**losses, "tokens": n, "documents": len(texts)}
+        say(f"held-out {kind}: {measured[kind]}")
+    return measured
 
 
 def measure_chess(settings: Settings) -> dict:
-    """How well pocket plays on in held-out games without a prompt, by the chess experiment's own scores."""
+    """How well pocket plays on in held-out games without a prompt, by the chess experiment's own scores.
+
+    Args:
+        settings: Options of the command line. The trained base model lies in their folder.
+
+    Returns:
+        Name of a score -> {"value", "interval": [low, high], "n"}.
+    """
+    task = ChessMoves(games=str(settings.games[0]), continued_games=1000)
+    recipe = TrainConfig(steps=1, batch_size=1, eval_documents=1000)
+    models = (str(settings.out / "base"),)
     with tempfile.TemporaryDirectory() as folder:
-        sweep = Sweep(
-            experiment="chess", task=ChessMoves(games=str(settings.games[0]), continued_games=1000),
-            models=(str(settings.out / "base"),), n_tokens=(0,), out=Path(folder),
-            train=TrainConfig(steps=1, batch_size=1, eval_documents=1000),
-        )  # fmt: skip
+        sweep = Sweep(experiment="chess", task=task, models=models, n_tokens=(0,), train=recipe, out=Path(folder))
         scores = run(sweep)[0].scores
     return {name: scores[name] for name in ("move_match", "legal_after_10", "legal_after_40")}
 
@@ -330,7 +467,17 @@ def measure_chess(settings: Settings) -> dict:
 def save(
     model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, facts: dict
 ) -> GPTNeoXForCausalLM:
-    """Write weights as bfloat16 and return the model with these, in float32, as a user will load it."""
+    """Write weights as bfloat16, the tokenizer and the facts.
+
+    Args:
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        folder: Where they are written.
+        facts: What is known of the model, as plain JSON.
+
+    Returns:
+        The model with the weights that were written, in float32, as a user will load it.
+    """
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_atomically(folder / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
@@ -338,9 +485,17 @@ def save(
 
 
 def train_base(settings: Settings) -> None:
+    """Train pocket, measure it and write it to the folder base.
+
+    Args:
+        settings: Options of the command line.
+
+    Raises:
+        SoftPromptsError: A file cannot be read or written.
+    """
     texts = read_corpus(settings)
-    for kind, found in texts.train.items():
-        say(f"{kind}: {len(found):,} texts, {sum(map(len, found)):,} characters")
+    for kind, of_kind in texts.train.items():
+        say(f"{kind}: {len(of_kind):,} texts, {sum(map(len, of_kind)):,} characters")
     dialogues = [message["content"] for messages in corpus.dialogues(settings.chat) for message in messages]
     sample = [*texts.train["prose"], *texts.train["game"][::2], *texts.train["maze"][::4], *dialogues]
     tokenizer = train_tokenizer(settings, sample)
@@ -357,7 +512,7 @@ def train_base(settings: Settings) -> None:
         "settings": {k: v for k, v in asdict(settings).items() if isinstance(v, int | float)},
         "shares": SHARES,
         "unseen_books": HELD_OUT_BOOKS,
-        "texts": {kind: len(found) for kind, found in texts.train.items()},
+        "texts": {kind: len(of_kind) for kind, of_kind in texts.train.items()},
     }
     model = save(model, tokenizer, settings.out / "base", facts)
     facts["held_out"] = measure(model, tokenizer, {k: v[:1000] for k, v in texts.held_out.items()})
@@ -366,6 +521,14 @@ def train_base(settings: Settings) -> None:
 
 
 def train_chat(settings: Settings) -> None:
+    """Train pocket-chat from pocket, measure both and write pocket-chat to the folder chat.
+
+    Args:
+        settings: Options of the command line.
+
+    Raises:
+        SoftPromptsError: A file cannot be read or written.
+    """
     base = settings.out / "base"
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -374,7 +537,8 @@ def train_chat(settings: Settings) -> None:
     ]
     dialogues = list(corpus.dialogues(settings.chat))
     parts = {True: [], False: []}
-    for dialogue in dialogues:  # by what opens them, as the replies of one tree share it
+    for dialogue in dialogues:
+        # Dialogues are held out by their opening message, because the replies of one tree share it.
         opening = next(message["content"] for message in dialogue if message["role"] == "user")
         parts[is_held_out(document_id(opening), HELD_OUT)].append(dialogue)
     documents = {held_out: list(chat_documents(tokenizer, part)) for held_out, part in parts.items()}
@@ -402,7 +566,14 @@ def train_chat(settings: Settings) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Train what is not there yet."""
+    """Train pocket if it is not there yet, and pocket-chat.
+
+    Args:
+        settings: Options of the command line.
+
+    Raises:
+        SoftPromptsError: A file cannot be read or written.
+    """
     if not (settings.out / "base" / "model.safetensors").exists():
         train_base(settings)
     train_chat(settings)

@@ -1,4 +1,4 @@
-"""Tiny models of the real architectures, made on the spot: no network, no download."""
+"""Models and examples for the tests: tiny random models of the real architectures, and pocket. No network is needed."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from tests.unit.made_up import byte_tokenizer
 
-# As the command line does: which kernels multiply decides the last bits of every number.
+# The command line does the same. The kernels that multiply decide the last bits of every number.
 settle_process(torch.device("cpu"))
 
 CONTEXT = 128
@@ -30,10 +30,10 @@ CONFIGS = {"neox": GPTNeoXConfig(**TINY), "llama": LlamaConfig(num_key_value_hea
 
 
 def save_random_model(config: PreTrainedConfig, folder: Path, spread: float = 0.5) -> Path:
-    """A random model of ``config`` whose logits differ enough to have clear favourites, with a tokenizer of bytes."""
+    """Save a random model of ``config`` and a tokenizer of bytes. Its logits differ enough to have clear favourites."""
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
-    config.vocab_size = len(tokenizer) + 7  # like pythia's: more rows than the tokenizer uses
+    config.vocab_size = len(tokenizer) + 7  # more rows than the tokenizer uses, as pythia has
     config.bos_token_id = config.eos_token_id = 0
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -61,12 +61,19 @@ def model(request, folders) -> LanguageModel:
 
 @pytest.fixture(scope="session")
 def neox(folders) -> LanguageModel:
+    """A tiny random model of pythia's architecture."""
     return load(str(folders["neox"]))
+
+
+@pytest.fixture(scope="session")
+def pocket() -> LanguageModel:
+    """The small trained model that ships."""
+    return load("pocket")
 
 
 @pytest.fixture
 def data() -> Path:
-    """The folder of real inputs, where there is one."""
+    """The folder of real inputs. Without it the test is skipped."""
     folder = os.environ.get("SOFT_PROMPTS_DATA")
     if not folder:
         pytest.skip("SOFT_PROMPTS_DATA is not set: it names a folder of real games, tokenizers and models")
@@ -76,7 +83,7 @@ def data() -> Path:
 def make_examples(
     n: int, seed: int = 0, longest: int = 24, n_conditions: int = 0, vocabulary: int = 250
 ) -> list[Example]:
-    """Random documents of random lengths, some places not scored, the prompt anywhere."""
+    """Random documents of random lengths. Some positions are not scored, and the prompt may go anywhere."""
     random = np.random.default_rng(seed)
     examples = []
     for i in range(n):
@@ -91,6 +98,7 @@ def make_examples(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken connections are tried again after hundredths of a second, and no proxy is used."""
     monkeypatch.setattr(sources, "RETRY_PAUSES_S", (0.01, 0.02, 0.03))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)

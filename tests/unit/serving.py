@@ -1,4 +1,4 @@
-"""A server on loopback that answers as planned: whole files, parts of them, errors, silence."""
+"""A server on this machine that answers as planned: with whole files, parts of them, errors or silence."""
 
 import http.server
 import threading
@@ -7,19 +7,25 @@ from contextlib import contextmanager
 
 
 class Server:
-    """What a loopback server does: an answer for each request in turn, the last one for all that follow."""
+    """What the server does: each request gets the next answer, and the last answer serves all that follow."""
 
     def __init__(self, *answers: Callable[["Handler", int], None]) -> None:
         self.answers = list(answers)
         self.ranges: list[str | None] = []
+        """The Range header of each request so far."""
         self.sent = 0
+        """Bytes sent so far."""
         self.url = ""
+        """The address of the file."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers one request with what the plan says."""
+
     plan: Server
 
     def do_GET(self) -> None:
+        """Called by http.server for each request."""
         asked = self.headers.get("Range")
         number = len(self.plan.ranges)
         self.plan.ranges.append(asked)
@@ -27,15 +33,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.plan.answers[min(number, len(self.plan.answers) - 1)](self, start)
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Keep requests off the screen."""
 
     def begin(self, status: int, **headers: object) -> None:
+        """Send the status and the headers. An underscore in a header's name stands for a hyphen."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
 
     def send(self, data: bytes) -> None:
+        """Send some of the body at once."""
         self.wfile.write(data)
         self.wfile.flush()
         self.plan.sent += len(data)
@@ -43,6 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(*answers: Callable[[Handler, int], None], name: str = "games.pgn") -> Iterator[Server]:
+    """Run a server with these answers for a file of this name."""
     plan = Server(*answers)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Planned", (Handler,), {"plan": plan}))
     server.daemon_threads = True
@@ -56,7 +65,14 @@ def serving(*answers: Callable[[Handler, int], None], name: str = "games.pgn") -
 
 
 def whole(data: bytes, upto: int | None = None, tag: str = "v1", ranges: bool = True) -> Callable:
-    """An answer with the data, by range if asked for one; the connection closes at byte `upto` of the file."""
+    """An answer with the data, or with the part that was asked for.
+
+    Args:
+        data: The whole file.
+        upto: The connection closes at this byte of the file. None: at its end.
+        tag: The file's version.
+        ranges: Whether the server can send parts.
+    """
 
     def answer(handler: Handler, start: int) -> None:
         if start and ranges:
@@ -71,8 +87,10 @@ def whole(data: bytes, upto: int | None = None, tag: str = "v1", ranges: bool = 
 
 
 def status(code: int) -> Callable:
+    """An answer with a status and nothing else."""
     return lambda handler, start: handler.begin(code, Content_Length=0)
 
 
 def stall_silently(released: threading.Event) -> Callable:
+    """No answer until the event is set, or for ten seconds."""
     return lambda handler, start: released.wait(10)

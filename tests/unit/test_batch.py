@@ -1,3 +1,5 @@
+"""Examples as batches: padding, packing into passes, and which position predicts a label."""
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_scored_tokens_do_not_depend_on_prompt_length(neox, n_tokens: int) -> No
 
 @pytest.mark.parametrize("n_tokens", [0, 1, 3])
 def test_each_label_is_predicted_from_what_stands_just_before_it(model, n_tokens: int) -> None:
-    """Against a naive reference that builds every row on its own, with the prompt spliced into lists."""
+    """The reference is naive: it builds every row on its own and inserts the prompt into a list."""
     examples, prompt = make_examples(6), SoftPrompt(torch.randn(n_tokens, 32))
     scoring = forward_pass(model, [prompt], [examples], [(0, i) for i in range(6)])
     wanted = []

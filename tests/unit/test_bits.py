@@ -1,3 +1,5 @@
+"""Rounded prompts: what a number of bits allows, and how few bits are enough."""
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def test_a_row_takes_as_many_values_as_its_bits_allow(n_bits: int) -> None:
     rounded = round_rows(rows, n_bits)
     for row in rounded.reshape(-1, 400):
         assert len(row.unique()) <= 2**n_bits
-    assert (rounded.sign() == rows.sign()).float().mean() > 0.99  # levels lie around 0, none on it
+    assert (rounded.sign() == rows.sign()).float().mean() > 0.99  # no level is 0
 
 
 def test_more_bits_err_less_and_one_bit_finds_the_best_scale() -> None:

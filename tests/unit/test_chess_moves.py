@@ -1,3 +1,6 @@
+"""Chess moves: which tokens are scored, which games are held out, and what the scores mean."""
+
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -5,19 +8,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.tasks.chess_moves import PUBLISHED_GAMES, PUBLISHED_TEST_GAMES, ChessMoves, _legal, _move_match
-from tests.unit.made_up import byte_tokenizer, play
-
-
-def write_games(path: Path, n: int, seed: int = 0) -> Path:
-    path.write_text("".join(pgn for pgn, _, _ in play(n, seed)))
-    return path
+from tests.unit.made_up import byte_tokenizer, encoding, play, write_games
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +22,9 @@ def games(tmp_path_factory) -> Path:
     return write_games(tmp_path_factory.mktemp("games") / "games.pgn", 120)
 
 
-def encoding(max_tokens: int = 96, tokenizer=None) -> Encoding:
-    return Encoding(tokenizer or byte_tokenizer(), 0, max_tokens)
-
-
-def take(task: ChessMoves, split: str, n: int, seed: int = 0, **options) -> list:
-    return [e for e, _ in zip(task.examples(split, encoding(**options), seed), range(n), strict=False)]
+def take(task: ChessMoves, split: str, n: int, seed: int = 0, max_tokens: int = 96, tokenizer=None) -> list:
+    """The first ``n`` examples of a split, or all if there are fewer."""
+    return list(islice(task.examples(split, encoding(max_tokens, tokenizer), seed), n))
 
 
 def test_examples_are_whole_moves_behind_the_separator_all_scored(games) -> None:
@@ -39,7 +33,7 @@ def test_examples_are_whole_moves_behind_the_separator_all_scored(games) -> None
         text = byte_tokenizer().decode(e.tokens[1:])
         (game,) = [moves for moves in played if moves.startswith(text)]
         assert game[len(text) :] == "" or game[len(text)] == " "  # cut between moves
-        assert len(game) + 1 <= 96 or len(e) > 96 - 6  # and not earlier than it must
+        assert len(game) + 1 <= 96 or len(e) > 96 - 6  # cut no earlier than needed
         assert (e.tokens[0], e.labels[0], e.insert_at) == (0, IGNORE, 1)
         assert (e.labels[1:] == e.tokens[1:]).all()
         np.testing.assert_allclose(e.condition, (np.array(played[game]) - 1000) / 2000, rtol=1e-6)
@@ -51,10 +45,8 @@ def test_every_token_belongs_to_the_move_it_spells(games, tokenizer: str, reques
     if tokenizer == "bytes":
         coder = byte_tokenizer()
     else:
-        data = request.getfixturevalue("data")
-        coder = AutoTokenizer.from_pretrained(
-            data / ("models" if tokenizer == "stories260K" else "tokenizers") / tokenizer
-        )
+        folder = "models" if tokenizer == "stories260K" else "tokenizers"
+        coder = AutoTokenizer.from_pretrained(request.getfixturevalue("data") / folder / tokenizer)
     for e in take(ChessMoves(str(games)), "train", 20, tokenizer=coder):
         moves = coder.decode(e.tokens[1:]).split()
         spelled = [coder.decode(e.tokens[e.plies == ply]).strip() for ply in range(e.n_plies)]
@@ -104,11 +96,11 @@ def test_a_move_matches_where_all_its_tokens_are_the_likeliest(games) -> None:
     (e, *_) = take(ChessMoves(str(games)), "held_out", 1)
     correct = np.ones(len(e) - 1, bool)
     correct[np.flatnonzero(e.plies[1:] == 3)[1]] = False  # one wrong token spoils the fourth move, black's second
-    correct[np.flatnonzero(e.plies[1:] == 4)] = False  # all wrong, white's third
-    found = _move_match(TokenScores([e.document], [np.zeros(len(e) - 1)], [correct]), [e])
-    assert found["move_match"]["value"] == pytest.approx(1 - 2 / e.n_plies)
+    correct[np.flatnonzero(e.plies[1:] == 4)] = False  # all tokens of the fifth move are wrong, white's third
+    scores = _move_match(TokenScores([e.document], [np.zeros(len(e) - 1)], [correct]), [e])
+    assert scores["move_match"]["value"] == pytest.approx(1 - 2 / e.n_plies)
     buckets = {f"{r // 400 * 400}-{r // 400 * 400 + 399}" for r in e.elos}
-    assert set(found["move_match_by_elo"]) == buckets
+    assert set(scores["move_match_by_elo"]) == buckets
 
 
 def test_legality_counts_every_half_move_until_the_first_mistake() -> None:
@@ -128,10 +120,8 @@ def test_scores_of_a_model_that_plays_at_random_are_what_they_are_by_hand(neox, 
     held_out = take(task, "held_out", 8, max_tokens=120)
     behind = PromptedModel(Bench(neox, encoding(120), held_out, 10**6), SoftPrompt(torch.randn(2, 32)))
     scored = task.score(behind, held_out)
-    scores = behind.scores(held_out)
-    assert scored.scores["nats_per_move"]["value"] == pytest.approx(
-        scores.sums.sum() / sum(e.n_plies for e in held_out)
-    )
+    nats_per_move = behind.scores(held_out).sums.sum() / sum(e.n_plies for e in held_out)
+    assert scored.scores["nats_per_move"]["value"] == pytest.approx(nats_per_move)
     assert scored.scores["elo_effect"]["value"] == pytest.approx(0)  # an unconditional prompt cannot use the ratings
     assert scored.scores["legal_after_4"]["value"] == 0
     assert scored.scores["legal_after_4"]["n"] == 5
@@ -140,7 +130,7 @@ def test_scores_of_a_model_that_plays_at_random_are_what_they_are_by_hand(neox, 
 
 
 def test_legal_moves_of_a_model_that_knows_the_game_are_counted(games) -> None:
-    """Instead of a model, the game itself: continuing every held-out game as it was played is legal throughout."""
+    """Each held-out game takes the model's part: it goes on as it was played, so all its moves are legal."""
     task = ChessMoves(str(games))
     for e in take(task, "held_out", 10):
         moves = byte_tokenizer().decode(e.tokens[1:]).split()

@@ -1,4 +1,4 @@
-"""Distances of curves whose answer is known, and intervals that cover as often as they say."""
+"""Distances of curves whose answer is known, and intervals that cover the truth as often as they say."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,13 @@ LENGTHS = np.array([0, 1, 4, 16, 64])
 
 
 def curve(losses: list[float], noise: float = 0.0, n: int = 200, shared: float = 0.5) -> PairedLosses:
-    """Documents of 10 to 49 tokens; each has a difficulty of its own, the same at every length, and noise."""
+    """Documents of 10 to 49 tokens. Each has a difficulty of its own, the same at every length, and noise."""
     random = np.random.default_rng(0)
     counts = random.integers(10, 50, n)
     per_token = np.array(losses)[:, None] + shared * random.normal(size=n)
     per_token = per_token + noise * random.normal(size=(len(losses), n))
-    per_token += (np.array(losses) - (per_token * counts).sum(1) / counts.sum())[:, None]  # the losses hold exactly
+    # Make the mean losses exactly those asked for.
+    per_token += (np.array(losses) - (per_token * counts).sum(1) / counts.sum())[:, None]
     return PairedLosses(LENGTHS[: len(losses)], per_token * counts, counts)
 
 
@@ -36,7 +37,7 @@ def test_distance_to_a_share_of_the_gap() -> None:
 
 
 def test_pairing_sees_what_differences_between_documents_would_hide() -> None:
-    """Documents differ by 2 nats, prompts by 0.1: paired, the order is certain."""
+    """Documents differ by 2 nats and prompts by 0.1. The order is certain because the documents are paired."""
     c = curve([5, 4.9, 4.8, 4.7, 4.6], noise=0.05, shared=2.0)
     low, high = ratio_interval(c.sums[0], c.counts)
     assert high - low > 0.4
@@ -47,20 +48,20 @@ def test_a_target_never_reached_is_censored() -> None:
     c = curve([5, 3, 2, 2, 2])
     assert c.distance_to_loss(1.0) == Distance(None, None, None, 64)
     assert str(c.distance_to_loss(1.0)) == "> 64"
-    assert Distance(16, 4, None, 64).__str__() == "16 [4, > 64]"
+    assert str(Distance(16, 4, None, 64)) == "16 [4, > 64]"
 
 
 def test_a_target_within_the_noise_has_a_wide_interval_and_a_cautious_value() -> None:
     c = curve([5, 3, 2.0, 1.9, 1.0], noise=1.0, n=60)
-    found = c.distance_to_loss(2.0)
-    assert found.low == 4 and found.high in (16, 64) and found.value in (16, 64)
-    assert found.low <= found.value
+    distance = c.distance_to_loss(2.0)
+    assert distance.low == 4 and distance.high in (16, 64) and distance.value in (16, 64)
+    assert distance.low <= distance.value
 
 
 def test_saturation_is_where_nothing_longer_is_better_by_more_than_the_tolerance() -> None:
     assert curve([5, 3, 2, 1.995, 1.992]).saturation(0.01) == Distance(4, 4, 4, 64)
     assert curve([5, 3, 2, 1.9, 1.8]).saturation(0.01) == Distance(None, None, None, 64)
-    assert curve([5, 3, 2, 2.2, 2.1]).saturation(0.01).value == 4  # longer prompts that are worse change nothing
+    assert curve([5, 3, 2, 2.2, 2.1]).saturation(0.01).value == 4  # longer prompts are worse, so they change nothing
     assert curve([5, 3, 2, 1.9, 1.8]).saturation(0.3).value == 4
 
 
@@ -79,7 +80,7 @@ def test_the_smallest_length_with_a_score_needs_its_whole_interval_above_the_tar
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
-    """2,000 experiments on clustered data: tokens of a document share its difficulty, documents differ in length."""
+    """2,000 experiments. The tokens of a document share its difficulty, and documents differ in length."""
     random = np.random.default_rng(0)
     n, covered = 200, 0
     for _ in range(2000):
@@ -91,7 +92,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 def test_tokens_taken_as_independent_would_cover_far_too_seldom() -> None:
-    """The same data, tokens resampled instead of documents: what clustering is there for."""
+    """The data are as above, but the tokens are taken as independent. This is why documents are what is resampled."""
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(300):
@@ -121,7 +122,8 @@ def test_seeds_have_an_interval_of_their_own() -> None:
     assert seed_interval(np.array([1.0])) is None
     low, high = seed_interval(np.array([1.0, 1.2, 1.4]))
     assert (low + high) / 2 == pytest.approx(1.2)
-    assert (high - low) / 2 == pytest.approx(4.303 * 0.2 / 3**0.5, rel=1e-3)  # Student's t, two degrees of freedom
+    t = 4.303  # of Student's distribution with two degrees of freedom
+    assert (high - low) / 2 == pytest.approx(t * 0.2 / 3**0.5, rel=1e-3)
     random = np.random.default_rng(0)
     covered = [low <= 0 <= high for low, high in (seed_interval(x) for x in random.normal(size=(2000, 3)))]
     assert 0.93 <= np.mean(covered) <= 0.97

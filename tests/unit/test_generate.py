@@ -1,3 +1,5 @@
+"""Continuations with a key-value cache equal those of the whole model, token by token."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests.unit.conftest import CONTEXT, make_examples
 
 
 def prompted(model, n_tokens: int, token_budget: int = 10**6) -> PromptedModel:
+    """The model behind a random prompt, the same every time."""
     prompt = SoftPrompt(torch.randn(n_tokens, 32, generator=torch.Generator().manual_seed(1)))
     return PromptedModel(Bench(model, Encoding(model.tokenizer, model.separator, 24), [], token_budget), prompt)
 

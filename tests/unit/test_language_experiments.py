@@ -1,4 +1,4 @@
-"""The language experiments: which tokens they score, and what their scores mean, on pocket and its samples."""
+"""The language experiments on pocket and its samples: which tokens they score, and what their scores mean."""
 
 from dataclasses import replace
 from itertools import islice
@@ -27,16 +27,12 @@ from tests.chat_detuning_test import POCKET as DETUNING
 TEXT = (str(SAMPLES),)
 
 
-@pytest.fixture(scope="module")
-def pocket():
-    return load("pocket")
-
-
 def encoding(model, max_tokens: int = 161) -> Encoding:
     return Encoding(model.tokenizer, model.separator, max_tokens)
 
 
 def unprompted(model, held_out=()) -> PromptedModel:
+    """The model behind a prompt of no tokens."""
     return PromptedModel(Bench(model, encoding(model), held_out, 16_384), SoftPrompt(model.vocabulary[:0]))
 
 
@@ -46,20 +42,18 @@ def test_skipping_k_tokens_wants_the_token_k_behind_the_next(pocket) -> None:
         tokens = {e.document: e.tokens for e in plain}
         for e in SkipTokens(text=TEXT, skip=(k,)).examples("held_out", encoding(pocket), 0):
             text = tokens[e.document]
-            for place in range(
-                1, len(text)
-            ):  # from what stands before ``place``, ordinary prediction wants text[place]
-                wanted = text[place + k] if place + k < len(text) else IGNORE
-                assert e.labels[place] == wanted
+            for position in range(1, len(text)):
+                # Here ordinary prediction wants text[position].
+                wanted = text[position + k] if position + k < len(text) else IGNORE
+                assert e.labels[position] == wanted
             assert e.labels[0] == IGNORE
 
 
 def test_every_skip_and_every_string_with_its_control_is_a_curve_of_its_own() -> None:
     assert [v.skip for v in SkipTokens(skip=(1, 4)).variants()] == [(1,), (4,)]
     variants = Repetition(strings=("a", "b")).variants()
-    assert [(v.strings, v.control) for v in variants] == [
-        (("a",), (False,)), (("a",), (True,)), (("b",), (False,)), (("b",), (True,)),
-    ]  # fmt: skip
+    expected = [(("a",), (False,)), (("a",), (True,)), (("b",), (False,)), (("b",), (True,))]
+    assert [(v.strings, v.control) for v in variants] == expected
 
 
 @pytest.mark.parametrize("control", [False, True])
@@ -67,7 +61,7 @@ def test_a_repetition_is_text_then_the_string_over_and_over_behind_the_prompt(po
     task = Repetition(text=TEXT, strings=("meowster jones",), control=(control,))
     unit = task.unit(encoding(pocket))
     natural = pocket.tokenizer(" meowster jones")["input_ids"]
-    assert len(unit) == len(natural) and (list(unit) == natural) is not control
+    assert len(unit) == len(natural) and (list(unit) == natural) != control
     assert not set(unit) & set(pocket.tokenizer.all_special_ids)
     lengths = set()
     for e in islice(task.examples("train", encoding(pocket, 128), 0), 50):
@@ -78,11 +72,9 @@ def test_a_repetition_is_text_then_the_string_over_and_over_behind_the_prompt(po
         np.testing.assert_array_equal(e.labels[e.insert_at :], repeated)
         assert (e.labels[: e.insert_at] == IGNORE).all()
         lengths.add(e.insert_at)
-    assert len(lengths) > 10  # the prompt stands at many places
-    held_out = [
-        [(e.document, e.insert_at) for e in task.examples("held_out", encoding(pocket, 128), s)] for s in (0, 1)
-    ]
-    assert held_out[0] == held_out[1]
+    assert len(lengths) > 10  # the prompt stands at many positions
+    first, second = (task.examples("held_out", encoding(pocket, 128), seed) for seed in (0, 1))
+    assert [(e.document, e.insert_at) for e in first] == [(e.document, e.insert_at) for e in second]
 
 
 def test_repetition_counts_the_tokens_before_the_first_miss(pocket) -> None:
@@ -113,7 +105,7 @@ def test_accuracy_counts_the_first_choices_that_are_right(pocket) -> None:
 
 
 def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
-    """The null test of the method: what seems a gain here is a fault of splits, pairing or scoring."""
+    """The null test of the method. A gain here would be a fault of splits, pairing or scoring."""
     settings = replace(AUTOREGRESSIVE.train, steps=40, n_evaluations=0, eval_documents=120, max_tokens=161)
     sweep = replace(AUTOREGRESSIVE, train=settings, n_tokens=(0, 1, 8))
     runs = plan(sweep, "pocket")
@@ -129,6 +121,7 @@ def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def chat():
+    """pocket's chat version."""
     return load("pocket-chat")
 
 
@@ -144,7 +137,7 @@ def test_the_chat_model_without_a_prompt_closes_nothing_and_is_its_own_distribut
 
 
 def test_the_base_model_in_the_chat_models_place_closes_the_whole_gap(pocket, chat) -> None:
-    """pocket takes the part of the prompted chat model: all of the gap, paired document by document."""
+    """pocket predicts the documents better than its chat version. This is the whole gap, paired by document."""
     task = ChatDetuning(text=TEXT, base="pocket")
     held_out = list(islice(task.examples("held_out", encoding(chat), 0), 60))
     here, there = (unprompted(m, held_out).scores(held_out) for m in (pocket, chat))

@@ -1,4 +1,4 @@
-"""The shape of the repository, where a slip would be silent."""
+"""The shape of the repository. Nobody would notice a mistake here without a test."""
 
 import re
 import subprocess
@@ -12,10 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_pytest_collects_no_experiment() -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q"], cwd=ROOT, capture_output=True, text=True
-    )
-    collected = {line.split(":")[0] for line in found.stdout.splitlines() if ".py:" in line}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    collected = {line.split(":")[0] for line in listed.stdout.splitlines() if ".py:" in line}
     assert collected
     assert all(path.startswith("tests/unit/test_") for path in collected)
 

@@ -1,3 +1,5 @@
+"""Loading a model: it is frozen and whole, and what cannot be measured is refused in one sentence."""
+
 import hashlib
 
 import pytest
@@ -24,6 +26,7 @@ from tests.unit.conftest import CONFIGS, CONTEXT, TINY, make_examples, save_rand
 
 
 def bits(model) -> str:
+    """A hash of everything that the model holds."""
     return hashlib.sha256(b"".join(p.numpy().tobytes() for p in model.lm.state_dict().values())).hexdigest()
 
 
@@ -62,9 +65,8 @@ def test_the_weight_hash_does_not_depend_on_the_dtype_but_on_the_weights(folders
 @pytest.mark.parametrize("config", [GPT2Config, OPTConfig, Qwen2Config, MistralConfig], ids=lambda c: c.model_type)
 def test_other_causal_models_pass_the_fitness_check(config, dtype: str, tmp_path) -> None:
     options = {**TINY, "ffn_dim": 64, "word_embed_proj_dim": 32, "num_key_value_heads": 4, "n_positions": CONTEXT}
-    assert (
-        load(str(save_random_model(config(**options), tmp_path)), dtype=dtype).lm.config.model_type == config.model_type
-    )
+    model = load(str(save_random_model(config(**options), tmp_path)), dtype=dtype)
+    assert model.lm.config.model_type == config.model_type
 
 
 def test_a_model_that_scales_its_logits_is_refused_with_the_difference(tmp_path) -> None:
@@ -81,9 +83,8 @@ def test_an_encoder_decoder_is_refused(tmp_path) -> None:
 
 def test_an_unknown_model_name_without_network_is_one_sentence(monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        SoftPromptsError, match=r"'nobody/no-such-model'.*check the spelling and the network, or give the path"
-    ):
+    message = r"'nobody/no-such-model'.*check the spelling and the network, or give the path"
+    with pytest.raises(SoftPromptsError, match=message):
         load("nobody/no-such-model")
 
 

@@ -1,4 +1,4 @@
-"""The report: what is said of a curve, the files it leaves, and the page in a real browser."""
+"""The report: what it says of a curve, the files it leaves, and its page in a real browser."""
 
 import json
 import os
@@ -24,9 +24,11 @@ from soft_prompts.results.summary import summarise
 from tests.unit.test_results import result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
+"""Prompt length -> held-out loss of a made-up curve."""
 
 
 def scores(loss: float, seed: int = 0, n: int = 40) -> TokenScores:
+    """Made-up scores of this mean loss on documents of ten tokens. Every seed has the same documents."""
     difficulty = np.random.default_rng(0).normal(0, 0.3, n)
     noise = np.random.default_rng(seed + 1).normal(0, 0.001, n)
     losses = loss + difficulty - difficulty.mean() + noise - noise.mean()
@@ -34,22 +36,21 @@ def scores(loss: float, seed: int = 0, n: int = 40) -> TokenScores:
 
 
 def measured(n_tokens: int, loss: float, seed: int = 0, **changes) -> Result:
-    size = {
-        "bits_per_number": 1,
-        "bits": 272 * n_tokens,
-        "loss": loss,
-        "increase": {"value": 0.0, "interval": [-0.001, 0.001], "n": 40},
-    }
+    """A made-up result of this mean loss, whose prompt keeps its loss at one bit per number."""
+    increase = {"value": 0.0, "interval": [-0.001, 0.001], "n": 40}
+    size = {"bits_per_number": 1, "bits": 272 * n_tokens, "loss": loss, "increase": increase}
     known = {"held_out": HeldOut.of(scores(loss, seed)), "sizes": [size] if n_tokens else []}
     return result(n_tokens, seed, **{**known, **changes})
 
 
 def save_curve(folder: Path, losses: dict[int, float] = LOSSES, **changes) -> None:
+    """Save a made-up result of each length."""
     for n, loss in losses.items():
         measured(n, loss, **changes).save(folder / f"tokens-{n:04d}-seed-{changes.get('seed', 0)}.json")
 
 
 def curve_of(*results: Result):
+    """The only curve that the results make."""
     (curve,) = curves(results)
     return curve
 
@@ -69,23 +70,17 @@ def test_a_summary_needs_the_loss_without_a_prompt() -> None:
 
 
 def test_a_prompt_that_no_rounding_keeps_has_no_size() -> None:
-    lossy = {
-        "bits_per_number": 8,
-        "bits": 999,
-        "loss": 2.0,
-        "increase": {"value": 0.1, "interval": [0.05, 0.2], "n": 40},
-    }
+    increase = {"value": 0.1, "interval": [0.05, 0.2], "n": 40}
+    lossy = {"bits_per_number": 8, "bits": 999, "loss": 2.0, "increase": increase}
     summary = summarise(curve_of(measured(0, 5.0), measured(4, 1.0, sizes=[lossy])))
     assert summary.bits[0.95] is None and "kbit" not in str(summary)
 
 
 def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
-    points = curve_of(
-        measured(0, 5.0), *(measured(1, 2.0 + seed, seed) for seed in (0, 1)), *(measured(4, 2.9, s) for s in (0, 1))
-    )
-    found = summarise(points).flags
-    assert any("P=1 seeds disagree (2.000 to 3.000)" in flag for flag in found)
-    assert any("P=4 worse than P=1" in flag for flag in found)
+    one, four = ([measured(1, 2.0 + seed, seed) for seed in (0, 1)], [measured(4, 2.9, seed) for seed in (0, 1)])
+    flags = summarise(curve_of(measured(0, 5.0), *one, *four)).flags
+    assert any("P=1 seeds disagree (2.000 to 3.000)" in flag for flag in flags)
+    assert any("P=4 worse than P=1" in flag for flag in flags)
 
 
 def test_a_gain_no_larger_than_a_random_targets_is_said() -> None:
@@ -119,8 +114,8 @@ def test_published_curves_are_found_by_experiment_model_text_and_variant() -> No
 
 
 def test_the_overview_has_models_as_rows_and_lengths_as_columns() -> None:
-    found = [measured(n, loss, model=model) for model in ("a", "b") for n, loss in LOSSES.items()]
-    ((name, (header, *body)),) = models_by_length(curves(found))
+    results = [measured(n, loss, model=model) for model in ("a", "b") for n, loss in LOSSES.items()]
+    ((name, (header, *body)),) = models_by_length(curves(results))
     assert header == ["model", "P=0", "P=1", "P=4", "P=16", "P=64", "flags"]
     assert [row[0] for row in body] == ["a", "b"]
     assert body[0][1].startswith("5.000 ±") and not body[0][-1]
@@ -136,15 +131,13 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path) -> None:
     old |= {"schema": 1, "model": "older"}
     del old["sizes"]
     (tmp_path / "tokens-old.json").write_text(json.dumps(old))
-    found = collect([tmp_path, tmp_path / "none"], Filter())
-    said = " ".join(found.missing)
+    collection = collect([tmp_path, tmp_path / "none"], Filter())
+    said = " ".join(collection.missing)
     assert "broken.json is not JSON" in said and "none does not exist" in said
     assert "no result at 64 tokens, seed 1" in said
-    assert (
-        "no result at 0 tokens, so nothing can be said of distances: e on older" in said
-        and "an older version, without sizes" in said
-    )
-    assert len(found.shown) == 2
+    assert "no result at 0 tokens, so nothing can be said of distances: e on older" in said
+    assert "an older version, without sizes" in said
+    assert len(collection.shown) == 2
 
 
 def test_results_are_filtered_by_experiment_model_and_length(tmp_path) -> None:
@@ -154,7 +147,7 @@ def test_results_are_filtered_by_experiment_model_and_length(tmp_path) -> None:
     assert [(s.curve.model, [p.n_tokens for p in s.curve.points]) for s in shown] == [("b", [0, 4])]
     (whole,) = collect([tmp_path], Filter(experiment=("e",))).shown
     assert whole.curve.model == "a"
-    assert str(shown[0].summary) == str(whole.summary)  # what is said of the curve is said of all its lengths
+    assert str(shown[0].summary) == str(whole.summary)  # a summary counts all lengths, also those not shown
 
 
 def test_a_frame_has_a_row_for_every_result_and_survives_both_formats(tmp_path) -> None:
@@ -169,6 +162,7 @@ def test_a_frame_has_a_row_for_every_result_and_survives_both_formats(tmp_path) 
 
 
 def report(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """Run the report's command line in a process of its own."""
     command = [sys.executable, "-m", "soft_prompts.report", str(folder), *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
 
@@ -213,7 +207,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
-    """A script put into the page filters it, measures it at a phone's width and leaves what it found in the title."""
+    """A script in the page filters it, measures it at a phone's width, and writes its findings into the title."""
     save_curve(tmp_path / "a", model="a")
     save_curve(tmp_path / "b", model="b")
     html = page(collect([tmp_path], Filter()))
@@ -226,11 +220,9 @@ def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
       document.title = JSON.stringify({before, after: visible(), wide, width: window.innerWidth});
     </script></html>"""
     (tmp_path / "probe.html").write_text(html.replace("</html>", probe))
-    shown = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=500,900",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'probe.html'}"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    found = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout).group(1))
-    assert found == {"before": 2, "after": 1, "wide": False, "width": found["width"]}
+    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    command = [CHROMIUM, "--headless", "--no-sandbox", *quiet.split(), "--disable-sync", "--window-size=500,900"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'probe.html'}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    title = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout).group(1))
+    assert title == {"before": 2, "after": 1, "wide": False, "width": title["width"]}

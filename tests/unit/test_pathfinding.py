@@ -1,4 +1,4 @@
-"""Boards, paths and walks: what the generator says of its boards is true, and the scored tokens are the moves."""
+"""Boards, paths and walks. What the generator says of its boards is true, and the scored tokens are the moves."""
 
 from dataclasses import replace
 from itertools import islice
@@ -13,36 +13,32 @@ from scipy.sparse.csgraph import shortest_path
 from transformers import AutoTokenizer
 
 from soft_prompts.data.boards import MOVES, Boards, Shape, board_texts, make_boards, move_texts, stream, walk
-from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import PromptGenerator
-from soft_prompts.models.loading import load
 from soft_prompts.pocket import MODELS
 from soft_prompts.tasks.pathfinding import Pathfinding
-from tests.unit.made_up import byte_tokenizer
+from tests.unit.made_up import byte_tokenizer, encoding
 
-shapes = st.builds(
-    Shape,
-    height=st.integers(1, 7),
-    width=st.integers(2, 7),
-    max_blocked=st.sampled_from([0.0, 0.3, 0.5, 0.75]),
-).filter(lambda s: int(s.max_blocked * s.height * s.width) <= s.height * s.width - 2)
+walls = st.sampled_from([0.0, 0.3, 0.5, 0.75])
+shapes = st.builds(Shape, height=st.integers(1, 7), width=st.integers(2, 7), max_blocked=walls)
+shapes = shapes.filter(lambda s: int(s.max_blocked * s.height * s.width) <= s.height * s.width - 2)
 
 
 def boards_of(shape: Shape, seed: int, n: int = 40) -> Boards:
+    """Random boards, the same every time."""
     return make_boards(n, shape, np.random.default_rng(seed))
 
 
 def scipys_distance(blocked: np.ndarray, start: int, goal: int) -> float:
-    """Moves of a shortest path by another implementation; inf where there is none."""
+    """Moves of a shortest path by another implementation; inf if there is no path."""
     height, width = blocked.shape
     free = ~blocked.ravel()
     cell = np.arange(height * width).reshape(height, width)
-    pairs = np.concatenate([
-        np.stack([cell[:, :-1].ravel(), cell[:, 1:].ravel()], 1), np.stack([cell[:-1].ravel(), cell[1:].ravel()], 1)
-    ])  # fmt: skip
+    beside = np.stack([cell[:, :-1].ravel(), cell[:, 1:].ravel()], 1)
+    below = np.stack([cell[:-1].ravel(), cell[1:].ravel()], 1)
+    pairs = np.concatenate([beside, below])
     pairs = pairs[free[pairs].all(1)]
     graph = csr_array((np.ones(len(pairs)), pairs.T), shape=(free.size, free.size))
     return shortest_path(graph, directed=False, unweighted=True, indices=start)[goal]
@@ -92,6 +88,7 @@ def test_a_walk_by_hand() -> None:
 
 
 def one(blocked: np.ndarray, start: int, goal: int) -> Boards:
+    """A single board; it is used only to be written as text."""
     n = np.array([0])
     return Boards(blocked[None], np.array([start]), np.array([goal]), n, np.empty((1, 0), np.int8), n, n)
 
@@ -116,10 +113,6 @@ def test_the_share_of_solvable_boards_is_the_one_asked_for(share: float) -> None
 # --- as examples ---
 
 
-def encoding(tokenizer, max_tokens: int = 512) -> Encoding:
-    return Encoding(tokenizer, tokenizer.bos_token_id or 0, max_tokens)
-
-
 @pytest.mark.parametrize("spaces", [True, False])
 @pytest.mark.parametrize("moves_line", [True, False])
 @pytest.mark.parametrize("tokenizer", ["bytes", "pocket", "pythia", "llama"])
@@ -132,7 +125,7 @@ def test_the_scored_tokens_are_exactly_the_moves(tokenizer: str, spaces: bool, m
         case _:
             coder = AutoTokenizer.from_pretrained(request.getfixturevalue("data") / "tokenizers" / tokenizer)
     task = Pathfinding(width=5, height=4, spaces=spaces, moves_line=moves_line)
-    for e in islice(task.examples("train", encoding(coder), 0), 60):
+    for e in islice(task.examples("train", encoding(512, coder), 0), 60):
         moves = coder.decode(e.labels[e.labels != IGNORE])
         assert moves.replace(" ", "") == move_texts(e.boards, False)[0]
         assert (moves.strip().count(" ") > 0) == (spaces and len(moves.replace(" ", "")) > 1)
@@ -143,13 +136,16 @@ def test_the_scored_tokens_are_exactly_the_moves(tokenizer: str, spaces: bool, m
 
 
 def test_boards_are_the_same_for_every_prompt_and_never_in_both_splits() -> None:
-    task, code = Pathfinding(width=3, height=3, test_boards=200), encoding(byte_tokenizer())
+    task, code = Pathfinding(width=3, height=3, test_boards=200), encoding(512)
     held_out = [e.document for e in task.examples("held_out", code, 0)]
     assert held_out == [e.document for e in task.examples("held_out", code, 5)]
     assert len(set(held_out)) == len(held_out) == 200
     trained = [[e.document for e in islice(task.examples("train", code, s), 3000)] for s in (0, 0, 1)]
     assert trained[0] == trained[1] != trained[2]
     assert not set(held_out) & set(trained[0] + trained[2])
+
+
+TWO_FREE_CELLS = {"width": 2, "height": 1, "max_blocked": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -159,27 +155,23 @@ def test_boards_are_the_same_for_every_prompt_and_never_in_both_splits() -> None
         ({"max_blocked": 0.99}, r"up to 63 walls on 64 cells, .* at most 0.969"),
         ({"max_blocked": -0.1}, "--max-blocked -0.1"),
         ({"solvable_share": 1.5}, "--solvable-share is 1.5"),
-        (
-            {"width": 2, "height": 1, "max_blocked": 0.0, "solvable_share": 0.5},
-            "were all solvable, .* 0.5 cannot be met",
-        ),
+        ({**TWO_FREE_CELLS, "solvable_share": 0.5}, "were all solvable, .* 0.5 cannot be met"),
         ({"width": 30, "height": 30}, "takes .* more than --train.max-tokens 512"),
     ],
 )
 def test_impossible_boards_are_refused_with_the_number_and_the_remedy(options: dict, message: str) -> None:
     with pytest.raises(SoftPromptsError, match=message):
-        next(Pathfinding(**options).examples("train", encoding(byte_tokenizer()), 0))
+        next(Pathfinding(**options).examples("train", encoding(512), 0))
 
 
-def test_scores_are_those_of_the_walks(monkeypatch) -> None:
-    """A model that writes the shown paths, all of them optimal, arrives everywhere; one that says nothing never
-    does."""
-    model = load("pocket")
+def test_scores_are_those_of_the_walks(pocket, monkeypatch) -> None:
+    """A model that writes the shown paths arrives on every board, as all of these are optimal. A model that writes
+    nothing never arrives."""
     task = Pathfinding(width=3, height=3, walked=40, walked_asked=4)
-    code = encoding(model.tokenizer, 128)
+    code = encoding(128, pocket.tokenizer)
     held_out = [e for e in islice(task.examples("held_out", code, 0), 300) if e.boards.extra[0] == 0][:60]
-    prompt = PromptGenerator(model.vocabulary[:0], 1.0, (2, 4), torch.Generator())
-    prompted = PromptedModel(Bench(model, code, held_out, 16_384), prompt)
+    prompt = PromptGenerator(pocket.vocabulary[:0], 1.0, (2, 4), torch.Generator())
+    prompted = PromptedModel(Bench(pocket, code, held_out, 16_384), prompt)
     paths = {e.document: e.tokens[e.labels != IGNORE] for e in held_out}
     monkeypatch.setattr(PromptedModel, "generate", lambda self, starts, *_: [paths[e.document] for e in starts])
     scores = task.score(prompted, held_out).scores
@@ -197,7 +189,7 @@ def test_scores_are_those_of_the_walks(monkeypatch) -> None:
 
 
 def test_what_is_asked_reaches_the_model_as_its_condition() -> None:
-    (e,) = islice(Pathfinding().examples("held_out", encoding(byte_tokenizer()), 0), 1)
+    (e,) = islice(Pathfinding().examples("held_out", encoding(512), 0), 1)
     asked = e.asked(4, 1)
     np.testing.assert_allclose(asked.condition, [0.5, 0.125])
     assert (asked.labels == IGNORE).all()

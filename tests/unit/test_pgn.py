@@ -1,8 +1,7 @@
-"""Reading games: sources and compressions, filters, moves, cache, and what a broken connection leaves."""
+"""Games from PGN files: sources and compressions, filters, moves, cache, and what a broken connection leaves."""
 
 import gzip
 import io
-import os
 import random
 import threading
 from collections.abc import Callable
@@ -18,12 +17,14 @@ from soft_prompts.data import pgn, sources
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
 from soft_prompts.errors import SoftPromptsError
+from tests.unit.made_up import write
 from tests.unit.serving import Handler, serving, stall_silently, status, whole
 
 ANY = GameFilter()
 
 
 def game(moves: str, event: str = "Rated Blitz game", elos: tuple[object, object] = (2000, 1900), **tags: str) -> str:
+    """A game as PGN text."""
     headers = {"Event": event, "Site": "?", "WhiteElo": elos[0], "BlackElo": elos[1], **tags}
     return "".join(f'[{tag} "{value}"]\n' for tag, value in headers.items()) + f"\n{moves}\n\n"
 
@@ -50,7 +51,7 @@ GAMES = random_games(40)
 
 
 def expected(text: str) -> list[str]:
-    """Each game's mainline in UCI by python-chess, "" for a game that it reads with errors."""
+    """The main line of each game in UCI by python-chess; "" for a game that it parses with errors."""
     stream = io.StringIO(text)
     lines = []
     while (parsed := chess.pgn.read_game(stream)) is not None:
@@ -58,16 +59,13 @@ def expected(text: str) -> list[str]:
     return lines
 
 
-def write(path: Path, content: str | bytes) -> str:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
 def all_moves(games: Games) -> list[str]:
+    """The moves of each game."""
     return [games.moves(i) for i in range(len(games))]
 
 
 def assert_same(games: Games, others: Games) -> None:
+    """Two sets of games are equal in everything."""
     assert np.array_equal(games.text, others.text)
     assert np.array_equal(games.offsets, others.offsets)
     assert np.array_equal(games.elos, others.elos)
@@ -76,6 +74,7 @@ def assert_same(games: Games, others: Games) -> None:
 
 
 def read_text(tmp_path: Path, text: str | bytes, game_filter: GameFilter = ANY, max_games: int | None = None) -> Games:
+    """The games of a file with this text."""
     return read_games(write(tmp_path / "games.pgn", text), game_filter, max_games, None)
 
 
@@ -144,11 +143,8 @@ def test_order_is_the_files_order_across_threads(tmp_path: Path) -> None:
     assert all_moves(read_text(tmp_path, text)) == chosen
 
 
-def test_real_games_equal_python_chess() -> None:
-    data = os.environ.get("SOFT_PROMPTS_DATA")
-    if not data:
-        pytest.skip("SOFT_PROMPTS_DATA is not set: it names the folder with chess/lichess_558_eval_clk.pgn.zst")
-    path = Path(data) / "chess" / "lichess_558_eval_clk.pgn.zst"
+def test_real_games_equal_python_chess(data: Path) -> None:
+    path = data / "chess" / "lichess_558_eval_clk.pgn.zst"
     with path.open("rb") as file:
         reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(file, read_across_frames=True)
         text = reader.read().decode()
@@ -240,29 +236,28 @@ def test_text_that_never_begins_a_game_is_refused_in_bounded_memory(
 
 def test_filters_count_what_they_leave_out(tmp_path: Path) -> None:
     moves = "1. e4 e5 2. Nf3 Nc6 *"
-    text = "".join(
-        [
-            game(moves),
-            game(moves, "rated BLITZ tournament https://lichess.org/tournament/x"),
-            game(moves, "Rated Blitzkrieg game"),
-            game(moves, "Rated Bullet game"),
-            game(moves, "Casual Blitz game"),
-            *[game(moves, elos=(value, 2000)) for value in ("?", "", "0", "2000?", "123456")],
-            game(moves, elos=(2000, 999)),
-            game(moves, elos=(2501, 2000)),
-            game(moves, elos=(2500, 1000)),
-            game(moves, Variant="Chess960"),
-            game(moves, Variant="Standard"),
-            game(moves, Variant="From Position"),
-            game(moves, SetUp="1"),
-            game(moves, SetUp="0"),
-            game(moves, Variant="From Position", FEN=chess.STARTING_FEN),
-            game(moves, Termination="Abandoned"),
-            game(moves, Termination="rules infraction"),
-            game(moves, Termination="Time forfeit"),
-            game("1. e4 e5 2. Nf3 *"),
-        ]
-    )
+    texts = [
+        game(moves),
+        game(moves, "rated BLITZ tournament https://lichess.org/tournament/x"),
+        game(moves, "Rated Blitzkrieg game"),
+        game(moves, "Rated Bullet game"),
+        game(moves, "Casual Blitz game"),
+        *[game(moves, elos=(value, 2000)) for value in ("?", "", "0", "2000?", "123456")],
+        game(moves, elos=(2000, 999)),
+        game(moves, elos=(2501, 2000)),
+        game(moves, elos=(2500, 1000)),
+        game(moves, Variant="Chess960"),
+        game(moves, Variant="Standard"),
+        game(moves, Variant="From Position"),
+        game(moves, SetUp="1"),
+        game(moves, SetUp="0"),
+        game(moves, Variant="From Position", FEN=chess.STARTING_FEN),
+        game(moves, Termination="Abandoned"),
+        game(moves, Termination="rules infraction"),
+        game(moves, Termination="Time forfeit"),
+        game("1. e4 e5 2. Nf3 *"),
+    ]
+    text = "".join(texts)
     games = read_text(tmp_path, text, GameFilter("blitz", True, 1000, 2500, 4))
     assert len(games) == 7
     assert games.skipped == {
@@ -325,7 +320,7 @@ def test_an_impossible_filter_is_refused(options: dict, message: str) -> None:
 
 
 def compressed(content: bytes) -> dict[str, bytes]:
-    """The same content in every form that is read, by a file name for it."""
+    """The same content in every form that can be opened: file name -> bytes."""
     third = len(content) // 3
     parts = [content[:third], content[third : 2 * third], content[2 * third :]]
     zst = zstandard.ZstdCompressor(write_checksum=True).compress
@@ -380,15 +375,14 @@ def test_corrupt_files_are_refused(tmp_path: Path, name: str) -> None:
         read_games(write(tmp_path / name, bytes(data)), ANY, None, None)
 
 
+NOT_COMPRESSED = r"although .*\(it is not compressed\); rename it without \.\w+ or"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "text.pgn.zst",
-            b"[Event",
-            r"is not zstd data although .*\(it is not compressed\); rename it without \.\w+ or",
-        ),
-        ("text.pgn.gz", b"[Event", r"is not gzip data although .*\(it is not compressed\); rename it without \.\w+ or"),
+        ("text.pgn.zst", b"[Event", f"is not zstd data {NOT_COMPRESSED}"),
+        ("text.pgn.gz", b"[Event", f"is not gzip data {NOT_COMPRESSED}"),
         ("zst.pgn.gz", zstandard.compress(b"x"), r"is not gzip data .*\(it is zstd\); rename it to end in \.zst"),
         ("gz.pgn.ZST", gzip.compress(b"x"), r"is not zstd data .*\(it is gzip\); rename it to end in \.gz"),
         ("twic.zip", b"PK\x03\x04....", "is zip data; unpack it"),
@@ -429,9 +423,9 @@ def test_fingerprint_follows_the_content_and_a_url_is_its_own(tmp_path: Path) ->
     source = write(tmp_path / "a.pgn", bytes(content))
     first = fingerprint(source)
     assert len(first) == 16 and first == fingerprint(write(tmp_path / "b.pgn", bytes(content)))
-    for place in (0, len(content) - 1):
+    for position in (0, len(content) - 1):
         changed = bytearray(content)
-        changed[place] ^= 1
+        changed[position] ^= 1
         assert fingerprint(write(tmp_path / "c.pgn", bytes(changed))) != first
     assert fingerprint(write(tmp_path / "c.pgn", bytes(content[:-1]))) != first
     assert fingerprint("https://example.org/x.pgn") == "https://example.org/x.pgn"
@@ -446,9 +440,9 @@ def test_cache_gives_identical_games_and_is_keyed_by_all_that_matters(
     source = write(tmp_path / "games.pgn", "".join(GAMES) + game("1. Ke2 *"))
     cache = tmp_path / "deep" / "cache"
     first = read_games(source, ANY, None, cache)
-    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]  # and no temporary file is left
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]  # no temporary file is left
     with monkeypatch.context() as patch:
-        patch.setattr(pgn, "_split", None)  # the file is not read again
+        patch.setattr(pgn, "_split", None)  # a call of it would raise an error
         assert_same(read_games(source, ANY, None, cache), first)
     assert len(read_games(source, GameFilter(min_elo=1005), None, cache)) == 35
     assert len(read_games(source, ANY, 3, cache)) == 3

@@ -1,4 +1,4 @@
-"""What ships: its sizes, and that a trained model shows what a random one cannot."""
+"""What ships: how large it is, what it was trained on, and what only a trained model can show."""
 
 import io
 import itertools
@@ -14,7 +14,6 @@ import torch
 import zstandard
 
 import tests.chess_test
-from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.pgn import GameFilter, read_games
 from soft_prompts.engine.batch import collate
@@ -28,12 +27,6 @@ from soft_prompts.stats import comparison_widths, ratio
 from soft_prompts.sweep import make_bench, plan
 from soft_prompts.training.loop import train
 from soft_prompts.training.state import TrainingState
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return load("pocket")
-
 
 # --- what is in the box ---
 
@@ -51,12 +44,10 @@ def test_a_model_is_small_and_says_what_it_is(name: str) -> None:
 
 def test_the_cards_say_what_was_measured() -> None:
     base, chat = (card.facts_of(folder) for folder in MODELS.values())
-    for folder, made in (
-        (MODELS["pocket"], card.base_card(base, "")),
-        (MODELS["pocket-chat"], card.chat_card(chat, "")),
-    ):
-        there = (folder / "README.md").read_text()
-        assert all(line in there for line in made.splitlines())
+    made = {"pocket": card.base_card(base, ""), "pocket-chat": card.chat_card(chat, "")}
+    for name, text in made.items():
+        committed = (MODELS[name] / "README.md").read_text()
+        assert all(line in committed for line in text.splitlines())
     assert base["held_out"]["prose"]["bits_per_byte"] <= 1.5
     assert base["chess"]["legal_after_10"]["value"] >= 0.93
     assert base["chess"]["legal_after_40"]["value"] >= 0.80
@@ -72,6 +63,7 @@ def test_the_games_that_ship_are_many_rated_and_small() -> None:
 
 
 def documents() -> list[str]:
+    """The texts that ship."""
     raw = zstandard.ZstdDecompressor().stream_reader(SAMPLES.open("rb"))
     return [json.loads(line)["text"] for line in io.TextIOWrapper(raw, "utf-8")]
 
@@ -84,13 +76,6 @@ def test_the_samples_that_ship_are_many_and_small() -> None:
 # --- what a trained model shows ---
 
 
-def samples_as_examples(encoding: Encoding) -> list[Example]:
-    return [
-        Example(tokens, np.array([IGNORE, *tokens[1:]]), f"sample {i}")
-        for i, tokens in enumerate(encoding.tokens(documents())[0])
-    ]
-
-
 def test_a_prompt_of_token_embeddings_is_those_tokens_exactly(pocket) -> None:
     line = pocket.tokenizer("White 1500, Black 1500.\n")["input_ids"]
     moves = pocket.tokenizer("e2e4 e7e5 g1f3 b8c6 f1b5")["input_ids"]
@@ -99,7 +84,7 @@ def test_a_prompt_of_token_embeddings_is_those_tokens_exactly(pocket) -> None:
     example = Example(tokens, np.array([IGNORE, *moves]), "game")
     prompt = SoftPrompt(pocket.vocabulary[line])
     with torch.no_grad():
-        wanted = pocket.body(pocket.embed(with_tokens))[0, len(line) : -1]  # what stands before each move's tokens
+        wanted = pocket.body(pocket.embed(with_tokens))[0, len(line) : -1]  # the states that predict the moves' tokens
         got = forward_pass(pocket, [prompt], [[example]], [(0, 0)]).hidden
     assert torch.equal(got, wanted)
     assert len(collate([example]).tokens[0]) + prompt.n_tokens == with_tokens.shape[1]
@@ -107,10 +92,10 @@ def test_a_prompt_of_token_embeddings_is_those_tokens_exactly(pocket) -> None:
 
 @pytest.fixture(scope="module")
 def elicited(pocket, tmp_path_factory) -> dict[int, TrainingState]:
-    """Chess prompts of 0, 1 and 16 tokens, trained for half a minute, by their length."""
+    """Chess prompts of 0, 1 and 16 tokens, by their length. They are trained for half a minute."""
     sweep = tests.chess_test.POCKET
-    settings = replace(sweep.train, steps=120, n_evaluations=0, eval_documents=200, max_tokens=128)
-    sweep = replace(sweep, train=settings, n_tokens=(0, 1, 16))
+    recipe = replace(sweep.train, steps=120, n_evaluations=0, eval_documents=200, max_tokens=128)
+    sweep = replace(sweep, train=recipe, n_tokens=(0, 1, 16))
     runs = plan(sweep, "pocket")
     bench = make_bench(sweep, pocket, runs[0])
     return {t.run.n_tokens: t for t in train(bench, runs, tmp_path_factory.mktemp("runs"))}
@@ -125,7 +110,7 @@ def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> Non
 
 
 def test_a_conditional_prompt_uses_the_ratings(pocket, elicited) -> None:
-    """The same games with the ratings of other games: paired, they are predicted worse."""
+    """The same games are predicted worse with the ratings of other games, paired by game."""
     prompt, sweep = elicited[16].intervention, tests.chess_test.POCKET
     bench = make_bench(sweep, pocket, elicited[16].run)
     order = np.random.default_rng(0).permutation(len(bench.held_out))
@@ -174,13 +159,14 @@ def test_a_game_that_strays_begins_as_the_game_and_is_legal_throughout() -> None
 
 
 def test_a_row_holds_games_from_their_opening(tmp_path) -> None:
+    """Every document repeats the first letter of its kind, and every letter is a token."""
+
     class Letters:
         def __call__(self, texts, **_):
             return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
 
-    train = {kind: [letter * n for n in lengths] for kind, letter, lengths in [
-        ("prose", "p", (100, 700)), ("game", "g", (90, 200, 600)), ("stray", "s", (150,)), ("maze", "m", (30, 60)),
-    ]}  # fmt: skip
+    lengths = {"prose": (100, 700), "game": (90, 200, 600), "stray": (150,), "maze": (30, 60)}
+    train = {kind: [kind[0] * n for n in of_kind] for kind, of_kind in lengths.items()}
     settings = Settings((), (), (), tmp_path, tokens=200 * 8192)
     stream = make_stream(settings, Corpus(train, {}), Letters())
     rows = [row for batch in base_batches(settings, stream) for row in batch()[0]]
@@ -190,29 +176,26 @@ def test_a_row_holds_games_from_their_opening(tmp_path) -> None:
         text = "".join(chr(token) for token in row)
         for part in re.findall("[gsm]+", text):
             assert text[text.index(part) - 1] == "\0"
-            assert (
-                len(part) in (90, 200, 600, 150, 30, 60) or len(part) == len(row) - 1
-            )  # whole, or cut at the row's end
-    shares = {kind: float((stream == ord(letter)).mean()) for kind, letter in zip(train, "pgsm", strict=True)}
+            cut_at_the_end = len(part) == len(row) - 1
+            assert len(part) in (90, 200, 600, 150, 30, 60) or cut_at_the_end
+    shares = {kind: float((stream == ord(kind[0])).mean()) for kind in train}
     assert shares == pytest.approx(SHARES, abs=0.02)
 
 
 def test_dialogues_are_every_reply_with_what_led_to_it(tmp_path) -> None:
-    tree = {
-        "role": "prompter", "text": "Hello?", "replies": [
-            {"role": "assistant", "text": "Yes?", "replies": [{"role": "prompter", "text": "Why?", "replies": [
-                {"role": "assistant", "text": "So.", "replies": []}]}]},
-            {"role": "assistant", "text": "No.", "replies": []},
-        ],
-    }  # fmt: skip
+    def message(role: str, text: str, *replies: dict) -> dict:
+        return {"role": role, "text": text, "replies": list(replies)}
+
+    why = message("prompter", "Why?", message("assistant", "So."))
+    tree = message("prompter", "Hello?", message("assistant", "Yes?", why), message("assistant", "No."))
     (tmp_path / "trees.jsonl").write_text(json.dumps(tree) + "\n")
     (tmp_path / "list.json").write_text(json.dumps([{"instruction": "Add.", "input": "1 1", "output": "2"}] * 2))
-    found = list(corpus.dialogues([tmp_path / "trees.jsonl", tmp_path / "list.json"]))
-    spoken = [" ".join(m["content"] for m in dialogue) for dialogue in found]
+    dialogues = list(corpus.dialogues([tmp_path / "trees.jsonl", tmp_path / "list.json"]))
+    spoken = [" ".join(m["content"] for m in dialogue) for dialogue in dialogues]
     assert spoken[:3] == ["Hello? Yes?", "Hello? Yes? Why? So.", "Hello? No."]
-    assert [m["role"] for m in found[3]] == ["user", "assistant"]
-    assert [m["role"] for m in found[4]] == ["system", "user", "assistant"]
-    assert found[3][0]["content"] == "Add.\n1 1"
+    assert [m["role"] for m in dialogues[3]] == ["user", "assistant"]
+    assert [m["role"] for m in dialogues[4]] == ["system", "user", "assistant"]
+    assert dialogues[3][0]["content"] == "Add.\n1 1"
 
 
 def test_a_move_is_two_tokens_and_roles_are_one_each(pocket) -> None:

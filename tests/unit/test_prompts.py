@@ -1,3 +1,5 @@
+"""Prompts: how they are inserted, where they start, and how they depend on the condition."""
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ from soft_prompts.interventions.soft_prompt import INITIALISERS, PromptGenerator
 
 
 def seeded(seed: int = 0) -> torch.Generator:
+    """A source of chance that gives the same numbers every time."""
     return torch.Generator().manual_seed(seed)
 
 
 def insert_by_loop(rows: torch.Tensor, block: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """The reference for ``insert``: cut and join row by row."""
     return torch.stack([torch.cat([row[:i], b, row[i:]]) for row, b, i in zip(rows, block, at.tolist(), strict=True)])
 
 
@@ -87,19 +91,20 @@ def test_one_step_moves_a_prompt_by_the_same_share_of_an_embedding_in_every_unit
 
 
 def generator(n_tokens: int, width: int = 16, depth: int = 2, scale: float = 0.5) -> PromptGenerator:
+    """A conditional prompt for two conditions and embeddings of width 6."""
     initial = torch.randn(n_tokens, 6, generator=seeded()) * scale
     return PromptGenerator(initial, scale, (2, *[width] * depth), seeded())
 
 
 @pytest.mark.parametrize("n_tokens", [0, 1, 4, 1024])
-def test_a_generated_prompt_is_its_rows_plus_a_whisper_of_the_condition(n_tokens: int) -> None:
+def test_a_generated_prompt_is_its_rows_plus_a_little_that_depends_on_the_condition(n_tokens: int) -> None:
     prompt = generator(n_tokens)
     condition = torch.rand(64, 2, generator=seeded()) * 2 - 1
     got = prompt(condition)
     assert got.shape == (64, n_tokens, 6)
     if n_tokens:
-        whisper = (got - prompt.rows * 0.5).std().item() / 0.5  # in units of an embedding
-        assert 0.01 < whisper < 0.3
+        dependent = (got - prompt.rows * 0.5).std().item() / 0.5  # in units of an embedding
+        assert 0.01 < dependent < 0.3
         assert not torch.allclose(got[0], got[1])
 
 
@@ -117,11 +122,8 @@ def test_a_generated_prompt_equals_the_mlp_token_by_token() -> None:
 
 
 def test_depth_and_width_are_as_asked_and_checked() -> None:
-    assert [tuple(layer.weight.shape) for layer in generator(3, width=10, depth=3).hidden] == [
-        (10, 2),
-        (10, 10),
-        (10, 10),
-    ]
+    shapes = [tuple(layer.weight.shape) for layer in generator(3, width=10, depth=3).hidden]
+    assert shapes == [(10, 2), (10, 10), (10, 10)]
     with pytest.raises(ValueError, match="at least one unit"):
         PromptGenerator(torch.zeros(1, 2), 1.0, (2,), seeded())
 

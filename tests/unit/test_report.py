@@ -1,3 +1,5 @@
+"""The tables of finished results, in a terminal and in Markdown pages."""
+
 import subprocess
 import sys
 
@@ -11,23 +13,20 @@ from tests.unit.test_results import result
 
 
 def test_a_curve_has_a_row_for_every_length_and_its_gain_is_paired() -> None:
-    found = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.2, 2.4))]
-    (curve,) = curves(found)
+    results = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.2, 2.4))]
+    (curve,) = curves(results)
     header, zero, one, uniform, unigram = rows(curve, ["hits"])
     assert header == ["P", "held-out loss", "paired", "seeds", "gain over 0", "hits", "flags"]
     assert zero[:5] == ["0", "3.100 ±0.100", "±0.000", "1", ""]
-    # Both documents gain 0.9 on average over the seeds: the paired interval has no width, though the losses vary.
+    # Both documents gain 0.9 on average over the seeds. So the paired interval has no width, though the losses vary.
     assert one[:6] == ["1", "2.200 ±0.100", "±0.000", "2 (2.100 to 2.300)", "0.900 ±0.000", "0.500 ±0.100"]
     assert (uniform[:2], unigram[:2]) == (["uniform", "5.000"], ["unigram", "2.800"])
 
 
 def test_a_longer_prompt_that_does_worse_is_flagged() -> None:
-    (curve,) = curves(
-        [result(0), result(1, losses=(1.0, 1.1)), result(4, losses=(1.5, 1.6)), result(16, losses=(4, 4))]
-    )
-    assert curve.flags == [
-        [], [], ["worse than P=1"], ["worse than P=1", "worse than unigram"],
-    ]  # fmt: skip
+    results = [result(0), result(1, losses=(1.0, 1.1)), result(4, losses=(1.5, 1.6)), result(16, losses=(4, 4))]
+    (curve,) = curves(results)
+    assert curve.flags == [[], [], ["worse than P=1"], ["worse than P=1", "worse than unigram"]]
 
 
 def test_results_on_other_documents_are_not_compared() -> None:
@@ -38,8 +37,8 @@ def test_results_on_other_documents_are_not_compared() -> None:
 
 
 def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:
-    found = [result(1), result(1, config={"task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2, "lr": 0.3}})]
-    names = [name for name, _ in tables(curves(found), [])]
+    config = {"task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2, "lr": 0.3}}
+    names = [name for name, _ in tables(curves([result(1), result(1, config=config)]), [])]
     assert len(names) == 2
     assert sum("lr 0.3" in name or "lr 0.1" in name for name in names) == 1
 
@@ -47,8 +46,8 @@ def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:
 def test_many_recipes_share_one_table_named_by_what_differs() -> None:
     recipes = [{"steps": 5, "batch_size": 2, "lr": lr} for lr in (0.1, 0.1, 0.3)]
     recipes[1]["batch_size"] = 3
-    found = [result(n, config={"task": {"name": "T"}, "train": train}) for train in recipes for n in (1, 4)]
-    ((_, (header, *body)),) = tables(curves(found), [])
+    results = [result(n, config={"task": {"name": "T"}, "train": train}) for train in recipes for n in (1, 4)]
+    ((_, (header, *body)),) = tables(curves(results), [])
     assert header == ["variant", "1 tokens", "4 tokens"]
     assert sorted(row[0] for row in body) == ["batch_size 3", "default", "lr 0.3"]
 

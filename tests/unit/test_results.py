@@ -1,3 +1,5 @@
+"""Results and snapshots: they come back as they were written, and damaged ones are refused in one sentence."""
+
 import json
 import math
 import os
@@ -20,14 +22,25 @@ from tests.unit.conftest import make_examples
 
 
 def result(n_tokens: int = 4, seed: int = 0, losses=(2.0, 3.0), **changes) -> Result:
+    """A made-up result on two documents of ten tokens, with these losses per token."""
     scores = TokenScores(["a", "b"], [np.full(10, x) for x in losses], [np.ones(10, bool)] * 2)
-    config = {"train": {"steps": 5, "batch_size": 2, "lr": 0.1}, "task": {"name": "T"}}
     values = {
-        "experiment": "e", "task": "T", "model": "m", "n_tokens": n_tokens, "seed": seed, "held_out": HeldOut.of(scores),
-        "baselines": {"uniform": 5.0, "unigram": 2.8}, "scores": {"hits": {"value": 0.5, "interval": [0.4, 0.6], "n": 2}},
-        "curve": [{"step": 0, "loss": 2.5}], "samples": [{"text": "ja é"}], "sizes": [], "config": config, "provenance": {}, "seconds": 1.5,
+        "experiment": "e",
+        "task": "T",
+        "model": "m",
+        "n_tokens": n_tokens,
+        "seed": seed,
+        "held_out": HeldOut.of(scores),
+        "baselines": {"uniform": 5.0, "unigram": 2.8},
+        "scores": {"hits": {"value": 0.5, "interval": [0.4, 0.6], "n": 2}},
+        "curve": [{"step": 0, "loss": 2.5}],
+        "samples": [{"text": "ja é"}],
+        "sizes": [],
+        "config": {"train": {"steps": 5, "batch_size": 2, "lr": 0.1}, "task": {"name": "T"}},
+        "provenance": {},
+        "seconds": 1.5,
         "tokens_per_second": None,
-    }  # fmt: skip
+    }
     return Result(**{**values, **changes})
 
 
@@ -41,18 +54,10 @@ def test_a_result_comes_back_as_it_was(tmp_path) -> None:
 def test_a_result_holds_the_keys_that_people_script_against(tmp_path) -> None:
     result().save(tmp_path / "r.json")
     values = json.loads((tmp_path / "r.json").read_text())
-    assert set(values) >= {
-        "experiment", "task", "model", "n_tokens", "seed", "held_out", "baselines", "scores", "curve", "samples", "config",
-        "provenance", "seconds", "tokens_per_second",
-    }  # fmt: skip
-    assert set(values["held_out"]) == {
-        "loss",
-        "interval",
-        "n_scored",
-        "documents",
-        "document_losses",
-        "document_scored",
-    }
+    keys = "experiment task model n_tokens seed held_out baselines scores curve samples config provenance seconds"
+    assert set(values) >= {*keys.split(), "tokens_per_second"}
+    held_out_keys = {"loss", "interval", "n_scored", "documents", "document_losses", "document_scored"}
+    assert set(values["held_out"]) == held_out_keys
     assert values["held_out"]["loss"] == 2.5
     assert values["held_out"]["document_losses"] == [20.0, 30.0]
     assert values["held_out"]["document_scored"] == [10, 10]
@@ -82,7 +87,7 @@ def test_a_result_with_a_number_that_is_none_is_never_written(tmp_path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path) -> None:
-    """/dev/full refuses every byte, as a full disk does."""
+    """The file to write is /dev/full, which refuses every byte as a full disk does."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to("/dev/full")
@@ -107,9 +112,9 @@ def test_a_fingerprint_follows_content_not_place(tmp_path) -> None:
 def test_the_unigram_baseline_is_the_smoothed_frequency_of_what_is_scored() -> None:
     training = [Example(np.array([9, 1, 1, 2]), np.array([IGNORE, 1, 1, 2]), "t")]
     held_out = [Example(np.array([9, 1, 3]), np.array([IGNORE, 1, 3]), "h")]
-    found = baselines(training, held_out, 10)
-    assert found["uniform"] == pytest.approx(math.log(10))
-    assert found["unigram"] == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)
+    losses = baselines(training, held_out, 10)
+    assert losses["uniform"] == pytest.approx(math.log(10))
+    assert losses["unigram"] == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)
 
 
 PROMPTS = [
@@ -132,9 +137,8 @@ def test_a_snapshot_loaded_back_reproduces_the_held_out_losses(model, tmp_path, 
 def test_a_snapshot_of_another_model_is_refused_by_name(folders, tmp_path) -> None:
     neox, llama = (load(str(folders[name])) for name in ("neox", "llama"))
     save_prompt(SoftPrompt(torch.zeros(1, 32)), neox, {}, tmp_path / "p.safetensors")
-    with pytest.raises(
-        SoftPromptsError, match=f"trained on neox .*{neox.weight_hash}.*not on llama .*{llama.weight_hash}"
-    ):
+    message = f"trained on neox .*{neox.weight_hash}.*not on llama .*{llama.weight_hash}"
+    with pytest.raises(SoftPromptsError, match=message):
         load_prompt(tmp_path / "p.safetensors", llama)
 
 
@@ -148,10 +152,10 @@ def test_a_damaged_or_missing_snapshot_is_one_sentence(neox, tmp_path, content) 
 
 
 def test_provenance_names_model_versions_device_and_commit(neox) -> None:
-    found = provenance(neox, {"games": 7}, 3)
-    assert found["model"]["weights"] == neox.weight_hash
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["data"] == {"games": 7}
-    assert found["device"].startswith("cpu")
-    assert found["runs_together"] == 3
-    assert found["peak_memory_bytes"] > 10**7
+    facts = provenance(neox, {"games": 7}, 3)
+    assert facts["model"]["weights"] == neox.weight_hash
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["data"] == {"games": 7}
+    assert facts["device"].startswith("cpu")
+    assert facts["runs_together"] == 3
+    assert facts["peak_memory_bytes"] > 10**7

@@ -1,3 +1,5 @@
+"""Ratios and rates, and the intervals around them."""
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_the_interval_has_the_width_of_the_normal_approximation() -> None:
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says_with_tokens_that_hang_together() -> None:
-    """Tokens of a document share a level, so treating them as independent would cover far too rarely."""
+    """The tokens of a document share a level. Intervals that took them as independent would cover far too seldom."""
     random, truth, covered = np.random.default_rng(1), 3.0, 0
     for trial in range(200):
         counts = random.integers(20, 200, 100)
@@ -46,7 +48,7 @@ def test_intervals_to_compare_by_overlap_unless_the_paired_difference_is_sure() 
         for k in range(j):
             low, high = ratio_interval(sums[j] - sums[k], counts)
             assert (high - low) / 2 <= widths[j] + widths[k] + 1e-12
-            assert widths[j] + widths[k] <= (high - low)  # and they are not twice too wide
+            assert widths[j] + widths[k] <= (high - low)  # they are less than twice as wide as needed
         low, high = ratio_interval(sums[j], counts)
         assert widths[j] < (high - low) / 4 or j == 0
     low, high = ratio_interval(sums[0] - sums[1], counts)

@@ -22,9 +22,10 @@ from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result
 from soft_prompts.results.snapshot import load_prompt
 from soft_prompts.training.state import TrainingState
+from tests.unit.made_up import write_games
 from tests.unit.serving import serving, status, whole
-from tests.unit.test_chess_moves import write_games
 
+ROOT = Path(__file__).parents[2]
 QUICK = ["--train.steps", "2", "--train.batch-size", "2", "--train.max-tokens", "48", "--train.eval-documents", "6"]
 
 
@@ -35,23 +36,14 @@ def games(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def chess(folders, games, tmp_path, monkeypatch, capsys):
-    """Run the chess experiment in this process: (exit code, what it said, result files)."""
+    """A function that runs the chess experiment in this process.
+
+    It returns the exit code, what the experiment said, and the result files.
+    """
 
     def run(*options: str, model: str = str(folders["neox"]), source: str = str(games)) -> tuple[int, str, list[Path]]:
-        arguments = [
-            "--models",
-            model,
-            "--games",
-            source,
-            "--out",
-            str(tmp_path),
-            "--n-tokens",
-            "0",
-            "2",
-            *QUICK,
-            *options,
-        ]
-        monkeypatch.setattr(sys, "argv", ["chess_test", *arguments])
+        arguments = ["--models", model, "--games", source, "--out", str(tmp_path), "--n-tokens", "0", "2"]
+        monkeypatch.setattr(sys, "argv", ["chess_test", *arguments, *QUICK, *options])
         monkeypatch.setenv("COLUMNS", "300")
         try:
             main(tests.chess_test.DEFAULT, "")
@@ -72,12 +64,11 @@ def test_a_sweep_leaves_a_result_a_snapshot_and_a_curve_for_every_run(chess, tmp
     assert len({tuple(r.held_out.documents) for r in results}) == 1
     assert len({tuple(r.held_out.document_scored) for r in results}) == 1
     for path, result in zip(paths, results, strict=True):
-        place = path.relative_to(tmp_path / "results").with_suffix("")
-        assert place.parts[:2] == ("chess", "neox")
-        assert (tmp_path / "snapshots" / place).with_suffix(".safetensors").exists()
-        scalars = EventAccumulator(str(tmp_path / "runs" / place)).Reload().Scalars("loss/held_out")
-        assert scalars[-1].value == pytest.approx(result.held_out.loss, rel=1e-5)
-        log = EventAccumulator(str(tmp_path / "runs" / place)).Reload()
+        of_run = path.relative_to(tmp_path / "results").with_suffix("")
+        assert of_run.parts[:2] == ("chess", "neox")
+        assert (tmp_path / "snapshots" / of_run).with_suffix(".safetensors").exists()
+        log = EventAccumulator(str(tmp_path / "runs" / of_run)).Reload()
+        assert log.Scalars("loss/held_out")[-1].value == pytest.approx(result.held_out.loss, rel=1e-5)
         assert log.Scalars("final/held_out_loss")[0].value == pytest.approx(result.held_out.loss, rel=1e-5)
         assert "_hparams_/session_start_info" in log.summary_metadata  # compared in TensorBoard's HParams tab
         assert result.config["task"]["games"] == games.name  # no path of this machine
@@ -93,11 +84,10 @@ def test_a_snapshot_reproduces_the_held_out_loss_of_its_result(chess, tmp_path, 
     task = replace(tests.chess_test.DEFAULT.task, games=str(games))
     held_out = list(task.examples("held_out", Encoding(model.tokenizer, model.separator, 48), 0))[:6]
     for path in paths:
-        place = path.relative_to(tmp_path / "results").with_suffix(".safetensors")
-        prompt = load_prompt(tmp_path / "snapshots" / place, model)
-        assert evaluate(model, [prompt], held_out, 10**6)[0].loss == pytest.approx(
-            Result.load(path).held_out.loss, abs=1e-6
-        )
+        of_run = path.relative_to(tmp_path / "results").with_suffix(".safetensors")
+        prompt = load_prompt(tmp_path / "snapshots" / of_run, model)
+        (scores,) = evaluate(model, [prompt], held_out, 10**6)
+        assert scores.loss == pytest.approx(Result.load(path).held_out.loss, abs=1e-6)
 
 
 def test_finished_runs_are_skipped_and_force_redoes_them(chess) -> None:
@@ -138,17 +128,18 @@ def test_another_setting_or_other_data_is_another_result_never_an_old_one(chess,
     _, _, first = chess()
     _, _, second = chess("--train.lr", "0.2")
     assert len(second) == 2 * len(first)
-    _, _, third = chess(source=str(write_games(tmp_path / "games.pgn", 100, seed=5)))  # another file of the same name
+    other_games = write_games(tmp_path / "games.pgn", 100, seed=5)  # another file of the same name
+    _, _, third = chess(source=str(other_games))
     assert len(third) == 3 * len(first)
+
+
+TOO_LONG = "a prompt of 100 tokens and sequences of 48 need 148 positions, but neox has 128.*at most 80"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--n-tokens", "100"],
-            "a prompt of 100 tokens and sequences of 48 need 148 positions, but neox has 128.*at most 80",
-        ),
+        (["--n-tokens", "100"], TOO_LONG),
         (["--train.batch-size", "0"], "--train.batch-size is 0, but must be at least 1"),
         (["--train.lr", "-1"], "--train.lr is -1.0, but must be a positive number"),
         (["--train.lr", "nan"], "--train.lr is nan"),
@@ -212,13 +203,17 @@ def test_a_missing_address_is_one_sentence_and_a_cut_connection_keeps_the_games_
     assert "was lost" in data["notes"][0]
 
 
+def code_in_the_readme(word: str) -> str:
+    """The only block of Python in the README that holds a word."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if word in block]
+    return code
+
+
 def test_the_data_frame_in_the_readme_is_made_of_the_committed_results() -> None:
-    root = Path(__file__).parents[2]
-    (code,) = [
-        c for c in re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL) if "frame" in c
-    ]
+    code = code_in_the_readme("frame")
     assert len(code.strip().splitlines()) <= 7
-    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "stories260K" in shown.stdout
 
@@ -226,7 +221,7 @@ def test_the_data_frame_in_the_readme_is_made_of_the_committed_results() -> None
 def test_the_first_word_names_a_preset_and_an_unknown_one_is_refused() -> None:
     def run(*words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "tests.chess_test", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     helped = run("pocket", "--help")
     assert helped.returncode == 0 and "games.pgn.zst" in helped.stdout
@@ -236,12 +231,10 @@ def test_the_first_word_names_a_preset_and_an_unknown_one_is_refused() -> None:
 
 
 def test_the_experiment_in_the_readme_runs(folders, tmp_path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = [c for c in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Capitals" in c]
-    (tmp_path / "capitals.py").write_text(code)
+    (tmp_path / "capitals.py").write_text(code_in_the_readme("Capitals"))
     (tmp_path / "lines.txt").write_text("".join(f"line number {i} of the text\n" for i in range(60)))
     command = [sys.executable, "capitals.py", "--models", str(folders["neox"]), "--n-tokens", "0", "2", *QUICK]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert shown.returncode == 0, shown.stderr
     results = [Result.load(path) for path in tmp_path.glob("results/capitals/**/*.json")]
@@ -277,14 +270,11 @@ def test_no_result_depends_on_the_token_budget_or_on_runs_at_once(chess) -> None
 
 
 def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_path) -> None:
-    train = replace(
-        tests.chess_test.DEFAULT.train, steps=40, batch_size=4, max_tokens=64, eval_documents=64, n_evaluations=0
-    )
-    task = replace(tests.chess_test.DEFAULT.task, games=str(data / "chess/lichess_19k.pgn.zst"), continued_from=(4,))
+    sweep = tests.chess_test.DEFAULT
+    recipe = replace(sweep.train, steps=40, batch_size=4, max_tokens=64, eval_documents=64, n_evaluations=0)
+    task = replace(sweep.task, games=str(data / "chess/lichess_19k.pgn.zst"), continued_from=(4,))
     models = (str(data / "models/stories260K"),)
-    sweep = replace(
-        tests.chess_test.DEFAULT, models=models, task=task, train=train, n_tokens=(0, 4), seeds=(0, 1), out=tmp_path
-    )
+    sweep = replace(sweep, models=models, task=task, train=recipe, n_tokens=(0, 4), seeds=(0, 1), out=tmp_path)
     (curve,) = curves(run(sweep))
     nothing, prompted = curve
     assert prompted.gain_over(nothing)["interval"][0] > 3  # nats per token, paired by game
@@ -295,26 +285,18 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
 def test_help_teaches_in_a_process_of_its_own() -> None:
     shown = subprocess.run([sys.executable, "-m", "tests.chess_test", "--help"], capture_output=True, text=True)
     assert shown.returncode == 0
-    for word in (
-        "How far is playing chess",
-        "--models",
-        "--n-tokens",
-        "--games",
-        "--test-games",
-        "--train.eval-documents",
-        "--force",
-    ):
-        assert word in shown.stdout
+    options = ("--models", "--n-tokens", "--games", "--test-games", "--train.eval-documents", "--force")
+    for words in ("How far is playing chess", *options):
+        assert words in shown.stdout
 
 
 @pytest.mark.parametrize("script", [tests.chess_test, exploratory_tests.recipe_test], ids=lambda s: s.__name__)
 def test_every_experiment_runs_two_steps(script, folders, games, tmp_path) -> None:
     """Importing a script defines its DEFAULT and does nothing else."""
-    train = replace(script.DEFAULT.train, steps=2, batch_size=2, max_tokens=48, eval_documents=4, n_evaluations=0)
-    task = replace(script.DEFAULT.task, games=str(games))
-    sweep = replace(
-        script.DEFAULT, models=(str(folders["llama"]),), task=task, n_tokens=(0, 1), train=train, out=tmp_path
-    )
+    sweep, models = script.DEFAULT, (str(folders["llama"]),)
+    recipe = replace(sweep.train, steps=2, batch_size=2, max_tokens=48, eval_documents=4, n_evaluations=0)
+    task = replace(sweep.task, games=str(games))
+    sweep = replace(sweep, models=models, task=task, n_tokens=(0, 1), train=recipe, out=tmp_path)
     results = run(sweep)
     assert len(results) == 2 * len(sweep.recipes)
     assert all(r.experiment == script.DEFAULT.experiment for r in results)

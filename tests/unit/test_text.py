@@ -1,4 +1,4 @@
-"""Texts: every kind of file gives the same documents, splits never meet, and what is wrong with a source is said."""
+"""Texts: every kind of file gives the same documents, the splits share none, and a bad source is refused by name."""
 
 import gzip
 import itertools
@@ -13,24 +13,14 @@ import pytest
 import zstandard
 
 from soft_prompts.data import sources, texts
-from soft_prompts.data.documents import Encoding
 from soft_prompts.data.texts import CORPORA, read_texts
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.tasks.text import CHARACTERS_PER_TOKEN, TextTask, _split
-from tests.unit.made_up import byte_tokenizer
+from tests.unit.made_up import byte_tokenizer, encoding, write
 from tests.unit.serving import serving, stall_silently, status, whole
 
 DOCUMENTS = tuple(f"Document {i} tells of {'very ' * (i % 7)}many things.\nIt has two lines." for i in range(60))
 LINES = "".join(json.dumps({"text": d, "other": 1}) + "\n" for d in DOCUMENTS).encode()
-
-
-def encoding(max_tokens: int = 64, cache: Path | None = None) -> Encoding:
-    return Encoding(byte_tokenizer(), 0, max_tokens, cache)
-
-
-def write(path: Path, content: bytes) -> str:
-    path.write_bytes(content)
-    return str(path)
 
 
 @pytest.fixture
@@ -56,9 +46,9 @@ def test_every_kind_of_file_gives_the_same_documents(files, kind: str) -> None:
 def test_several_files_are_read_in_order_and_duplicates_and_empty_documents_counted(tmp_path) -> None:
     one = write(tmp_path / "1.jsonl", b'{"text": "b"}\n\n{"text": "  "}\n{"text": "a"}\n')
     two = write(tmp_path / "2.jsonl", b'{"text": "a "}\n{broken\n{"text": ""}\n{"text": "c"}\n')
-    found = read_texts([one, two], None, 100, 100)
-    assert found.documents == ("b", "a", "c")
-    assert found.skipped == {"empty": 2, "duplicates": 1, "not JSON": 1}
+    read = read_texts([one, two], None, 100, 100)
+    assert read.documents == ("b", "a", "c")
+    assert read.skipped == {"empty": 2, "duplicates": 1, "not JSON": 1}
 
 
 def test_train_and_held_out_share_no_document_and_only_train_depends_on_the_seed(files) -> None:
@@ -98,18 +88,22 @@ def test_cutting_characters_before_tokens_changes_no_token(files) -> None:
 
 def test_texts_come_from_the_cache_until_the_file_changes(tmp_path, files, monkeypatch) -> None:
     task = TextTask(text=(files["jsonl"],))
-    first = task.facts(encoding(64, tmp_path / "cache"))
+    cached = encoding(cache=tmp_path / "cache")
+    first = task.facts(cached)
     _split.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(texts, "read_texts", None)  # would raise if it were called
-        assert task.facts(encoding(64, tmp_path / "cache")) == first
+        patch.setattr(texts, "read_texts", None)  # a call of it would raise an error
+        assert task.facts(cached) == first
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:50])
     _split.cache_clear()
-    assert task.facts(encoding(64, tmp_path / "cache")) == first
+    assert task.facts(cached) == first
     write(tmp_path / "a.jsonl", LINES + b'{"text": "one more"}\n')
-    assert task.facts(encoding(64, tmp_path / "cache"))["train_documents"] >= first["train_documents"]
-    assert sum(task.facts(encoding(64, tmp_path / "cache"))[k] for k in ("train_documents", "held_out_documents")) == 61
+    assert task.facts(cached)["train_documents"] >= first["train_documents"]
+    assert sum(task.facts(cached)[k] for k in ("train_documents", "held_out_documents")) == 61
+
+
+OTHER_FIELD = "has no text in a field 'text'; its fields are content: name one with --text-field"
 
 
 @pytest.mark.parametrize(
@@ -120,11 +114,7 @@ def test_texts_come_from_the_cache_until_the_file_changes(tmp_path, files, monke
         ("blank.txt", b" \n\n \n", "no document could be read"),
         ("a.docx", b"x", r"is of no known kind; text is read from \.txt"),
         ("a.jsonl", b"one\ntwo\nthree\nfour", "does not hold a JSON object a line"),
-        (
-            "b.jsonl",
-            b'{"content": "x"}\n',
-            "has no text in a field 'text'; its fields are content: name one with --text-field",
-        ),
+        ("b.jsonl", b'{"content": "x"}\n', OTHER_FIELD),
         ("c.jsonl", b'{"text": 3}\n', "has no text in a field 'text'"),
         ("d.jsonl.zst", zstandard.compress(LINES)[:-20], "is truncated or corrupt"),
         ("e.parquet", b"PAR1 and then nothing", "is truncated or corrupt: it is no whole parquet file"),
@@ -176,10 +166,9 @@ def test_dropped_stalled_and_failing_connections_are_taken_up_again(files, quick
     monkeypatch.setattr(sources, "TIMEOUT_S", 0.3)
     content = Path(files[name.removeprefix("a.")]).read_bytes()
     released = threading.Event()
+    answers = [status(500), whole(content, upto=100), status(503), stall_silently(released), whole(content)]
     try:
-        with serving(
-            status(500), whole(content, upto=100), status(503), stall_silently(released), whole(content), name=name
-        ) as server:
+        with serving(*answers, name=name) as server:
             assert read_texts([server.url], None, 1000, 10_000).documents == DOCUMENTS
     finally:
         released.set()
@@ -187,14 +176,12 @@ def test_dropped_stalled_and_failing_connections_are_taken_up_again(files, quick
 
 def test_a_connection_lost_for_good_keeps_what_came_and_says_so(quick) -> None:
     with serving(whole(LINES, upto=2000), *[status(500)] * 4, name="a.jsonl") as server:
-        found = read_texts([server.url], None, 1000, 10_000)
-    assert 0 < len(found.documents) < 60
-    assert found.documents == DOCUMENTS[: len(found.documents)]
-    assert "was lost" in found.note and "--text" in found.note
-    with (
-        serving(*[status(500)] * 4, name="a.jsonl") as server,
-        pytest.raises(SoftPromptsError, match="no document could be read.*HTTP status 500.*preset pocket"),
-    ):
+        read = read_texts([server.url], None, 1000, 10_000)
+    assert 0 < len(read.documents) < 60
+    assert read.documents == DOCUMENTS[: len(read.documents)]
+    assert "was lost" in read.note and "--text" in read.note
+    message = "no document could be read.*HTTP status 500.*preset pocket"
+    with serving(*[status(500)] * 4, name="a.jsonl") as server, pytest.raises(SoftPromptsError, match=message):
         read_texts([server.url], None, 1000, 10_000)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's contenders compute the same, and its count of operations is that of what they do."""
+"""The benchmark: its contenders compute the same, and it counts the operations that they do."""
 
 import json
 from dataclasses import replace
@@ -33,8 +33,10 @@ def test_the_naive_loop_and_ours_have_the_same_loss(changes: dict) -> None:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations of matrix products as they are called, and counts attention's kernels, whose operations it
-    does not know on a CPU."""
+    """Adds up the operations of matrix products as they are called.
+
+    It does not know the operations of attention on a CPU, so it counts the calls of attention's kernels.
+    """
 
     total = n_attention = 0
 
@@ -62,11 +64,9 @@ def test_the_operations_counted_are_those_that_are_needed(case: Case) -> None:
 def test_all_take_their_turns_and_are_compared_with_the_first(case: Case) -> None:
     rows = race(case, 2, "cpu")
     assert rows[0].ratio == 1
-    names = (
-        {"naive", "PEFT", "ours", "ours, bfloat16"}
-        if case.n_runs == 1
-        else {"one run after another", "all runs in one pass"}
-    )
+    names = {"naive", "PEFT", "ours", "ours, bfloat16"}
+    if case.n_runs > 1:
+        names = {"one run after another", "all runs in one pass"}
     assert {row.contender for row in rows} >= names
     assert all(row.ratio == pytest.approx(rows[0].milliseconds / row.milliseconds) for row in rows)
     assert all(row.milliseconds > 0 <= row.system_milliseconds for row in rows)
@@ -95,7 +95,7 @@ def test_memory_is_that_of_the_contender_whatever_its_parent_held() -> None:
 
 
 def test_the_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys) -> None:
-    for name, cases in {"TRAINING": [TINY], "READING": [], "TOGETHER": []}.items():
+    for name, cases in {"TRAINING": [TINY], "FORWARD_ONLY": [], "TOGETHER": []}.items():
         monkeypatch.setattr(throughput_test, name, cases)
     monkeypatch.setattr(throughput_test, "data", lambda: [["what", "a second", "beside"]])
     monkeypatch.setattr(throughput_test, "memory", lambda case, contender: 10**9)

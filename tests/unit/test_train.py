@@ -1,3 +1,5 @@
+"""Training: runs that share passes do not disturb each other, and the gradients are those of a plain loop."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -27,11 +29,13 @@ CONFIG = TrainConfig(steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval
 
 @dataclass(frozen=True)
 class Documents(Task):
-    """Random documents: plumbing, no behaviour."""
+    """Random documents without a behaviour to learn."""
 
     n_conditions: int = 0
     leak: bool = False
+    """Whether held-out documents are trained on as well."""
     last: int = 10**9
+    """Batches of four documents after which the training documents end."""
 
     def examples(self, split, encoding, seed) -> Iterator[Example]:
         if split == "held_out":
@@ -54,9 +58,8 @@ def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list
 @pytest.mark.parametrize("n_conditions", [0, 2])
 def test_runs_trained_together_equal_each_alone(model, tmp_path, n_conditions: int) -> None:
     task = Documents(n_conditions)
-    runs = [
-        run(3, task=task), run(3, seed=1, task=task), run(1, task=task, lr=0.3), run(0, task=task), run(7, task=task, init="zeros"),
-    ]  # fmt: skip
+    runs = [run(3, task=task), run(3, seed=1, task=task), run(1, task=task, lr=0.3)]
+    runs += [run(0, task=task), run(7, task=task, init="zeros")]
     together = train_all(model, runs, tmp_path / "together", token_budget=200)
     for t in together:
         (alone,) = train_all(model, [t.run], tmp_path / "alone")
@@ -96,7 +99,7 @@ def test_how_rows_are_packed_changes_no_gradient(model, token_budget: int) -> No
 
 
 def plain_loss(model, rows: torch.Tensor, examples: list[Example]) -> torch.Tensor:
-    """The reference: one row at a time through the whole model, labels spliced in beside the prompt."""
+    """The reference: one row at a time goes through the whole model. Labels move with the inserted prompt."""
     total, weight = torch.zeros(()), 0.0
     for e in examples:
         at = torch.tensor([e.insert_at])
@@ -161,10 +164,9 @@ def test_tensorboard_holds_every_curve_and_the_configuration(neox, tmp_path) -> 
     t.log.samples(20, [{"text": "once", "continuation": "upon"}])
     t.log.close()
     events = read_events(tmp_path / t.run.path)
-    assert set(events.Tags()["scalars"]) == {
-        "loss/train", "loss/held_out", "training/learning_rate", "training/gradient_norm",
-        "training/prompt_norm_over_vocabulary_norm", "speed/data_tokens_per_second",
-    }  # fmt: skip
+    losses_and_speed = {"loss/train", "loss/held_out", "speed/data_tokens_per_second"}
+    of_training = {"learning_rate", "gradient_norm", "prompt_norm_over_vocabulary_norm"}
+    assert set(events.Tags()["scalars"]) == losses_and_speed | {f"training/{name}" for name in of_training}
     assert [event.step for event in events.Scalars("loss/held_out")] == [0, 7, 13, 20]
     texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert '"batch_size": 3' in texts["config/text_summary"]
@@ -194,10 +196,8 @@ def test_a_bfloat16_body_trains_float32_prompts_on_almost_the_same_gradients(fol
     random = torch.Generator().manual_seed(0)
     initial, gradients = torch.randn(3, 32, generator=random), []
     for dtype in ("float32", "bfloat16"):
-        prompt = SoftPrompt(initial)
-        (loss,) = accumulate_gradients(
-            load(str(folders["neox"]), dtype=dtype), Task(), [prompt], [make_examples(4)], 10**6
-        )
+        model, prompt = load(str(folders["neox"]), dtype=dtype), SoftPrompt(initial)
+        (loss,) = accumulate_gradients(model, Task(), [prompt], [make_examples(4)], 10**6)
         assert prompt.rows.grad.dtype == loss.dtype == torch.float32
         gradients.append(prompt.rows.grad.flatten())
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
