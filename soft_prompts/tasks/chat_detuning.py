@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from soft_prompts.data.documents import Encoding, Split
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.stats import rate, ratio
+from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
 from soft_prompts.tasks.base import TaskScores
 from soft_prompts.tasks.text import TextTask
 
@@ -69,10 +69,13 @@ class ChatDetuning(TextTask):
         """How much of the way from chat to base the prompt goes: in loss on plain text, and in replies to dialogues.
 
         gap_closed: share of the gap between the losses of chat and base model, paired by document; 1 is the base's
-            loss.
+            loss. No value if the base does no better than the chat model.
         turns_ended: share of the replies, drawn at temperature 1, that end by themselves.
         nats_from_chat, nats_from_base: Kullback-Leibler divergence of the prompted model's distribution of a reply from
         that of the chat model (without prompt) and of the base, in nats per token, estimated on its own replies.
+
+        The dialogues are a crossing of system messages and requests, so the intervals of the last three come from both;
+        see ``crossed_ratio``.
         """
         plain = self._beside(prompted.bench)
         here, chat, base = (p.held_out_scores for p in (prompted, *plain))
@@ -81,11 +84,12 @@ class ChatDetuning(TextTask):
         pairs = zip(starts, replies, strict=True)
         spoken = [_reply(start, reply, self.reply_tokens, prompted) for start, reply in pairs]
         own, by_chat, by_base = (p.scores(spoken) for p in (prompted, *plain))
+        ended = np.array([len(reply) < self.reply_tokens for reply in replies])
         scores = {
-            "gap_closed": ratio(chat.sums - here.sums, chat.sums - base.sums),
-            "turns_ended": rate(np.array([len(reply) < self.reply_tokens for reply in replies])),
-            "nats_from_chat": ratio(by_chat.sums - own.sums, own.counts),
-            "nats_from_base": ratio(by_base.sums - own.sums, own.counts),
+            "gap_closed": gap_closed(here.sums, chat.sums, base.sums),
+            "turns_ended": crossed_rate(_crossed(ended)),
+            "nats_from_chat": crossed_ratio(_crossed(by_chat.sums - own.sums), _crossed(own.counts)),
+            "nats_from_base": crossed_ratio(_crossed(by_base.sums - own.sums), _crossed(own.counts)),
         }
         return TaskScores(scores, self._transcripts(prompted, plain[0]))
 
@@ -152,6 +156,84 @@ def dialogues(bench: Bench) -> list[tuple[str, str, Example]]:
         example = Example(tokens, np.full(len(tokens), IGNORE), f"dialogue {len(battery)}")
         battery.append((system, user, example))
     return battery
+
+
+def gap_closed(here: np.ndarray, chat: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+    """How much of the gap between two models' losses a prompt closes, paired by document.
+
+    Args:
+        here: [documents], nats of the prompted chat model.
+        chat: [documents], nats of the chat model.
+        base: [documents], nats of the base model.
+
+    Returns:
+        "value": 0 is the chat model's loss, 1 the base's; "interval": [low, high], 95 %, over documents, of the draws
+            that have a gap; "n": documents. None, None, 0 if the base does no better, so that there is no gap.
+    """
+    gap = chat - base
+    if gap.sum() <= 0:
+        return {"value": None, "interval": None, "n": 0}
+    return {**ratio(chat - here, gap), "n": len(gap)}
+
+
+def _crossed(by_dialogue: np.ndarray) -> np.ndarray:
+    """Values in the order of ``dialogues`` as a table, [system messages, requests]."""
+    return by_dialogue.reshape(len(SYSTEMS), len(REQUESTS))
+
+
+def crossed_ratio(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """A score from the sums and counts of a full crossing of two factors, such as system messages and requests.
+
+    The cells are no sample of independent documents: cells of a row share what the row does, cells of a column what
+    the column does. So rows and columns are drawn with replacement, each for themselves, and a cell counts as often as
+    its row times its column: the pigeonhole bootstrap (Owen 2007, doi 10.1214/07-AOAS122). Percentile interval.
+
+    The variance of single cells is counted up to three times, so without effects of rows and columns the interval is
+    too wide. With few rows it is too narrow where rows differ by more than their cells do, as percentile intervals of
+    few units are. By simulation of a mean over 5 x 8 cells with normal effects, it covers the truth in 99 % of the
+    experiments without a row effect, and in 93 %, 90 % and 85 % if its standard deviation is 0.7, 1 and 2 times that of
+    a cell.
+
+    Args:
+        sums: [A, B], such as nats by dialogue.
+        counts: [A, B], such as tokens by dialogue.
+        seed: Of the draws.
+
+    Returns:
+        "value": sum(sums) / sum(counts); "interval": [low, high], 95 %; "n": cells that count. None, None, 0 for none.
+    """
+    sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    if not counts.sum():
+        return {"value": None, "interval": None, "n": 0}
+    random = np.random.default_rng(seed)
+    rows, columns = (random.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES) for n in sums.shape)  # times drawn
+    drawn_sums, drawn_counts = (((rows @ x) * columns).sum(1) for x in (sums, counts))  # [resamples]
+    kept = drawn_counts > 0
+    ends = np.quantile(drawn_sums[kept] / drawn_counts[kept], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {
+        "value": float(sums.sum() / counts.sum()),
+        "interval": [float(x) for x in ends],
+        "n": int((counts > 0).sum()),
+    }
+
+
+def crossed_rate(successes: np.ndarray) -> dict[str, Any]:
+    """A score from one success or failure in each cell of a full crossing: the share, its interval from both factors.
+
+    Where all cells agree, every draw of ``crossed_ratio`` is the same. So the interval also holds Wilson's, which takes
+    the cells as independent: the crossing can know no more than that.
+
+    Args:
+        successes: bool [A, B].
+
+    Returns:
+        "value", "interval" [low, high], 95 %, and "n" cells. None, None, 0 for none.
+    """
+    crossed, independent = crossed_ratio(successes, np.ones(successes.shape)), rate(successes.ravel())
+    if not crossed["n"]:
+        return crossed
+    (low, high), (least, most) = crossed["interval"], independent["interval"]
+    return {**crossed, "interval": [min(low, least), max(high, most)]}
 
 
 def _reply(start: Example, reply: np.ndarray, longest: int, prompted: PromptedModel) -> Example:

@@ -31,6 +31,10 @@ from soft_prompts.tasks.board_pictures import draw_obedience, draw_routes
 
 ASKED_EXTRA, ASKED_BUMPS = (0, 2, 4, 8), (0, 1, 3)
 """Conditions asked for to see whether they are obeyed."""
+SYMBOLS = MOVES + DONE + NO_WAY
+"""All that a path is written with, white space apart."""
+RANDOM_TEXTS = 100
+"""Texts of the random writer on each board. They make its share on these boards precise; the boards are the sample."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,27 @@ class Pathfinding(Task):
             yield BoardExample(tokens, labels, ids[i], condition=condition, boards=boards.take(np.array([i])))
 
     def score(self, prompted: PromptedModel, held_out: Sequence[BoardExample]) -> TaskScores:
-        """How the model walks when asked for the best path, and whether it obeys when asked for worse ones."""
+        """How the model walks when asked for the best path, and whether it obeys when asked for worse ones.
+
+        Asked for the best path, greedy:
+        arrives, optimal: share of the boards with a way on which the model says D on the goal, and does so after as few
+            moves as a shortest path has.
+        excess_moves: moves beyond a shortest path, of the walks that arrive. bumps: moves against a wall or the edge by
+            board with a way.
+        says_no_way_rightly, says_no_way_wrongly: share of the boards without and with a way on which it says U.
+        says_done_wrongly, invalid: share of all boards on which it says D where the goal is not, and on which it says
+            neither D nor U before the text ends or holds something unknown.
+        random_writer_arrives, random_writer_optimal: the same as arrives and optimal for symbols drawn at random; see
+            ``random_writer``.
+
+        Asked for other paths, at temperature 1, on boards with a way: obtained_extra, obtained_bumps: moves beyond a
+        shortest path and bumps of the walks that arrive, mean and "spread" (standard deviation), by what was asked for.
+        """
         examples = held_out[: self.walked]
         walks = self._walks(prompted, examples, 0, 0, temperature=0.0)
-        scores = {**_walk_scores(examples, walks), **_random_walker(examples, self.longest_walk)}
+        shares = symbol_shares(next(stream(self.shape, (1, 0))))  # of the first boards made for training
+        writer = random_writer(examples, shares, self.longest_walk)
+        scores = {**_walk_scores(examples, walks), **writer}
         solvable = [e for e in held_out if e.solvable][: self.walked_asked]
         obtained: dict[str, dict] = {"extra": {}, "bumps": {}}
         for extra, bumps in product(ASKED_EXTRA, ASKED_BUMPS):
@@ -214,22 +235,47 @@ def _walk_scores(examples: Sequence[BoardExample], walks: Sequence[Walk]) -> dic
     }
 
 
-def _random_walker(examples: Sequence[BoardExample], longest: int) -> dict:
-    """What uniformly random moves would do on the same boards, and what a shortest path takes."""
-    random, arrived, taken = np.random.default_rng(0), [], []
+def symbol_shares(boards: Boards) -> np.ndarray:
+    """How often each symbol stands in the paths of boards, the closing D or U included.
+
+    Args:
+        boards: N boards with their paths.
+
+    Returns:
+        float64 [6], shares of N, E, S, W, D and U, which sum to 1.
+    """
+    text = "".join(move_texts(boards, spaces=False))
+    counts = np.array([text.count(symbol) for symbol in SYMBOLS])
+    return counts / counts.sum()
+
+
+def random_writer(examples: Sequence[BoardExample], shares: np.ndarray, longest: int, seed: int = 0) -> dict[str, Any]:
+    """What a writer would reach that sees no board, under the rules that hold for the model.
+
+    Each symbol is drawn for itself. The text ends at its first D or U or is given up after ``longest`` symbols, and
+    only a D on the goal arrives. The symbols have the shares that they have in training paths, so the writer knows of
+    the task what the loss baseline "unigram" knows: the notation, how long texts are, and how often there is no way.
+    With the six symbols alike it would stop at every third.
+
+    Args:
+        examples: Boards. Those without a way are left out, as they are for the model.
+        shares: [6], chance of each of SYMBOLS.
+        longest: Symbols of a text at most.
+        seed: Of the draws.
+
+    Returns:
+        "random_writer_arrives" and "random_writer_optimal": shares of the texts, with intervals over boards.
+    """
     solvable = [e.boards for e in examples if e.solvable]
-    for b in solvable:
-        text = "".join(random.choice(list(MOVES), longest))
-        cells = walk(b.blocked[0], b.start[0], b.goal[0], text).cells
-        arrived.append(b.goal[0] in cells)
-        if arrived[-1]:
-            taken.append(cells.index(b.goal[0]))
-    optimum = np.array([b.optimum[0] for b in solvable])
-    return {
-        "random_walker_arrives": rate(arrived),
-        "random_walker_moves": ratio(np.array(taken), np.ones(len(taken))),
-        "shortest_path_moves": ratio(optimum, np.ones(len(optimum))),
-    }
+    drawn = np.random.default_rng(seed).choice(list(SYMBOLS), (len(solvable), RANDOM_TEXTS, longest), p=shares)
+    arrived, optimal = (np.zeros(len(solvable)) for _ in range(2))  # texts by board
+    for i, (b, texts) in enumerate(zip(solvable, drawn, strict=True)):
+        for text in texts:
+            w = walk(b.blocked[0], b.start[0], b.goal[0], "".join(text))
+            arrived[i] += w.arrived
+            optimal[i] += w.arrived and w.n_moves == b.optimum[0]
+    n_texts = np.full(len(solvable), RANDOM_TEXTS)
+    return {"random_writer_arrives": ratio(arrived, n_texts), "random_writer_optimal": ratio(optimal, n_texts)}
 
 
 def _letters(w: Walk, e: BoardExample) -> str:

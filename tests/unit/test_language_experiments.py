@@ -22,7 +22,6 @@ from soft_prompts.tasks.repetition import Repetition, _until_miss
 from soft_prompts.tasks.skip_tokens import SkipTokens
 from soft_prompts.training.loop import train
 from tests.autoregressive_test import POCKET as AUTOREGRESSIVE
-from tests.chat_detuning_test import POCKET as DETUNING
 
 TEXT = (str(SAMPLES),)
 
@@ -134,16 +133,6 @@ def test_the_chat_model_without_a_prompt_closes_nothing_and_is_its_own_distribut
     assert scored.scores["nats_from_base"]["interval"][0] > 0
     assert len(scored.samples) == len(SYSTEMS) * len(REQUESTS)
     assert all(sample["before"] == sample["after"] for sample in scored.samples)
-
-
-def test_the_base_model_in_the_chat_models_place_closes_the_whole_gap(pocket, chat) -> None:
-    """pocket predicts the documents better than its chat version. This is the whole gap, paired by document."""
-    task = ChatDetuning(text=TEXT, base="pocket")
-    held_out = list(islice(task.examples("held_out", encoding(chat), 0), 60))
-    here, there = (unprompted(m, held_out).scores(held_out) for m in (pocket, chat))
-    gap = ratio(there.sums - here.sums, here.counts)
-    assert gap["interval"][0] > 0
-    assert DETUNING.task.base == "pocket"
 
 
 def test_dialogues_are_read_in_the_chat_template_without_a_second_bos(chat) -> None:

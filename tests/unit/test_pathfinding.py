@@ -1,6 +1,5 @@
 """Boards, paths and walks. What the generator says of its boards is true, and the scored tokens are the moves."""
 
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from transformers import AutoTokenizer
 
-from soft_prompts.data.boards import MOVES, Boards, Shape, board_texts, make_boards, move_texts, stream, walk
+from soft_prompts.data.boards import Boards, Shape, board_texts, make_boards, move_texts, stream, walk
 from soft_prompts.data.example import IGNORE
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
@@ -179,8 +178,6 @@ def test_scores_are_those_of_the_walks(pocket, monkeypatch) -> None:
         assert scores[name]["value"] == 1
     for name in ("excess_moves", "bumps", "says_no_way_wrongly", "says_done_wrongly", "invalid"):
         assert scores[name]["value"] == 0
-    assert 0 < scores["random_walker_arrives"]["value"] < 1
-    assert scores["random_walker_moves"]["value"] > scores["shortest_path_moves"]["value"]
     assert scores["obtained_extra"]["8 extra, 3 bumps"]["value"] == 0
     assert len(task.score(prompted, held_out).pictures["routes"].shape) == 3
     monkeypatch.setattr(PromptedModel, "generate", lambda self, starts, *_: [paths[e.document][:0] for e in starts])
@@ -194,5 +191,4 @@ def test_what_is_asked_reaches_the_model_as_its_condition() -> None:
     np.testing.assert_allclose(asked.condition, [0.5, 0.125])
     assert (asked.labels == IGNORE).all()
     np.testing.assert_array_equal(asked.tokens, e.tokens[: len(asked)])
-    assert replace(e, condition=asked.condition).document == e.document
-    assert set(MOVES) == set("NESW")
+    assert asked.document == e.document
