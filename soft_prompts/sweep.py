@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from soft_prompts.models.language_model import LanguageModel
     from soft_prompts.training.state import TrainingState
 
-BASELINE_EXAMPLES = 2048
-"""Training documents whose token frequencies make the unigram baseline."""
 SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
 """What recipes that are trained together must have in common."""
 
@@ -45,6 +43,9 @@ class Sweep:
     """Prompt lengths. 0 is the baseline: the model as it is."""
     seeds: tuple[int, ...] = (0,)
     """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
+    controls: tuple[Literal["scrambled", "untrained"], ...] = ()
+    """Models that know nothing, measured beside each model with the same documents, seeds and steps: its weights
+    permuted within each matrix, or initialised anew. What they reach, a prompt alone can teach."""
     train: TrainConfig = field(default_factory=TrainConfig)
     recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
     """Training recipes to compare, as changes to ``train``; steps, batch size and evaluation must stay the same."""
@@ -82,6 +83,8 @@ class Sweep:
             raise SoftPromptsError(
                 f"recipes trained together share {', '.join(sorted(changed))}: change the sweep's train."
             )
+        if len(set(self.controls)) < len(self.controls):
+            raise SoftPromptsError(f"--controls is {self.controls}, but must name none twice.")
         if any(count is not None and count < 1 for count in (self.token_budget, self.runs_at_once)):
             raise SoftPromptsError(
                 f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1."
@@ -89,13 +92,16 @@ class Sweep:
 
 
 def plan(sweep: Sweep, model: str) -> list[Run]:
-    """All runs of one model: every combination of the task's variants, recipes, lengths and seeds."""
+    """All runs of one model and its controls: every combination of task variant, recipe, length and seed."""
     from soft_prompts.models.device import pick_device, pick_dtype
 
     dtype = pick_dtype(sweep.dtype, pick_device(sweep.device))
     recipes = [replace(sweep.train, **changes) for changes in sweep.recipes]
-    combinations = product(sweep.task.variants(), recipes, sweep.n_tokens, sweep.seeds)
-    return [Run(sweep.experiment, task, model, n, seed, train, dtype) for task, train, n, seed in combinations]
+    combinations = product(("", *sweep.controls), sweep.task.variants(), recipes, sweep.n_tokens, sweep.seeds)
+    return [
+        Run(sweep.experiment, task, model, n, seed, train, dtype, control)
+        for control, task, train, n, seed in combinations
+    ]
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Measured:
 
 
 def measure(sweep: Sweep, runs: Sequence[Run]) -> Measured:
-    """Results of runs of one model: read if they are finished, else trained and saved.
+    """Results of runs of one model and its controls: read if they are finished, else trained and saved.
 
     Args:
         sweep: Where files go, and how much is done at once.
@@ -135,31 +141,40 @@ def finished(run: Run, out: Path) -> bool:
 
 
 def _train(sweep: Sweep, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-    """Train and save runs of one model; yields each with its failure, or ""."""
+    """Train and save runs of one model and its controls; yields each with its failure, or ""."""
+    from soft_prompts.models.controls import control_of
     from soft_prompts.models.loading import load
 
     name, revision = split_revision(runs[0].model)
     model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
     check_context(model, runs)
-    for task in dict.fromkeys(run.task for run in runs):
-        yield from _train_task(sweep, model, [run for run in runs if run.task == task])
+    for control, task in dict.fromkeys((run.control, run.task) for run in runs):
+        measured = control_of(model, control) if control else model
+        yield from _train_task(sweep, measured, [run for run in runs if (run.control, run.task) == (control, task)])
 
 
 def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-    from soft_prompts.engine.baselines import baselines
     from soft_prompts.training.loop import train
 
-    task, bench = runs[0].task, make_bench(sweep, model, runs[0])
-    task.check(bench)
-    training = islice(task.examples("train", bench.encoding, 0), BASELINE_EXAMPLES)
-    of_data = baselines(list(training), bench.held_out, model.head.out_features)
+    bench = make_bench(sweep, model, runs[0])
+    runs[0].task.check(bench)
+    of_data = {seed: _baselines(bench, run) for seed, run in {run.seed: run for run in runs}.items()}
     size = sweep.runs_at_once or len(runs)
     for group in (runs[i : i + size] for i in range(0, len(runs), size)):
         for state in train(bench, group, sweep.out / "runs"):
             if not state.failure:
-                save(state, bench, of_data, sweep.out, len(group))
+                save(state, bench, of_data[state.run.seed], sweep.out, len(group))
             state.log.close()
             yield state.run, state.failure
+
+
+def _baselines(bench: Bench, run: Run) -> dict[str, float]:
+    """Held-out nats per token of the data baselines, counted on exactly the documents that the run is trained on."""
+    from soft_prompts.engine.baselines import data_baselines
+
+    documents = run.task.examples("train", bench.encoding, run.seed)
+    training = list(islice(documents, run.train.steps * run.train.batch_size))
+    return {b.name: b.loss for b in data_baselines(training, bench.held_out, bench.model.head.out_features)}
 
 
 def make_bench(sweep: Sweep, model: LanguageModel, run: Run) -> Bench:

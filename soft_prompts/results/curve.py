@@ -92,6 +92,11 @@ class Curve:
         return f"{self.experiment} on {self.model}" + (f", {self.difference}" if self.difference else "")
 
     @property
+    def control(self) -> str:
+        """Which control that knows nothing this is a curve of, "scrambled" or "untrained"; "" for the model itself."""
+        return self.config.get("control", "")
+
+    @property
     def task(self) -> dict[str, Any]:
         """The task's options."""
         return self.config["task"]
@@ -107,7 +112,7 @@ class Curve:
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Held-out nats per scored token of trivial predictors."""
+        """Held-out nats per scored token of the data baselines."""
         return self.points[0].results[0].baselines
 
     @property
@@ -206,6 +211,7 @@ def _difference(curve: Curve, among: Sequence[Curve]) -> str:
     named = {n for n in own if own[n] != "" and (json.dumps(own[n]) != usual[n] or (n in varied and n in curve.task))}
     of_variant = set(curve.variant["options"])  # the label stands for these
     words = [curve.variant["label"]] if named & of_variant else []
+    words += [f"{curve.control} control"] if curve.control else []
     return ", ".join([*words, *(f"{name} {_words(own[name])}" for name in own if name in named - of_variant)])
 
 

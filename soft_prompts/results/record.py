@@ -66,7 +66,7 @@ class Result:
     seed: int
     held_out: HeldOut
     baselines: dict[str, float]
-    """Held-out nats per scored token of trivial predictors: "uniform" and "unigram"."""
+    """Held-out nats per scored token of the data baselines, by name: "uniform", "unigram" and n-grams."""
     scores: dict[str, Any]
     """Behaviour: name -> {"value", "interval", "n"}, or a dict of such."""
     curve: list[dict[str, float]]

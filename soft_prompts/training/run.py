@@ -29,6 +29,8 @@ class Run:
     seed: int
     train: TrainConfig
     dtype: str
+    control: str = ""
+    """"scrambled" or "untrained": the run is that of a control that knows nothing (models/controls.py)."""
 
     @property
     def model_name(self) -> str:
@@ -42,7 +44,9 @@ class Run:
         Local files appear by name and fingerprint, not by path: the record means the same on another machine.
         """
         folder = local_folder(self.model)
+        control = {"control": self.control} if self.control else {}
         return {
+            **control,
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
             "model": self.model_name,
@@ -70,4 +74,5 @@ class Run:
         return out / "snapshots" / self.path.with_name(self.path.name + ".safetensors")
 
     def __str__(self) -> str:
-        return f"{self.experiment} on {self.model_name}, {self.n_tokens} tokens, seed {self.seed}"
+        name = self.model_name + (f" ({self.control})" if self.control else "")
+        return f"{self.experiment} on {name}, {self.n_tokens} tokens, seed {self.seed}"

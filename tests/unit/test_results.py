@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.baselines import baselines
 from soft_prompts.engine.evaluate import TokenScores, evaluate
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint, write_atomically
@@ -107,14 +105,6 @@ def test_a_fingerprint_follows_content_not_place(tmp_path) -> None:
     two.write_bytes(b"a" * 2_999_999 + b"b")
     assert fingerprint(one) != fingerprint(two)
     assert fingerprint(one.parent) != fingerprint(two.parent)
-
-
-def test_the_unigram_baseline_is_the_smoothed_frequency_of_what_is_scored() -> None:
-    training = [Example(np.array([9, 1, 1, 2]), np.array([IGNORE, 1, 1, 2]), "t")]
-    held_out = [Example(np.array([9, 1, 3]), np.array([IGNORE, 1, 3]), "h")]
-    losses = baselines(training, held_out, 10)
-    assert losses["uniform"] == pytest.approx(math.log(10))
-    assert losses["unigram"] == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)
 
 
 PROMPTS = [

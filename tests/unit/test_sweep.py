@@ -149,6 +149,7 @@ TOO_LONG = "a prompt of 100 tokens and sequences of 48 need 148 positions, but n
         (["--n-tokens", "-1"], "--n-tokens holds -1"),
         (["--n-tokens", "1", "1"], "none twice"),
         (["--seeds", "-3"], "--seeds holds -3"),
+        (["--controls", "untrained", "untrained"], "--controls is .*must name none twice"),
         (["--token-budget", "0"], "--token-budget .0."),
         (["--speed", "bullet"], "None of the 100 games .*wrong speed: 100.*Rated Blitz game.*--speed"),
         (["--device", "warp"], "device 'warp' cannot be used here"),
@@ -261,6 +262,34 @@ def test_an_unknown_model_does_not_lose_the_one_before_it(chess, folders, monkey
     assert len(paths) == 2
 
 
+def test_controls_that_know_nothing_are_curves_of_their_own_beside_the_model(chess) -> None:
+    _, _, own = chess()
+    losses = [Result.load(path).held_out.loss for path in own]
+    code, said, paths = chess("--controls", "scrambled", "untrained")
+    assert code == 0 and "2 of 6 runs were finished before" in said
+    results = [Result.load(path) for path in paths]
+    by_control = {r.config.get("control", ""): r for r in results if r.n_tokens == 2}
+    assert set(by_control) == {"", "scrambled", "untrained"}
+    assert [Result.load(path).held_out.loss for path in own] == losses
+    assert len({r.provenance["model"]["weights"] for r in by_control.values()}) == 3
+    assert len({tuple(r.held_out.documents) for r in results}) == 1  # the same documents: all pairs
+    assert len({r.held_out.loss for r in by_control.values()}) == 3
+    named = sorted(curve.difference for curve in curves(results))
+    assert named == ["", "scrambled control", "untrained control"]
+    assert "scrambled control" in said
+
+
+def test_data_baselines_are_counted_on_the_documents_that_the_seed_was_trained_on(chess) -> None:
+    _, _, paths = chess("--seeds", "0", "1")
+    names = ["uniform", "unigram"]
+    for given in ("", " given conditions"):
+        names += [f"{name}{given}" for name in ("bigram", "trigram", "5-gram")]
+    of_seed = {r.seed: r.baselines for r in map(Result.load, paths)}
+    assert list(of_seed[0]) == names
+    assert of_seed[0]["uniform"] == of_seed[1]["uniform"]
+    assert of_seed[0]["bigram"] != of_seed[1]["bigram"]
+
+
 def test_no_result_depends_on_the_token_budget_or_on_runs_at_once(chess) -> None:
     _, _, paths = chess()
     losses = [Result.load(p).held_out.loss for p in paths]
@@ -276,7 +305,7 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
     models = (str(data / "models/stories260K"),)
     sweep = replace(sweep, models=models, task=task, train=recipe, n_tokens=(0, 4), seeds=(0, 1), out=tmp_path)
     (curve,) = curves(run(sweep))
-    nothing, prompted = curve
+    nothing, prompted = curve.points
     assert prompted.gain_over(nothing)["interval"][0] > 3  # nats per token, paired by game
     assert max(prompted.losses) < nothing.results[0].held_out.interval[0]
     assert prompted.results[0].provenance["data"]["train_games"] > 17_000
