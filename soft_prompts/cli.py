@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, stop_interrupted, stop_unread
+from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results.record import Result
 from soft_prompts.sweep import Sweep, measure, plan
@@ -23,14 +23,8 @@ def main(default: Sweep, description: str, **presets: Sweep) -> None:
         presets: Other sweeps by name. The first word of the command line may name one; options then change it.
     """
     interrupts_end_in_a_sentence()
-    try:
+    with ends_in_a_sentence():
         run(parse(default, description, presets, sys.argv[1:]))
-    except SoftPromptsError as error:
-        stop(error)
-    except KeyboardInterrupt:
-        stop_interrupted()
-    except BrokenPipeError:
-        stop_unread()
 
 
 def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments: Sequence[str]) -> Sweep:

@@ -48,18 +48,6 @@ def stop(error: SoftPromptsError) -> NoReturn:
     sys.exit(2)
 
 
-def stop_interrupted() -> NoReturn:
-    """Say that Ctrl-C was pressed and exit with code 130."""
-    sys.stderr.write(f"\n{INTERRUPTED}\n")
-    sys.exit(130)
-
-
-def stop_unread() -> NoReturn:
-    """Exit quietly: whoever reads the output, such as head, has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the output
-    sys.exit(0)
-
-
 def interrupts_end_in_a_sentence() -> None:
     """Let Ctrl-C end the process with a sentence wherever it strikes, also while modules are still being imported."""
     usual = sys.excepthook
@@ -71,6 +59,21 @@ def interrupts_end_in_a_sentence() -> None:
             usual(kind, error, trace)
 
     sys.excepthook = hook
+
+
+@contextmanager
+def ends_in_a_sentence() -> Iterator[None]:
+    """Around a command's work: what a person must read ends it with one sentence, and Ctrl-C does, too."""
+    try:
+        yield
+    except SoftPromptsError as error:
+        stop(error)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{INTERRUPTED}\n")
+        sys.exit(130)
+    except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the output
+        sys.exit(0)
 
 
 @contextmanager

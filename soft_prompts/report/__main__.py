@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from soft_prompts.console import interrupts_end_in_a_sentence, say, stop, stop_interrupted, stop_unread, warn
+from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Collection, Filter, collect
@@ -74,11 +74,5 @@ def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> 
 
 if __name__ == "__main__":
     interrupts_end_in_a_sentence()
-    try:
+    with ends_in_a_sentence():
         main(tyro.cli(Settings, prog="python -m soft_prompts.report", description=__doc__))
-    except SoftPromptsError as error:
-        stop(error)
-    except KeyboardInterrupt:
-        stop_interrupted()
-    except BrokenPipeError:
-        stop_unread()

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from soft_prompts.console import say, stop
+from soft_prompts.console import ends_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Filter, collect
@@ -62,7 +62,5 @@ def main(pages: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_a_sentence():
         main(sys.argv[1:])
-    except SoftPromptsError as error:
-        stop(error)
