@@ -1,7 +1,8 @@
-"""Intervals. The document is the unit that is drawn at random, so documents are what the bootstrap resamples."""
+"""Intervals. Two things are drawn at random: the held-out documents, and the luck of training (the seed)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +43,66 @@ def _drawn(n: int, n_resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
 
 
+def two_level_draws(
+    sums: Sequence[np.ndarray], counts: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Draws of K losses from their joint sampling distribution over documents and seeds.
+
+    Documents: the bootstrap of ``resampled``, drawn once for all K losses, so they stay paired. Few documents make its
+    percentiles too narrow, so deviations are widened by t(n - 1) / z and by sqrt(n / (n - 1)) (Hesterberg 2015, doi
+    10.1080/00031305.2015.1089789, section 3.4), where n is the effective number of documents of unequal lengths.
+
+    Seeds: with three of them, resampling would be far too narrow. The variance between seeds is estimated instead,
+    without the part of it that documents explain, and the mean over seeds is moved by a draw from Student's t with
+    n_seeds - 1 degrees of freedom. A loss with one seed is not moved: its interval is over documents only.
+
+    Args:
+        sums: K arrays [n_seeds, documents] of nats by document; the number of seeds may differ.
+        counts: [documents], scored tokens.
+        n_resamples: How many draws.
+        seed: Of the draws.
+
+    Returns:
+        float64 [n_resamples, K], nats per token.
+    """
+    from scipy.stats import norm
+    from scipy.stats import t as student_t
+
+    counts = np.asarray(counts, np.float64)
+    means = np.stack([np.mean(of_seeds, 0) for of_seeds in sums])  # [K, documents]
+    losses = means.sum(1) / counts.sum()
+    n = counts.sum() ** 2 / (counts**2).sum()
+    widened = student_t.ppf((1 + CONFIDENCE) / 2, n - 1) / norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(n / (n - 1))
+    draws = losses + widened * (resampled(means, counts, n_resamples, seed) - losses)
+    random = np.random.default_rng(seed + 1)
+    for k, of_seeds in enumerate(sums):
+        if len(of_seeds) > 1:
+            spread = np.sqrt(seed_variance(of_seeds, counts) / len(of_seeds))
+            # Evenly spaced quantiles in random order: the tails of Student's t are exact with few draws, too.
+            even = (random.permutation(len(draws)) + 0.5) / len(draws)
+            draws[:, k] += spread * student_t.ppf(even, len(of_seeds) - 1)
+    return draws
+
+
+def seed_variance(sums: np.ndarray, counts: np.ndarray) -> float:
+    """Variance of the loss between seeds, in nats per token squared, without what documents explain.
+
+    The seeds' losses on the same documents also differ because each seed does better on some documents than on others.
+    That part would average out over more documents; it is estimated by document and subtracted.
+
+    Args:
+        sums: [n_seeds, documents], nats by document, at least two seeds.
+        counts: [documents], scored tokens.
+
+    Returns:
+        At least 0.
+    """
+    losses = sums.sum(1) / counts.sum()
+    deviations = sums - sums.mean(0) - (losses - losses.mean())[:, None] * counts
+    by_documents = (deviations**2).sum() / (len(sums) - 1) / counts.sum() ** 2
+    return max(0.0, float(losses.var(ddof=1) - by_documents))
+
+
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> list[float]:
     """Percentile bootstrap interval [low, high], 95 %, of sum(sums) / sum(counts), clustered by document; see
     ``resampled``."""
@@ -49,47 +110,45 @@ def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0, n_resamp
     return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
 
 
-def band(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A band that holds all K ratios sum(sums[k]) / sum(counts) at once with 95 % confidence.
+def band(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A band that holds K numbers at once with 95 % confidence.
 
-    The largest deviation among the K, in standard errors, is bootstrapped (max-t: Romano and Wolf 2005,
-    doi 10.1198/016214504000000539). So looking at several lengths does not make one of them stand out by chance.
+    The largest deviation among the K, in units of their own intervals' widths, is bootstrapped (max-t: Romano and Wolf
+    2005, doi 10.1198/016214504000000539). So looking at several lengths does not make one of them stand out by chance.
 
     Args:
-        sums: [K, documents].
-        counts: [documents].
+        values: [K].
+        draws: [resamples, K], draws of their joint sampling distribution.
 
     Returns:
         Low and high ends, [K] each.
     """
-    draws = resampled(sums, counts)  # [resamples, K]
-    value, error = sums.sum(-1) / counts.sum(), draws.std(0)
-    deviation = np.abs(draws - value) / np.where(error > 0, error, np.inf)
-    width = np.quantile(deviation.max(1), CONFIDENCE) * error
-    return value - width, value + width
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    scale = np.maximum(high - low, 1e-12)
+    width = np.quantile((np.abs(draws - values) / scale).max(1), CONFIDENCE) * scale
+    return values - width, values + width
 
 
-def comparison_widths(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Half-widths of intervals by which ratios on the same documents can be compared by eye.
+def comparison_widths(draws: np.ndarray) -> np.ndarray:
+    """Half-widths of intervals by which K numbers measured on the same documents can be compared by eye.
 
-    If two of the intervals do not overlap, the paired difference of the two ratios differs from 0 with 95 % confidence.
-    The
-    interval of each ratio alone is no help there: what makes a document hard at every length is no difference between
-    lengths. The widths are fitted so that the sum of two comes close to the width of their paired difference, by
-    relative least squares (Goldstein and Healy 1995, doi 10.2307/2983411, for unpaired means). Where a sum still falls
-    short, the wider of the two is widened.
+    If two of the intervals do not overlap, the two numbers differ with 95 % confidence. The interval of each number
+    alone is
+    no help there: what makes a document hard at every length is no difference between lengths. The widths are fitted so
+    that the sum of two comes close to the width of their difference's interval, by relative least squares (Goldstein
+    and Healy 1995, doi 10.2307/2983411, for unpaired means). Where a sum still falls short, the wider of the two is
+    widened.
 
     Args:
-        sums: [K, documents], K at least 2.
-        counts: [documents].
+        draws: [resamples, K], draws of their joint sampling distribution; K at least 2.
 
     Returns:
         [K].
     """
-    draws, n = resampled(sums, counts), len(sums)
-    low, high = np.quantile(draws[:, :, None] - draws[:, None, :], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    n = draws.shape[1]
     first, second = np.triu_indices(n, 1)
-    paired = ((high - low) / 2)[first, second].clip(1e-12)  # of every difference
+    low, high = np.quantile(draws[:, first] - draws[:, second], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    paired = ((high - low) / 2).clip(1e-12)  # of every difference
     adds = np.zeros((len(paired), n))
     adds[np.arange(len(paired)), first] = adds[np.arange(len(paired)), second] = 1
     widths = np.linalg.lstsq(adds / paired[:, None], np.ones(len(paired)), rcond=None)[0].clip(0)

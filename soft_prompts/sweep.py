@@ -9,6 +9,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from soft_prompts.console import say, warn
@@ -18,7 +19,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import split_revision
 from soft_prompts.options import option, recorded
 from soft_prompts.results.record import HeldOut, Result
-from soft_prompts.tasks.base import Task
+from soft_prompts.tasks.base import Task, TaskScores
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from soft_prompts.models.language_model import LanguageModel
     from soft_prompts.training.state import TrainingState
 
+BIT_TOLERANCE = 0.01
+"""Nats per token by which rounding a prompt may raise its loss."""
 SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
 """What recipes that are trained together must have in common."""
 
@@ -41,9 +44,9 @@ class Sweep:
     """Frozen models: hub names (a revision behind @, as in EleutherAI/pythia-70m-deduped@step3000) or folders."""
     n_tokens: tuple[int, ...]
     """Prompt lengths. 0 is the baseline: the model as it is."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
-    controls: tuple[Literal["scrambled", "untrained"], ...] = ()
+    controls: tuple[Literal["scrambled", "untrained"], ...] = ("scrambled",)
     """Models that know nothing, measured beside each model with the same documents, seeds and steps: its weights
     permuted within each matrix, or initialised anew. What they reach, a prompt alone can teach."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -97,10 +100,12 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
 
     dtype = pick_dtype(sweep.dtype, pick_device(sweep.device))
     recipes = [replace(sweep.train, **changes) for changes in sweep.recipes]
-    combinations = product(("", *sweep.controls), sweep.task.variants(), recipes, sweep.n_tokens, sweep.seeds)
+    # Without tokens nothing is trained, so one seed stands for all.
+    lengths = [(n, seed) for n in sweep.n_tokens for seed in (sweep.seeds if n else sweep.seeds[:1])]
+    combinations = product(("", *sweep.controls), sweep.task.variants(), recipes, lengths)
     return [
         Run(sweep.experiment, task, model, n, seed, train, dtype, control)
-        for control, task, train, n, seed in combinations
+        for control, task, train, (n, seed) in combinations
     ]
 
 
@@ -157,24 +162,47 @@ def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iter
     from soft_prompts.training.loop import train
 
     bench = make_bench(sweep, model, runs[0])
-    runs[0].task.check(bench)
-    of_data = {seed: _baselines(bench, run) for seed, run in {run.seed: run for run in runs}.items()}
+    if not runs[0].control:
+        runs[0].task.check(bench)
+    beside = Beside.of(bench, runs)
     size = sweep.runs_at_once or len(runs)
     for group in (runs[i : i + size] for i in range(0, len(runs), size)):
         for state in train(bench, group, sweep.out / "runs"):
             if not state.failure:
-                save(state, bench, of_data[state.run.seed], sweep.out, len(group))
+                save(state, bench, beside, sweep.out, len(group))
             state.log.close()
             yield state.run, state.failure
 
 
-def _baselines(bench: Bench, run: Run) -> dict[str, float]:
-    """Held-out nats per token of the data baselines, counted on exactly the documents that the run is trained on."""
-    from soft_prompts.engine.baselines import data_baselines
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside the losses of a task's runs, on the same held-out documents."""
 
-    documents = run.task.examples("train", bench.encoding, run.seed)
-    training = list(islice(documents, run.train.steps * run.train.batch_size))
-    return {b.name: b.loss for b in data_baselines(training, bench.held_out, bench.model.head.out_features)}
+    baselines: dict[int, dict[str, dict[str, Any]]]
+    """Seed -> data baselines, counted on exactly the documents that the seed's prompts are trained on."""
+    anchor: dict[str, Any] | None
+    """What is known to bring the behaviour out, if the task names something."""
+
+    @classmethod
+    def of(cls, bench: Bench, runs: Sequence[Run]) -> Beside:
+        """Measure it."""
+        from soft_prompts.engine.baselines import data_baselines
+
+        run, counts = runs[0], [e.n_scored for e in bench.held_out]
+        baselines = {}
+        for seed in dict.fromkeys(r.seed for r in runs):
+            stream = run.task.examples("train", bench.encoding, seed)
+            training = list(islice(stream, max(1, run.train.steps) * run.train.batch_size))
+            measured = data_baselines(training, bench.held_out, bench.model.head.out_features)
+            baselines[seed] = {b.name: _losses(b.losses, counts) for b in measured}
+        anchor = None if run.control else run.task.anchor(bench)
+        named = {"name": anchor[0], **_losses(anchor[1].sums, counts)} if anchor else None
+        return cls(baselines, named)
+
+
+def _losses(sums: np.ndarray, counts: Sequence[int]) -> dict[str, Any]:
+    """Losses by document as results record them."""
+    return {"loss": float(sum(sums) / sum(counts)), "document_losses": [float(x) for x in sums]}
 
 
 def make_bench(sweep: Sweep, model: LanguageModel, run: Run) -> Bench:
@@ -199,13 +227,13 @@ def make_bench(sweep: Sweep, model: LanguageModel, run: Run) -> Bench:
     return Bench(model, encoding, held_out, sweep.token_budget or usual_budget(model.device))
 
 
-def save(state: TrainingState, bench: Bench, of_data: dict[str, float], out: Path, n_together: int) -> None:
+def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_together: int) -> None:
     """Score a trained run and write all that it leaves: the result last, since it says that everything else is there.
 
     Args:
         state: The trained run.
         bench: The model and the held-out documents.
-        of_data: Held-out losses of the data baselines.
+        beside: Data baselines and anchor on the held-out documents.
         out: The folder above results/ and snapshots/.
         n_together: How many runs were trained in the same forward passes.
 
@@ -214,21 +242,20 @@ def save(state: TrainingState, bench: Bench, of_data: dict[str, float], out: Pat
     """
     from soft_prompts.probes.bits import fewest_bits
     from soft_prompts.report.plots import save_picture
-    from soft_prompts.results.distance import TOLERANCE
     from soft_prompts.results.provenance import provenance
     from soft_prompts.results.snapshot import save_prompt
 
     run, loss, result_path = state.run, state.scores.loss, state.run.result_path(out)
     identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
     save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
-    behaviour = run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
+    behaviour = _behaviour(state, bench)
     state.log.samples(run.train.steps, behaviour.samples)
     state.log.scores(run.train.steps, behaviour.scores)
     state.log.pictures(run.train.steps, behaviour.pictures)
     state.log.final(run, loss, behaviour.scores)
     for name, picture in behaviour.pictures.items():
         save_picture(picture, result_path.with_suffix(f".{name}.png"))
-    sizes = fewest_bits(bench, state.intervention, state.scores, TOLERANCE)
+    sizes = [] if run.control else fewest_bits(bench, state.intervention, state.scores, BIT_TOLERANCE)
     Result(
         experiment=run.experiment,
         task=type(run.task).__name__,
@@ -236,17 +263,25 @@ def save(state: TrainingState, bench: Bench, of_data: dict[str, float], out: Pat
         n_tokens=run.n_tokens,
         seed=run.seed,
         held_out=HeldOut.of(state.scores),
-        baselines=of_data,
+        baselines=beside.baselines[run.seed],
         scores=behaviour.scores,
         curve=state.curve,
         samples=behaviour.samples,
-        sizes=[asdict(size) | {"tolerance": TOLERANCE} for size in sizes],
+        sizes=[asdict(size) | {"tolerance": BIT_TOLERANCE} for size in sizes],
         config=run.config,
         provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
         seconds=state.seconds,
         tokens_per_second=state.n_data_tokens / state.seconds if state.n_data_tokens else None,
         variant=recorded(run.task.variant()),
+        anchor=beside.anchor,
     ).save(result_path)
+
+
+def _behaviour(state: TrainingState, bench: Bench) -> TaskScores:
+    """What the task measures beside the loss; nothing of a control, which is there for its loss."""
+    if state.run.control:
+        return TaskScores({}, [])
+    return state.run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
 
 
 def check_context(model: LanguageModel, runs: Sequence[Run]) -> None:

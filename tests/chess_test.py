@@ -25,7 +25,8 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64, 256, 512, 1024),
 )
 
-POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES)))
+# pocket's training games stand below a line of ratings: that line is the text whose distance is known.
+POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES), anchor_text="White {white}, Black {black}.\n"))
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET)

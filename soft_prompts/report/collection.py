@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.results.curve import Curve, by_model, curves
+from soft_prompts.results.curve import Curve, by_model, curves, without_controls
 from soft_prompts.results.record import Result, result_files
 from soft_prompts.results.summary import Summary, summarise
 
@@ -30,7 +30,8 @@ class Filter:
     def cut(self, curve: Curve) -> Curve:
         """The curve with the wanted lengths only, possibly none."""
         points = [p for p in curve.points if not self.n_tokens or p.n_tokens in self.n_tokens]
-        return replace(curve, points=tuple(points))
+        controls = [control for control in map(self.cut, curve.controls) if control.points]
+        return replace(curve, points=tuple(points), controls=tuple(controls))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
     shown = []
     incomplete: dict[str, Counter[str]] = {}
     for (experiment, model), group in by_model(curves(results)).items():
-        for curve in group:
+        for curve in without_controls(group):
             cut = wanted.cut(curve)
             if cut.points:
                 shown.append(Shown(cut, summarise(curve, group)))
@@ -92,13 +93,14 @@ def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
 def _incomplete(curve: Curve) -> list[str]:
     """Lengths or seeds that the other points of a curve have and one lacks, and data that was cut short."""
     have = {(r.n_tokens, r.seed) for r in curve.results}
-    lengths, seeds = ({pair[i] for pair in have} for i in (0, 1))
-    lacking = sorted(set(product(lengths, seeds)) - have)
+    lengths = {n for n, _ in have}
+    trained = [(n, seed) for n, seed in have if n]  # without tokens nothing is trained, and one seed stands for all
+    lacking = sorted(set(product({n for n, _ in trained}, {seed for _, seed in trained})) - have)
     reasons = [f"no result at {n} tokens, seed {seed}" for n, seed in lacking]
     if 0 not in lengths:
         reasons.append("no result at 0 tokens, so nothing can be said of distances")
     if any(not r.provenance.get("data", {}).get("complete", True) for r in curve.results):
         reasons.append("results on data that a broken connection cut short")
-    if any(not r.sizes for r in curve.results if r.n_tokens):
+    if not curve.control and any(not r.sizes for r in curve.results if r.n_tokens):
         reasons.append("results of an older version, without sizes in bits")
     return reasons

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def frame(results: Sequence[Result]) -> pd.DataFrame:
     """A row for every result.
 
-    Columns: experiment, model, variant, n_tokens, seed, loss with low and high, baselines, every single score with its
-    ends (score.move_match, score.move_match.low ...), bits, and the options of task and training (task.*, train.*).
+    Columns: experiment, model, control, variant, n_tokens, seed, loss with low and high, baselines, every single score
+    with its ends (score.move_match, score.move_match.low ...), bits, and the options of task and training (task.*,
+    train.*).
     """
     import pandas as pd
 
@@ -36,7 +37,8 @@ def _row(r: Result) -> dict[str, Any]:
         "loss.high": high,
         "n_documents": len(r.held_out.documents),
         "n_scored": r.held_out.n_scored,
-        **r.baselines,
+        "control": r.config.get("control", ""),
+        **{name: baseline["loss"] for name, baseline in r.baselines.items()},
         "seconds": r.seconds,
         "tokens_per_second": r.tokens_per_second,
         "bits": r.sizes[-1]["bits"] if r.sizes else None,

@@ -16,7 +16,6 @@ from soft_prompts.report.plots import inline_svg
 from soft_prompts.report.reference import reference
 from soft_prompts.report.tables import CAPTION, rows
 from soft_prompts.results.record import Result
-from soft_prompts.results.summary import SHARES
 
 
 def page(collection: Collection, scores: tuple[str, ...] = ()) -> str:
@@ -37,7 +36,6 @@ def page(collection: Collection, scores: tuple[str, ...] = ()) -> str:
         experiments=list(dict.fromkeys(curve.experiment for curve in curves)),
         models=list(dict.fromkeys(curve.model for curve in curves)),
         lengths=sorted({point.n_tokens for curve in curves for point in curve.points}),
-        shares=[f"{share * 100:.0f} % of gap" for share in SHARES],
         missing=collection.missing,
         caption=CAPTION,
         reference=reference(),
@@ -62,7 +60,8 @@ def _curve(shown: Shown, name: str, collection: Collection, scores: tuple[str, .
         "model": curve.model,
         "line": str(summary) if summary else "no distance: results at 0 tokens and at more are needed",
         "summary": summary,
-        "distances": [_tokens_and_bits(shown, share) for share in SHARES],
+        "contribution": summary.contribution.removeprefix("contribution ") if summary and summary.contribution else "-",
+        "distance": _first_distance(shown),
         "first_loss": f"{zero.loss:.3f}" if zero else "-",
         "best_loss": f"{best.loss:.3f} (P = {best.n_tokens})",
         "svg": Markup(inline_svg(curve, scores[:2], name)),
@@ -74,11 +73,12 @@ def _curve(shown: Shown, name: str, collection: Collection, scores: tuple[str, .
     }
 
 
-def _tokens_and_bits(shown: Shown, share: float) -> str:
+def _first_distance(shown: Shown) -> str:
+    """The distance to quote, and what it is the distance to."""
     if not shown.summary:
         return "-"
-    bits = shown.summary.bits[share]
-    return str(shown.summary.distances[share]) + (f", {bits / 1000:.1f} kbit" if bits else "")
+    what, distance = next(iter(shown.summary.distances.items()))
+    return f"{distance} ({what})"
 
 
 def _origin(r: Result) -> str:

@@ -19,6 +19,7 @@ from soft_prompts.results.curve import Curve
 from soft_prompts.stats import band
 
 COLORS = matplotlib.colormaps["tab10"].colors
+CONTROL_LINES = {"scrambled": ":", "untrained": "-."}
 INK = "#010203"
 """Colour of text and axes in SVGs, which becomes the page's own text colour."""
 
@@ -37,6 +38,8 @@ def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> 
     loss, *below = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
     for curve, color in zip(curves, COLORS * len(curves), strict=False):
         draw_losses(loss, curve, color, curve.difference if len(curves) > 1 else "held-out loss")
+        for control in curve.controls:
+            draw_control(loss, control, color)
         for ax, name in zip(below, scores, strict=True):
             draw_score(ax, curve, name, color)
     if len(curves) == 1:
@@ -103,11 +106,19 @@ def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
     x, losses = [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points]
     ax.plot(x, losses, color=color, label=label)
     if curve.widths is not None:
-        low, high = band(curve.paired.sums, curve.paired.counts)
+        low, high = band(curve.paired.losses, curve.paired.draws)
         ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
         ax.errorbar(x, losses, curve.widths, fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
     dots = [(position(p.n_tokens), loss) for p in curve.points for loss in p.losses]
     ax.plot(*zip(*dots, strict=True), ".", color=color)
+
+
+def draw_control(ax: Axes, control: Curve, color: tuple) -> None:
+    """The same prompts on a model that knows nothing: what a prompt alone can teach."""
+    x, losses = [position(p.n_tokens) for p in control.points], [p.loss for p in control.points]
+    ax.plot(
+        x, losses, color=color, linestyle=CONTROL_LINES[control.control], marker=".", label=f"{control.control} weights"
+    )
 
 
 def draw_baselines(ax: Axes, curve: Curve) -> None:
@@ -115,9 +126,12 @@ def draw_baselines(ax: Axes, curve: Curve) -> None:
     flat."""
     losses = np.concatenate([p.losses for p in curve.points])
     limit = losses.max() + 1.5 * np.ptp(losses)
-    for name, value in curve.baselines.items():
+    shown = {name: curve.baselines[name] for name in dict.fromkeys(["unigram", curve.best_baseline])}
+    if curve.anchor:
+        shown[curve.anchor["name"]] = curve.anchor["loss"]
+    for name, value in shown.items():
         if value <= limit:
-            ax.axhline(value, color="gray", linestyle=":" if name == "uniform" else "--", linewidth=1)
+            ax.axhline(value, color="gray", linestyle="--", linewidth=1)
             ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
         else:
             ax.plot([], [], " ", label=f"{name}: {value:.2f}, above")

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from soft_prompts.results.curve import Curve, Point, by_model
-from soft_prompts.stats import ratio_interval
+from soft_prompts.results.curve import Curve, Point, by_model, without_controls
 
 CAPTION = (
-    "Held-out loss in nats per scored token: the mean over seeds, ± half the 95 % interval over documents. Paired: the "
-    "± to compare lengths by, without what all lengths have in common; if two of them do not overlap, the lengths "
-    "differ. Seeds: how many, and their best and worst loss. Gain: loss at 0 tokens minus this loss, paired by "
-    "document. Scores: mean over seeds, ± half the widest 95 % interval."
+    "Held-out loss in nats per scored token: the mean over seeds, ± half the 95 % interval over documents and seeds "
+    "(one seed: over documents only). Paired: the ± to compare lengths by, without what all lengths have in common; if "
+    "two of them do not overlap, the lengths differ. Seeds: how many, and their best and worst loss. Scrambled: the "
+    "loss with the model's weights permuted within each matrix. Contribution: the better of that and the best data "
+    "baseline, minus the loss, paired by document: what the model brought. Gain: loss at 0 tokens minus this loss, "
+    "paired by document. Scores: mean over seeds, ± half the widest 95 % interval."
 )
 Table = tuple[str, list[list[str]]]
 """A title and rows of cells, the header first."""
@@ -28,12 +29,13 @@ def rows(curve: Curve, headline: Sequence[str]) -> list[list[str]]:
         headline: Names of the behavioural scores to show.
     """
     scores = [name.replace("_", " ") for name in headline]
-    table = [["P", "held-out loss", "paired", "seeds", "gain over 0", *scores, "flags"]]
+    header = ["P", "held-out loss", "paired", "seeds", *_control_header(curve), "gain over 0", *scores, "flags"]
+    table = [header]
     zero = curve.point(0)
-    widths = curve.widths if curve.widths is not None else [None] * len(curve.points)
-    for point, width, flags in zip(curve.points, widths, curve.flags, strict=True):
+    for k, (point, flags) in enumerate(zip(curve.points, curve.flags, strict=True)):
         losses = point.losses
         gain = point.gain_over(zero) if zero and point.n_tokens else None
+        width = curve.widths[k] if curve.widths is not None else None
         spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else ""
         table.append(
             [
@@ -41,6 +43,7 @@ def rows(curve: Curve, headline: Sequence[str]) -> list[list[str]]:
                 _loss(point),
                 "" if width is None else f"±{width:.{_digits(width)}f}",
                 f"{len(losses)}{spread}",
+                *_control_cells(curve, k),
                 _cell(gain) if gain else "",
                 *(_mean_score(point.scores(name)) for name in headline),
                 ", ".join(flags),
@@ -49,6 +52,19 @@ def rows(curve: Curve, headline: Sequence[str]) -> list[list[str]]:
     for name, value in curve.baselines.items():
         table.append([name, f"{value:.3f}"] + [""] * (len(table[0]) - 2))
     return table
+
+
+def _control_header(curve: Curve) -> list[str]:
+    """Columns of what knows nothing, if it was measured."""
+    return [c.control for c in curve.controls] + (["contribution"] if curve.contribution else [])
+
+
+def _control_cells(curve: Curve, k: int) -> list[str]:
+    """The k-th point's cells below ``_control_header``."""
+    others = [control.point(curve.points[k].n_tokens) for control in curve.controls]
+    return [_loss(other) if other else "" for other in others] + (
+        [_cell(curve.contribution[k])] if curve.contribution else []
+    )
 
 
 def overview(curves: Sequence[Curve]) -> list[list[str]]:
@@ -63,7 +79,7 @@ def overview(curves: Sequence[Curve]) -> list[list[str]]:
 
 
 def _loss(point: Point) -> str:
-    return _cell({"value": point.loss, "interval": ratio_interval(point.sums, point.counts)})
+    return _cell({"value": point.loss, "interval": point.interval})
 
 
 def _cell(score: dict) -> str:
@@ -102,7 +118,7 @@ def tables(curves: Sequence[Curve], headline: Sequence[str] = ()) -> list[Table]
         headline: Names of the behavioural scores to show. None named: all that are single numbers.
     """
     parts = []
-    for of_model in by_model(curves).values():
+    for of_model in by_model(without_controls(curves)).values():
         variants: dict[str, list[Curve]] = {}
         for curve in of_model:
             variants.setdefault(json.dumps(curve.task, sort_keys=True), []).append(curve)
@@ -125,7 +141,7 @@ def models_by_length(curves: Sequence[Curve]) -> list[Table]:
     A suspect point is marked "!"; its flags stand in the last column.
     """
     by_experiment: dict[str, list[Curve]] = {}
-    for curve in curves:
+    for curve in without_controls(curves):
         by_experiment.setdefault(curve.experiment, []).append(curve)
     parts = []
     for experiment, of_experiment in by_experiment.items():

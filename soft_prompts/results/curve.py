@@ -13,7 +13,7 @@ import numpy as np
 
 from soft_prompts.results.distance import PairedLosses
 from soft_prompts.results.record import Result
-from soft_prompts.stats import comparison_widths, ratio
+from soft_prompts.stats import CONFIDENCE, comparison_widths, two_level_draws
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Point:
         return np.mean([r.held_out.document_losses for r in self.results], axis=0)
 
     @property
+    def by_seed(self) -> np.ndarray:
+        """Nats by seed and document, float [n_seeds, documents]."""
+        return np.array([r.held_out.document_losses for r in self.results])
+
+    @property
     def losses(self) -> list[float]:
         """Nats per scored token of every seed."""
         return [r.held_out.loss for r in self.results]
@@ -54,8 +59,9 @@ class Point:
 
     @property
     def interval(self) -> list[float]:
-        """[low, high] of the first seed's loss over documents."""
-        return self.results[0].held_out.interval
+        """[low, high], 95 %, of the loss over documents and seeds."""
+        draws = two_level_draws([self.by_seed], self.counts)[:, 0]
+        return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
 
     def scores(self, name: str) -> list[dict[str, Any]]:
         """A behavioural score of every seed that has it."""
@@ -67,8 +73,15 @@ class Point:
         return self.documents == other.documents and (self.counts == other.counts).all()
 
     def gain_over(self, other: Point) -> dict[str, Any] | None:
-        """Nats per token that this length is better than ``other``, paired by document; None if they do not pair."""
-        return ratio(other.sums - self.sums, self.counts) if self.pairs_with(other) else None
+        """Nats per token that this length is better than ``other``, paired by document, over documents and seeds.
+
+        None if they do not pair.
+        """
+        if not self.pairs_with(other):
+            return None
+        draws = two_level_draws([other.by_seed, self.by_seed], self.counts)
+        low, high = np.quantile(draws[:, 0] - draws[:, 1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return {"value": other.loss - self.loss, "interval": [float(low), float(high)], "n": len(self.counts)}
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,8 @@ class Curve:
     """By ascending prompt length."""
     difference: str = ""
     """How its task and recipe differ from those of the other curves of its experiment and model, in words."""
+    controls: tuple[Curve, ...] = ()
+    """The same of models that know nothing, as far as they were measured: scrambled, then untrained."""
 
     @property
     def name(self) -> str:
@@ -92,8 +107,13 @@ class Curve:
         return f"{self.experiment} on {self.model}" + (f", {self.difference}" if self.difference else "")
 
     @property
+    def knows_nothing(self) -> Curve | None:
+        """The control that contributions are measured against: scrambled, or untrained if that is all there is."""
+        return self.controls[0] if self.controls else None
+
+    @property
     def control(self) -> str:
-        """Which control that knows nothing this is a curve of, "scrambled" or "untrained"; "" for the model itself."""
+        """ "scrambled" or "untrained" if this is a control that knows nothing, else ""."""
         return self.config.get("control", "")
 
     @property
@@ -112,8 +132,19 @@ class Curve:
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Held-out nats per scored token of the data baselines."""
-        return self.points[0].results[0].baselines
+        """Held-out nats per scored token of the data baselines, averaged over the seeds."""
+        names = self.points[0].results[0].baselines
+        return {name: float(np.mean([r.baselines[name]["loss"] for r in self._one_of_each_seed()])) for name in names}
+
+    @property
+    def best_baseline(self) -> str:
+        """Name of the data baseline with the lowest loss."""
+        return min(self.baselines, key=self.baselines.get)
+
+    @property
+    def anchor(self) -> dict[str, Any] | None:
+        """What is known to bring the behaviour out: its "name", "loss" and "document_losses"."""
+        return next((r.anchor for r in self.results if r.anchor), None)
 
     @property
     def n_scored(self) -> int:
@@ -121,28 +152,79 @@ class Curve:
         return self.points[0].results[0].held_out.n_scored
 
     @property
+    def n_seeds(self) -> int:
+        """Seeds of the prompt length that has the fewest, of lengths above 0."""
+        return min((len(p.results) for p in self.points if p.n_tokens), default=1)
+
+    @property
     def single_scores(self) -> list[str]:
         """Names of the behavioural scores that are single numbers."""
         return [name for name, score in self.points[0].results[0].scores.items() if "value" in score]
+
+    def is_control_of(self, other: Curve) -> bool:
+        """Whether this is the control, knowing nothing, of another curve."""
+        own = {name: value for name, value in self.config.items() if name != "control"}
+        return (
+            bool(self.control)
+            and own == other.config
+            and (self.model, self.experiment) == (other.model, other.experiment)
+        )
 
     def point(self, n_tokens: int) -> Point | None:
         """The point of a prompt length, None if there is none."""
         return next((p for p in self.points if p.n_tokens == n_tokens), None)
 
     @cached_property
+    def paired_points(self) -> list[Point]:
+        """The points that were scored on the same tokens of the same documents as the first."""
+        return [p for p in self.points if p.pairs_with(self.points[0])]
+
+    @cached_property
     def paired(self) -> PairedLosses:
-        """The losses of all points that were scored on the same documents as the first."""
-        points = [p for p in self.points if p.pairs_with(self.points[0])]
-        lengths = np.array([p.n_tokens for p in points])
-        return PairedLosses(lengths, np.stack([p.sums for p in points]), points[0].counts)
+        """The losses of the paired points, and beside them those of control, data baselines and anchor on the same
+        documents."""
+        points, first = self.paired_points, self.points[0]
+        other = [self.knows_nothing.point(p.n_tokens) if self.knows_nothing else None for p in points]
+        has_control = all(p is not None and p.pairs_with(first) for p in other)
+        by_seed = [r.baselines for r in self._one_of_each_seed()]
+        documented = [name for name in by_seed[0] if all(of_seed[name]["document_losses"] for of_seed in by_seed)]
+        return PairedLosses(
+            n_tokens=np.array([p.n_tokens for p in points]),
+            sums=tuple(p.by_seed for p in points),
+            counts=first.counts,
+            control=tuple(p.by_seed for p in other) if has_control else (),
+            baselines=tuple(np.array([of_seed[n]["document_losses"] for of_seed in by_seed]) for n in documented),
+            anchor=np.array([self.anchor["document_losses"]]) if self.anchor else None,
+        )
+
+    def _one_of_each_seed(self) -> list[Result]:
+        """A seed's prompts of all lengths saw the same training documents, so its baselines are the same."""
+        return list({r.seed: r for r in self.results}.values())
 
     @cached_property
     def widths(self) -> np.ndarray | None:
-        """Half-widths [K] of the intervals by which the lengths compare, see ``comparison_widths``. None if they do not
+        """Half-widths [K] of the intervals to compare the lengths by, see ``comparison_widths``. None if they do not
         pair."""
-        if len(self.points) < 2 or len(self.paired.n_tokens) < len(self.points):
+        if len(self.points) < 2 or len(self.paired_points) < len(self.points):
             return None
-        return comparison_widths(self.paired.sums, self.paired.counts)
+        return comparison_widths(self.paired.draws)
+
+    @cached_property
+    def contribution(self) -> list[dict[str, Any]]:
+        """E(P) of each point as {"value", "interval", "against"}; empty if nothing that knows nothing was measured."""
+        estimates = self.paired.contribution() if len(self.paired_points) == len(self.points) else None
+        if estimates is None:
+            return []
+        known = enumerate(zip(self.points, estimates.values, strict=True))
+        return [
+            {"value": float(v), "interval": estimates.interval(k), "against": self._rival(p)} for k, (p, v) in known
+        ]
+
+    def _rival(self, point: Point) -> str:
+        """What the contribution of a point is measured against: the better of control and best baseline."""
+        other = self.knows_nothing.point(point.n_tokens) if self.knows_nothing else None
+        best = self.best_baseline
+        return self.knows_nothing.control if other and other.loss < self.baselines[best] else best
 
     @cached_property
     def flags(self) -> list[list[str]]:
@@ -159,21 +241,25 @@ class Curve:
                 flags.append("other documents")
             elif gain["interval"][1] < 0:
                 flags.append(f"worse than P={best.n_tokens}")
-        if point.n_tokens and point.loss > self.baselines["unigram"]:
-            flags.append("worse than unigram")
+        if point.n_tokens and point.loss > self.baselines[self.best_baseline]:
+            flags.append(f"worse than {self.best_baseline}")
         return flags
 
 
 def curves(results: Iterable[Result]) -> list[Curve]:
-    """Results sorted into curves, one per experiment, model and configuration; each says how it differs from the
-    others."""
+    """Results sorted into curves, one per experiment, model and configuration.
+
+    Each curve says how it differs from the others of its experiment and model, and has its control beside it.
+    """
     by_curve: dict[str, dict[int, list[Result]]] = {}
     for r in sorted(results, key=lambda r: (r.experiment, r.model, r.n_tokens, r.seed)):
         shared, *_ = r.identity
         by_curve.setdefault(shared, {}).setdefault(r.n_tokens, []).append(r)
-    unnamed = [_curve([Point(tuple(of_length)) for of_length in by_length.values()]) for by_length in by_curve.values()]
+    unnamed = [_curve([Point(tuple(same_length)) for same_length in lengths.values()]) for lengths in by_curve.values()]
     return [
-        replace(curve, difference=_difference(curve, group)) for group in by_model(unnamed).values() for curve in group
+        replace(curve, difference=_difference(curve, group), controls=_controls(curve, group))
+        for group in by_model(unnamed).values()
+        for curve in group
     ]
 
 
@@ -182,12 +268,24 @@ def _curve(points: Sequence[Point]) -> Curve:
     return Curve(first.experiment, first.model, first.variant, first.config, tuple(points))
 
 
+def _controls(curve: Curve, among: Iterable[Curve]) -> tuple[Curve, ...]:
+    """The controls of a curve: scrambled before untrained."""
+    return tuple(sorted((c for c in among if c.is_control_of(curve)), key=lambda c: c.control))
+
+
 def by_model(curves: Iterable[Curve]) -> dict[tuple[str, str], list[Curve]]:
     """(experiment, model) -> its curves, which differ in task options or recipe."""
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.experiment, curve.model), []).append(curve)
     return groups
+
+
+def without_controls(curves: Iterable[Curve]) -> list[Curve]:
+    """The curves of models themselves. A control stands beside its model's curve, and for itself only if that is
+    missing."""
+    curves = list(curves)
+    return [c for c in curves if not (c.control and any(c.is_control_of(other) for other in curves))]
 
 
 def control_of(curve: Curve, among: Iterable[Curve]) -> Curve | None:

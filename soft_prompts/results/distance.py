@@ -1,145 +1,280 @@
-"""How far a behaviour is: conditional distance and saturation, in tokens, with intervals.
+"""How far a behaviour is, in tokens: conditional distance, saturation and contribution, with intervals.
 
-All quantities come from one bootstrap of the held-out documents, drawn once for all prompt lengths, so the lengths stay
-paired. L(P) is the held-out loss at prompt length P, seeds averaged. docs/measurement.md has the definitions on one
-page.
+L(P) is the held-out loss at prompt length P, seeds averaged. All quantities come from the same draws of documents and
+training luck, so lengths, controls and baselines stay paired. docs/measurement.md has the definitions on one page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from soft_prompts.stats import CONFIDENCE, resampled
+from soft_prompts.stats import CONFIDENCE, two_level_draws
 
-TOLERANCE = 0.01
-"""Nats per token by which a longer prompt must be better to count as better."""
+SATURATED = 0.05
+"""Share of the gain (or of the contribution, if it is known) by which a longer prompt must be better to count as
+better."""
 UPPER = (1 + CONFIDENCE) / 2
+NO_GAIN = "no gain"
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A prompt length with its uncertainty. None stands for "longer than the longest prompt trained"."""
+    """The shortest prompt that reaches a target, between two lengths that were trained."""
 
     value: int | None
-    """The length at which the target is reached with confidence."""
-    low: int | None
-    """Lower end of the 95 % interval."""
-    high: int | None
-    """Upper end."""
-    longest: int
+    """The shortest trained length that reaches it. None: no length does, or none is known to (see ``why``)."""
+    below: int | None = None
+    """The trained length before it, which does not reach the target. None: there is none."""
+    at: float = math.inf
+    """Where the loss crosses the target, interpolated between the two, in tokens; inf: nowhere."""
+    low: float = math.inf
+    """Lower end of the 95 % interval of ``at``."""
+    high: float = math.inf
+    """Upper end; inf: beyond the longest prompt trained."""
+    longest: int = 0
     """The longest prompt trained."""
+    why: str = ""
+    """Why there is no value although the curve has been measured: "no gain"."""
 
     def __str__(self) -> str:
-        if (self.value, self.low, self.high) == (None, None, None):
+        if self.why:
+            return self.why
+        if self.value is None:
             return f"> {self.longest}"
-        return f"{self._shown(self.value)} [{self._shown(self.low)}, {self._shown(self.high)}]"
+        if self.below is None:
+            return f"{self.value}"
+        return f"({self.below}, {self.value}], about {_shown(self.at)} [{self._end(self.low)}, {self._end(self.high)}]"
 
-    def _shown(self, n: int | None) -> str:
-        return f"> {self.longest}" if n is None else str(n)
+    def _end(self, at: float) -> str:
+        return f"> {self.longest}" if at == math.inf else _shown(at)
+
+
+def _shown(at: float) -> str:
+    """Tokens with two digits."""
+    return f"{at:.2g}" if at < 10 else f"{at:.0f}"
 
 
 @dataclass(frozen=True)
 class PairedLosses:
-    """Held-out losses by prompt length on the same documents; K lengths."""
+    """Losses by prompt length, and what stands beside them, all on the same held-out documents; K lengths."""
 
     n_tokens: np.ndarray
     """int [K], ascending."""
-    sums: np.ndarray
-    """float [K, documents], nats by document, seeds averaged."""
+    sums: tuple[np.ndarray, ...]
+    """K arrays [n_seeds, documents], nats by document."""
     counts: np.ndarray
     """int [documents], scored tokens."""
+    control: tuple[np.ndarray, ...] = ()
+    """The same as ``sums`` of a model that knows nothing; empty if it was not measured at these lengths."""
+    baselines: tuple[np.ndarray, ...] = ()
+    """Arrays [n_seeds, documents] of the data baselines, each counted on the documents that the seed's prompt saw."""
+    anchor: np.ndarray | None = None
+    """[1, documents], nats of what is known to bring the behaviour out: a trigger text, say, or the base model."""
 
     @property
     def losses(self) -> np.ndarray:
         """L(P), nats per scored token, [K]."""
-        return self.sums.sum(1) / self.counts.sum()
-
-    @property
-    def envelope(self) -> np.ndarray:
-        """The monotone envelope, [K]: the best loss of any prompt up to each length. A longer prompt could imitate
-        it."""
-        return np.minimum.accumulate(self.losses)
-
-    @cached_property
-    def draws(self) -> np.ndarray:
-        """Bootstrap draws of all losses, [resamples, K]."""
-        return resampled(self.sums, self.counts)
+        return self._per_token(self.sums)
 
     @property
     def longest(self) -> int:
         """The longest prompt trained, in tokens."""
         return int(self.n_tokens[-1])
 
-    def distance_to_loss(self, target: float) -> Distance:
-        """The smallest P with L(P) < ``target``."""
-        return self._first(lambda losses: np.full(losses.shape[:-1], target))
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """Draws of all losses, [resamples, K]."""
+        return self._drawn[:, : len(self.sums)]
 
-    def distance_to_share(self, share: float) -> Distance:
-        """The smallest P that closes ``share`` of the gap between L(0) and the plateau, the lowest loss of all lengths.
+    @cached_property
+    def _drawn(self) -> np.ndarray:
+        """Draws of the losses, then of control, baselines and anchor."""
+        anchor = () if self.anchor is None else (self.anchor,)
+        return two_level_draws([*self.sums, *self.control, *self.baselines, *anchor], self.counts)
+
+    def _per_token(self, sums: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([x.mean(0).sum() for x in sums]) / self.counts.sum()
+
+    # --- gain ---
+
+    def gains(self) -> Estimates:
+        """L(0) - L(P) of the lengths above 0. Raises ValueError if there is no P = 0."""
+        if self.n_tokens[0] != 0:
+            raise ValueError("a gain needs the loss at 0 tokens")
+        draws = self.draws[:, :1] - self.draws[:, 1:]
+        return Estimates(self.losses[0] - self.losses[1:], draws)
+
+    def contribution(self) -> Estimates | None:
+        """E(P) = min(best data baseline, loss of the control at P) - L(P), [K]: what the model brought.
+
+        None if there is neither a control nor a baseline.
+        """
+        n, n_control = len(self.sums), len(self.control)
+        rivals: list[tuple[np.ndarray, np.ndarray]] = []
+        if self.control:
+            rivals.append((self._per_token(self.control), self._drawn[:, n : n + n_control]))
+        for i, value in enumerate(self._per_token(self.baselines)):
+            rivals.append((np.full(n, value), self._drawn[:, [n + n_control + i]].repeat(n, 1)))
+        if not rivals:
+            return None
+        least = np.minimum.reduce([value for value, _ in rivals])
+        least_draws = np.minimum.reduce([draws for _, draws in rivals])
+        return Estimates(least - self.losses, least_draws - self.draws)
+
+    # --- distances ---
+
+    def distance_to_loss(self, target: float) -> Distance:
+        """The smallest P with L(P) <= ``target``."""
+        return self._crossing(self.losses, self.draws, target, np.full(len(self.draws), target))
+
+    def distance_to_anchor(self, share: float) -> Distance:
+        """The smallest P that closes ``share`` of the gap between L(0) and the anchor.
 
         Raises:
-            ValueError: There is no P = 0.
+            ValueError: There is no anchor or no P = 0.
         """
-        if self.n_tokens[0] != 0:
-            raise ValueError("a share of the gap needs the loss at 0 tokens")
+        if self.anchor is None or self.n_tokens[0] != 0:
+            raise ValueError("a share of the gap to the anchor needs an anchor and the loss at 0 tokens")
+        if not self.gains().seen:
+            return Distance(None, longest=self.longest, why=NO_GAIN)
+        return self._to_share(share, self._per_token([self.anchor])[0], self._drawn[:, -1])
 
-        def target(losses: np.ndarray) -> np.ndarray:
-            none, plateau = losses[..., 0], losses.min(-1)
-            return none - share * (none - plateau)
+    def distance_to_plateau(self, share: float) -> Distance:
+        """The smallest P that closes ``share`` of the gap between L(0) and the curve's own plateau.
 
-        return self._first(target, at_plateau=True)
-
-    def saturation(self, tolerance: float = TOLERANCE) -> Distance:
-        """The smallest P beyond which no longer prompt is better by more than ``tolerance`` nats.
-
-        The longest prompt has nothing beyond it. If only the longest would do, saturation was not seen.
+        The plateau is the mean loss of all lengths from saturation on. If saturation was not seen there is no plateau,
+        and
+        the distance is censored: "> longest".
         """
+        if not self.gains().seen:
+            return Distance(None, longest=self.longest, why=NO_GAIN)
+        saturation = self.saturation()
+        if saturation.value is None:
+            return Distance(None, longest=self.longest)
+        first = int(np.flatnonzero(self.n_tokens == saturation.value)[0])
+        return self._to_share(share, self.losses[first:].mean(), self.draws[:, first:].mean(1))
 
-        def lacks(losses: np.ndarray) -> np.ndarray:
-            best_beyond = np.minimum.accumulate(losses[..., ::-1], -1)[..., ::-1]
-            return losses[..., :-1] - best_beyond[..., 1:]  # [..., K - 1]
+    def distance_to_contribution(self, share: float) -> Distance:
+        """The smallest P whose contribution is ``share`` of the largest; censored unless saturation was seen."""
+        contribution = self.contribution()
+        if contribution is None or not contribution.seen:
+            return Distance(None, longest=self.longest, why="no contribution seen")
+        saturation = self.saturation()
+        if saturation.value is None:
+            return Distance(None, longest=self.longest)
+        first = int(np.flatnonzero(self.n_tokens == saturation.value)[0])
+        wanted = share * contribution.values[first:].mean()
+        wanted_draws = share * contribution.draws[:, first:].mean(1)
+        return self._crossing(-contribution.values, -contribution.draws, -wanted, -wanted_draws)
 
-        confident = np.quantile(lacks(self.draws), UPPER, axis=0) <= tolerance
-        return self._distance(confident, lacks(self.draws) <= tolerance)
+    def saturation(self, tolerance: float | None = None) -> Distance:
+        """The smallest P beyond which no longer prompt is better by more than ``tolerance``, with 95 % confidence.
+
+        The longest prompt has nothing beyond it. If only the longest would do, saturation was not seen: "> longest".
+
+        Args:
+            tolerance: Nats per token. None: SATURATED times the largest contribution, or gain if that is not known.
+        """
+        if tolerance is None:
+            contribution = self.contribution()
+            largest = contribution.values.max() if contribution else self.losses[0] - self.losses.min()
+            tolerance = SATURATED * max(0.0, float(largest))
+        lacks = _lacks(self.draws)
+        confident = np.quantile(lacks, UPPER, axis=0) <= tolerance
+        if not confident.any():
+            return Distance(None, longest=self.longest)
+        value = int(self.n_tokens[confident.argmax()])
+        within = np.concatenate([lacks <= tolerance, np.ones((len(lacks), 1), bool)], 1)  # the longest always is
+        low, high = np.quantile(self.n_tokens[within.argmax(1)], [1 - UPPER, UPPER], method="nearest")
+        return Distance(value, None, float(value), float(low), float(high), self.longest)
 
     def bits_saved(self, n_tokens: int) -> np.ndarray:
         """Bits that a prompt of ``n_tokens`` saves on each document: (nats at 0 - nats at P) / ln 2, float
         [documents]."""
         at = int(np.flatnonzero(self.n_tokens == n_tokens)[0])
-        return (self.sums[0] - self.sums[at]) / np.log(2)
+        return (self.sums[0].mean(0) - self.sums[at].mean(0)) / np.log(2)
 
-    def _first(self, target: Callable[[np.ndarray], np.ndarray], at_plateau: bool = False) -> Distance:
-        """The smallest P below a target that may itself depend on the losses.
+    def _to_share(self, share: float, goal: float, goal_draws: np.ndarray) -> Distance:
+        target = self.losses[0] - share * (self.losses[0] - goal)
+        target_draws = self.draws[:, 0] - share * (self.draws[:, 0] - goal_draws)
+        return self._crossing(self.losses, self.draws, target, target_draws)
 
-        The value asks for confidence: the upper limit of L(P) - target is below 0. The interval takes the smallest P of
-            every
-        draw.
+    def _crossing(self, losses: np.ndarray, draws: np.ndarray, target: float, target_draws: np.ndarray) -> Distance:
+        """Where losses [K] first come down to a target; the interval is that of the same place in every draw."""
+        at = float(crossings(self.n_tokens, losses[None], np.array([target]))[0])
+        places = crossings(self.n_tokens, draws, target_draws)
+        low, high = np.quantile(places, [1 - UPPER, UPPER], method="nearest")
+        reached = losses <= target + 1e-12
+        if not reached.any():
+            return Distance(None, longest=self.longest, low=float(low), high=float(high))
+        i = int(reached.argmax())
+        below = int(self.n_tokens[i - 1]) if i else None
+        return Distance(int(self.n_tokens[i]), below, at, float(low), float(high), self.longest)
 
-        Args:
-            target: Losses [..., K] -> the target of each row [...].
-            at_plateau: The plateau itself counts as reached, since nothing can lie below it.
-        """
-        excess = self.draws - target(self.draws)[:, None]  # [resamples, K]
-        reached = excess <= 1e-12 if at_plateau else excess < 0
-        confident = np.quantile(excess, UPPER, axis=0)
-        return self._distance(confident <= 1e-12 if at_plateau else confident < 0, reached)
 
-    def _distance(self, confident: np.ndarray, reached: np.ndarray) -> Distance:
-        lengths = [int(n) for n in self.n_tokens]
-        # [resamples]: index of the first length that reaches the target; beyond the last: none does.
-        first = np.where(reached.any(1), reached.argmax(1), len(lengths))
-        low, high = np.quantile(first, [1 - UPPER, UPPER], method="nearest")
-        known = [*lengths, None] if reached.shape[1] == len(lengths) else [*lengths[:-1], None, None]
-        value = known[int(confident.argmax())] if confident.any() else None
-        return Distance(value, known[int(low)], known[int(high)], self.longest)
+@dataclass(frozen=True)
+class Estimates:
+    """K numbers that are wanted to be above 0, with draws of their joint sampling distribution."""
+
+    values: np.ndarray
+    """[K]"""
+    draws: np.ndarray
+    """[resamples, K]"""
+
+    def interval(self, k: int) -> list[float]:
+        """[low, high], 95 %, of the k-th."""
+        return [float(x) for x in np.quantile(self.draws[:, k], [1 - UPPER, UPPER])]
+
+    @property
+    def seen(self) -> bool:
+        """Whether any is above 0, with 95 % confidence for all of them together (max-t: Romano and Wolf 2005)."""
+        low, high = np.quantile(self.draws, [1 - UPPER, UPPER], axis=0)
+        scale = np.maximum(high - low, 1e-12)
+        excess = ((self.draws - self.values) / scale).max(1)  # how far the luckiest is above its true value
+        return bool(((self.values / scale) > np.quantile(excess, UPPER)).any())
+
+
+def crossings(n_tokens: np.ndarray, losses: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Where rows of losses first come down to their targets, in tokens, interpolated.
+
+    Between two lengths the loss is taken to be linear in the logarithm of the length; between 0 and 1 token, in the
+    length.
+
+    Args:
+        n_tokens: int [K], ascending.
+        losses: [rows, K].
+        targets: [rows].
+
+    Returns:
+        float [rows]; inf if a row never comes down to its target.
+    """
+    reached = losses <= targets[:, None] + 1e-12
+    i = reached.argmax(1)
+    before = np.maximum(i - 1, 0)
+    row = np.arange(len(losses))
+    drop = losses[row, before] - losses[row, i]
+    share = np.where(i > 0, (losses[row, before] - targets) / np.where(drop > 0, drop, 1.0), 1.0)
+    step = np.where(
+        n_tokens > 0, np.log2(np.maximum(n_tokens, 1)), -1.0
+    )  # a doubling is a step, and 0 stands one before 1
+    at = step[before] + share * (step[i] - step[before])
+    tokens = np.where(at < 0, at + 1, 2.0**at)
+    return np.where(reached.any(1), tokens, np.inf)
+
+
+def _lacks(losses: np.ndarray) -> np.ndarray:
+    """By how much the best longer prompt is better, [rows, K - 1], from losses [rows, K]."""
+    best_beyond = np.minimum.accumulate(losses[:, ::-1], 1)[:, ::-1]
+    return losses[:, :-1] - best_beyond[:, 1:]
 
 
 def smallest_with_score(lengths: Sequence[int], intervals: Sequence[Sequence[float]], target: float) -> Distance:
-    """The smallest P whose behavioural score is at least ``target``.
+    """The smallest P whose behavioural score is at least ``target``, as Nordby (arXiv 2505.14943) defines the distance.
 
     Args:
         lengths: Prompt lengths, ascending.
@@ -150,8 +285,11 @@ def smallest_with_score(lengths: Sequence[int], intervals: Sequence[Sequence[flo
         The value and the upper end go by the intervals' low ends, the lower end by their high ends.
     """
 
-    def first(ends: Sequence[float]) -> int | None:
-        return next((n for n, end in zip(lengths, ends, strict=True) if end >= target), None)
+    def first(ends: Sequence[float]) -> float:
+        return next((n for n, end in zip(lengths, ends, strict=True) if end >= target), math.inf)
 
     low_ends, high_ends = ([interval[i] for interval in intervals] for i in (0, 1))
-    return Distance(first(low_ends), first(high_ends), first(low_ends), lengths[-1])
+    value = first(low_ends)
+    if value == math.inf:
+        return Distance(None, low=first(high_ends), longest=lengths[-1])
+    return Distance(int(value), None, value, first(high_ends), value, lengths[-1])

@@ -5,17 +5,25 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the result files; result.schema.json describes them. 1 had no "sizes"; 1 and 2 had no "variant" and no
-kinds of samples."""
+kinds of samples; 1 to 3 had no "anchor", and of the data baselines only the loss."""
 KINDS = {"ChessMoves": "board", "ChatDetuning": "dialogue", "Pathfinding": "path", "Repetition": "repetition"}
 """Task -> kind of its samples; all others are texts."""
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
     """The content of a result file of any version, with the keys that it lacks, empty, so that one schema fits all."""
-    missing = {"sizes": [], "variant": {"label": "", "options": [], "control_of": None}}
-    return {**missing, **values, "schema": SCHEMA}
+    missing = {"sizes": [], "variant": {"label": "", "options": [], "control_of": None}, "anchor": None}
+    values = {**missing, **values, "schema": SCHEMA}
+    if isinstance(values.get("baselines"), dict):
+        known = values["baselines"].items()
+        values["baselines"] = {n: {"loss": b, "document_losses": None} if _is_number(b) else b for n, b in known}
+    return values
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def described(values: dict[str, Any]) -> dict[str, Any]:

@@ -65,8 +65,9 @@ class Result:
     """Prompt length P."""
     seed: int
     held_out: HeldOut
-    baselines: dict[str, float]
-    """Held-out nats per scored token of the data baselines, by name: "uniform", "unigram" and n-grams."""
+    baselines: dict[str, dict[str, Any]]
+    """Data baselines, counted on the training documents that the prompt saw: name -> "loss", nats per scored token, and
+    "document_losses", nats by document (None in older files)."""
     scores: dict[str, Any]
     """Behaviour: name -> {"value", "interval", "n"}, or a dict of such."""
     curve: list[dict[str, float]]
@@ -85,6 +86,10 @@ class Result:
     """Data tokens trained on per second of that; None if nothing was trained."""
     variant: dict[str, Any] = field(default_factory=lambda: {"label": "", "options": [], "control_of": None})
     """Which of the experiment's tasks this is: soft_prompts.tasks.base.Variant as plain JSON."""
+    anchor: dict[str, Any] | None = None
+    """What is known to bring the behaviour out, such as a trigger text or the base model: "name", "loss",
+    "document_losses".
+    None: the task names nothing."""
     schema: int = field(default=SCHEMA)
     """Version of the file."""
 

@@ -1,4 +1,5 @@
-"""What a curve says, in a few numbers: conditional distance in tokens and bits, saturation, and what to be wary of."""
+"""What a curve says, in a few numbers: the model's contribution, distances, bits, saturation, and what to be wary
+of."""
 
 from __future__ import annotations
 
@@ -9,35 +10,39 @@ from typing import Any
 import numpy as np
 
 from soft_prompts.results.curve import Curve, Point, control_of
-from soft_prompts.results.distance import TOLERANCE, Distance
-from soft_prompts.stats import ratio, seed_interval
+from soft_prompts.results.distance import Distance
+from soft_prompts.stats import CONFIDENCE, ratio, ratio_interval
 
-SHARES = (0.5, 0.95)
-"""Of the gap between no prompt and the plateau, for which a conditional distance is given."""
+SHARE = 0.95
+"""Of a gap or a contribution, for which distances are given."""
+NO_CONTRIBUTION = "no contribution seen"
 
 
 @dataclass(frozen=True)
 class Summary:
     """The product of an experiment: one curve in numbers."""
 
-    distances: dict[float, Distance]
-    """Share of the gap -> conditional distance in tokens."""
-    bits: dict[float, int | None]
-    """Share of the gap -> fewest bits of the prompt of that length, mean over seeds; None if no rounding kept the
-    loss."""
+    contribution: str
+    """What the model brought, in words; "" if neither a control nor data baselines were measured."""
+    distances: dict[str, Distance]
+    """What 95 % of which is reached -> the distance. The first is the one to quote."""
+    bits: int | None
+    """Fewest bits that keep the loss of the prompt at the first distance, mean over seeds; None if not known."""
     saturation: Distance
-    """The length beyond which nothing improves."""
+    """The length beyond which nothing improves by more than 5 %."""
     bits_saved: dict[str, Any]
     """Bits per document that the best prompt saves over none: value, interval, n."""
     flags: list[str]
     """What makes the curve suspect, in words."""
 
     def __str__(self) -> str:
-        share = SHARES[-1]
-        bits = self.bits[share]
-        size = "" if bits is None else f", {bits / 1000:.1f} kbit"
-        line = f"conditional distance ({share * 100:.0f} % of gap): {self.distances[share]} tokens{size}"
-        return f"{line}; saturation {self.saturation}" + (f" ({'; '.join(self.flags)})" if self.flags else "")
+        parts = [self.contribution] if self.contribution else []
+        (first, quoted), *others = self.distances.items()
+        bits = f", {self.bits / 1000:.1f} kbit in one condition" if self.bits else ""
+        parts.append(f"conditional distance (95 % of {first}): {quoted}{bits}")
+        parts += [f"of {what}: {distance}" for what, distance in others]
+        parts.append(f"saturation {self.saturation}")
+        return "; ".join(parts) + (f" ({'; '.join(self.flags)})" if self.flags else "")
 
 
 def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
@@ -45,7 +50,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
 
     Args:
         curve: The curve. Points on other documents than its first are left out of the numbers.
-        among: Curves of the same experiment and model; its control is found among them.
+        among: Curves of the same experiment and model; its random target is found among them.
 
     Returns:
         None if the curve has no P = 0 or nothing longer on the same documents.
@@ -53,53 +58,83 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
     losses = curve.paired
     if len(losses.n_tokens) < 2 or losses.n_tokens[0] != 0:
         return None
-    distances = {share: losses.distance_to_share(share) for share in SHARES}
+    distances = {}
+    if curve.anchor:
+        distances[f"the gap to {curve.anchor['name']}"] = losses.distance_to_anchor(SHARE)
+    if losses.contribution() is not None:
+        distances["the contribution"] = losses.distance_to_contribution(SHARE)
+    distances["the gap to its own plateau"] = losses.distance_to_plateau(SHARE)
     best = int(losses.n_tokens[losses.losses.argmin()])
     return Summary(
+        contribution=_contribution(curve),
         distances=distances,
-        bits={share: _bits(curve, distance.value) for share, distance in distances.items()},
-        saturation=losses.saturation(TOLERANCE),
+        bits=_bits(curve, next(iter(distances.values())).value),
+        saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
         flags=warnings(curve, control_of(curve, among)),
     )
+
+
+def _contribution(curve: Curve) -> str:
+    """The largest contribution with its interval, and what it is measured against."""
+    estimates = curve.paired.contribution()
+    if estimates is None or not curve.contribution:
+        return ""
+    if not estimates.seen:
+        return NO_CONTRIBUTION
+    k = int(estimates.values.argmax())
+    low, high = estimates.interval(k)
+    against = curve.contribution[k]["against"]
+    at = curve.points[k].n_tokens
+    return f"contribution {estimates.values[k]:.3f} [{low:.3f}, {high:.3f}] nats at P={at} (against {against})"
 
 
 def _bits(curve: Curve, n_tokens: int | None) -> int | None:
     """The fewest bits that keep the loss of the prompt of a length, averaged over seeds."""
     point = curve.point(n_tokens) if n_tokens is not None else None
     last = [r.sizes[-1] for r in point.results if r.sizes] if point else []
-    kept = [size["bits"] for size in last if size["increase"]["interval"][1] <= size.get("tolerance", TOLERANCE)]
+    kept = [size["bits"] for size in last if size["increase"]["interval"][1] <= size.get("tolerance", 0.01)]
     return round(float(np.mean(kept))) if kept and len(kept) == len(last) else None
 
 
-def warnings(curve: Curve, control: Curve | None = None) -> list[str]:
+def warnings(curve: Curve, random_target: Curve | None = None) -> list[str]:
     """What makes a curve suspect, by prompt length."""
-    words = []
+    words = ["one seed: intervals over documents only"] if curve.n_seeds < 2 else []
     for point, flags in zip(curve.points, curve.flags, strict=True):
         words += [f"P={point.n_tokens} {flag}" for flag in flags]
         if seeds_disagree(point):
             words.append(f"P={point.n_tokens} seeds disagree ({min(point.losses):.3f} to {max(point.losses):.3f})")
-    return words + (_not_beyond(curve, control) if control else [])
+    return words + (_not_beyond(curve, random_target) if random_target else [])
 
 
 def seeds_disagree(point: Point) -> bool:
-    """Whether training luck moves the loss more than the choice of documents does: its interval is more than twice as
-    wide."""
-    interval = seed_interval(np.array(point.losses))
-    low, high = point.interval
-    return interval is not None and interval[1] - interval[0] > 2 * (high - low)
+    """Whether training luck moves the loss more than the choice of documents does.
+
+    The variance between seeds is compared with the variance of a loss over documents. It must be larger with 95 %
+    confidence (chi-squared with n_seeds - 1 degrees of freedom), so equal variances are flagged in one case of twenty,
+    however many seeds there are.
+    """
+    n = len(point.losses)
+    if n < 2:
+        return False
+    from scipy.stats import chi2
+
+    low, high = ratio_interval(point.sums, point.counts)
+    of_documents = ((high - low) / 2 / 1.96) ** 2
+    between_seeds = float(np.var(point.losses, ddof=1))
+    return between_seeds * (n - 1) > of_documents * chi2.ppf(CONFIDENCE, n - 1)
 
 
-def _not_beyond(curve: Curve, control: Curve) -> list[str]:
+def _not_beyond(curve: Curve, random_target: Curve) -> list[str]:
     """Lengths whose gain is no larger than that of a random target: there the prompt alone does it."""
-    zero, zero_control = curve.point(0), control.point(0)
+    zero, zero_random = curve.point(0), random_target.point(0)
     words = []
     for point in curve.points:
-        other = control.point(point.n_tokens)
-        if not (point.n_tokens and other and zero and zero_control and other.documents == point.documents):
+        other = random_target.point(point.n_tokens)
+        if not (point.n_tokens and other and zero and zero_random and other.documents == point.documents):
             continue
         closed = (zero.sums - point.sums) / zero.sums.sum() * len(zero.sums)
-        closed_control = (zero_control.sums - other.sums) / zero_control.sums.sum() * len(zero.sums)
-        if ratio(closed - closed_control, np.ones(len(closed)))["interval"][0] <= 0:
+        closed_random = (zero_random.sums - other.sums) / zero_random.sums.sum() * len(zero.sums)
+        if ratio(closed - closed_random, np.ones(len(closed)))["interval"][0] <= 0:
             words.append(f"P={point.n_tokens} gain not beyond the random-target control")
     return words

@@ -15,6 +15,7 @@ from soft_prompts.options import recorded
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from soft_prompts.engine.evaluate import TokenScores
     from soft_prompts.engine.prompted import Bench, PromptedModel
 
 
@@ -106,6 +107,14 @@ class Task:
         from soft_prompts.engine.loss import cross_entropy  # brings torch, which takes a second to import
 
         return cross_entropy(head, hidden, labels)
+
+    def anchor(self, bench: Bench) -> tuple[str, TokenScores] | None:
+        """What is known to bring the behaviour out, such as a trigger text or a model made for it: distances go by it.
+
+        Returns:
+            Its name and its losses on the bench's held-out documents; None if nothing is known.
+        """
+        return None
 
     def check(self, bench: Bench) -> None:
         """Called before training.

@@ -19,6 +19,7 @@ from soft_prompts.tasks.base import TaskScores
 from soft_prompts.tasks.text import TextTask
 
 if TYPE_CHECKING:
+    from soft_prompts.engine.evaluate import TokenScores
     from soft_prompts.models.language_model import LanguageModel
 
 SYSTEMS = {
@@ -64,6 +65,10 @@ class ChatDetuning(TextTask):
         """
         dialogues(bench)
         self._beside(bench)
+
+    def anchor(self, bench: Bench) -> tuple[str, TokenScores] | None:
+        """The loss of the base model."""
+        return "the base model", self._beside(bench)[1].held_out_scores
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """How much of the way from chat to base the prompt goes: in loss on plain text, and in replies to dialogues.

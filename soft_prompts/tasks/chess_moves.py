@@ -16,8 +16,9 @@ from soft_prompts.data.documents import Encoding, Split, is_held_out
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
-from soft_prompts.engine.prompted import PromptedModel
+from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.options import added_later
 from soft_prompts.stats import rate, ratio
 from soft_prompts.tasks.base import Task, TaskScores
 
@@ -80,6 +81,10 @@ class ChessMoves(Task):
     continued_from: tuple[int, ...] = (10, 40)
     """Half-moves after which it takes over."""
 
+    anchor_text: str = added_later("")
+    """A text that is known to make the model play, such as "White {white}, Black {black}.\n", with both players'
+    ratings put in. Distances are then measured by its loss. Empty: none is known."""
+
     headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect")
     file_options: ClassVar[tuple[str, ...]] = ("games", "test_games")
 
@@ -132,6 +137,25 @@ class ChessMoves(Task):
     def _split(self, encoding: Encoding) -> _SplitGames:
         wanted = _Wanted(self.games, self.test_source, self.game_filter, self.max_games, self.max_test_games)
         return _split(wanted, tuple(self.identity().values()), encoding.cache)
+
+    def anchor(self, bench: Bench) -> tuple[str, TokenScores] | None:
+        """The loss of the held-out games behind ``anchor_text``."""
+        if not self.anchor_text:
+            return None
+        from soft_prompts.engine.evaluate import evaluate
+        from soft_prompts.interventions.soft_prompt import SoftPrompt
+
+        texts = [self.anchor_text.format(white=e.elos[0], black=e.elos[1]) for e in bench.held_out]
+        behind = [
+            Example(
+                np.concatenate([text, e.tokens[1:]]),
+                np.concatenate([np.full(len(text), IGNORE), e.labels[1:]]),
+                e.document,
+            )
+            for e, text in zip(bench.held_out, bench.encoding.tokens(texts)[0], strict=True)
+        ]
+        no_prompt = SoftPrompt(bench.model.vocabulary[:0].float())
+        return "the trigger text", evaluate(bench.model, [no_prompt], behind, bench.token_budget)[0]
 
     def score(self, prompted: PromptedModel, held_out: Sequence[ChessExample]) -> TaskScores:
         """Predicted moves of held-out games, the use made of the ratings, and legal moves of free continuations.

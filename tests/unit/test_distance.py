@@ -1,129 +1,179 @@
-"""Distances of curves whose answer is known, and intervals that cover the truth as often as they say."""
+"""Distances, saturation and contribution of curves whose answer is known."""
+
+import math
 
 import numpy as np
 import pytest
 
-from soft_prompts.results.distance import Distance, PairedLosses, smallest_with_score
-from soft_prompts.stats import band, ratio_interval, resampled, seed_interval
+from soft_prompts.results.distance import Distance, Estimates, PairedLosses, crossings, smallest_with_score
 
 LENGTHS = np.array([0, 1, 4, 16, 64])
 
 
-def curve(losses: list[float], noise: float = 0.0, n: int = 200, shared: float = 0.5) -> PairedLosses:
-    """Documents of 10 to 49 tokens. Each has a difficulty of its own, the same at every length, and noise."""
+def rows(losses, n_seeds: int, spread: float, counts: np.ndarray, hard: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Nats by seed and document whose losses are exactly the given ones; seeds differ by ``spread`` around them."""
+    luck = np.linspace(-spread, spread, n_seeds) if n_seeds > 1 else np.zeros(1)
+    return tuple((loss + luck[:, None] + hard) * counts for loss in losses)
+
+
+def losses_of(losses, n_seeds: int = 3, spread: float = 0.0, n: int = 200, control=(), baselines=(), anchor=None):
+    """Documents of 10 to 49 tokens, each with a difficulty of its own that is the same everywhere."""
     random = np.random.default_rng(0)
     counts = random.integers(10, 50, n)
-    per_token = np.array(losses)[:, None] + shared * random.normal(size=n)
-    per_token = per_token + noise * random.normal(size=(len(losses), n))
-    # Make the mean losses exactly those asked for.
-    per_token += (np.array(losses) - (per_token * counts).sum(1) / counts.sum())[:, None]
-    return PairedLosses(LENGTHS[: len(losses)], per_token * counts, counts)
+    hard = 0.5 * random.normal(size=n)
+    hard -= (hard * counts).sum() / counts.sum()
+    known = rows(baselines, n_seeds, 0.0, counts, hard)
+    return PairedLosses(
+        n_tokens=LENGTHS[: len(losses)],
+        sums=rows(losses[:1], 1, 0.0, counts, hard) + rows(losses[1:], n_seeds, spread, counts, hard),
+        counts=counts,
+        control=rows(control, n_seeds, spread, counts, hard),
+        baselines=known,
+        anchor=rows([anchor], 1, 0.0, counts, hard)[0] if anchor else None,
+    )
 
 
-def test_losses_and_envelope() -> None:
-    c = curve([5, 3, 2, 2.5, 1])
-    np.testing.assert_allclose(c.losses, [5, 3, 2, 2.5, 1])
-    np.testing.assert_allclose(c.envelope, [5, 3, 2, 2, 1])
+def test_losses_are_means_over_seeds_per_scored_token() -> None:
+    np.testing.assert_allclose(losses_of([5, 3, 2, 2.5, 1], spread=0.1).losses, [5, 3, 2, 2.5, 1])
+    two = PairedLosses(np.array([0, 1]), (np.array([[2.0, 6.0]]), np.array([[1.0, 3.0], [3.0, 5.0]])), np.array([1, 3]))
+    np.testing.assert_allclose(two.losses, [8 / 4, (4 + 8) / 2 / 4])
 
 
-def test_distance_to_a_share_of_the_gap() -> None:
-    c = curve([5, 3, 1.1, 1.05, 1])
-    assert c.distance_to_share(0.45) == Distance(1, 1, 1, 64)
-    assert c.distance_to_share(0.95) == Distance(4, 4, 4, 64)
-    assert c.distance_to_share(1.0) == Distance(64, 64, 64, 64)
-    assert str(c.distance_to_share(0.95)) == "4 [4, 4]"
-    with pytest.raises(ValueError, match="loss at 0 tokens"):
-        PairedLosses(LENGTHS[1:], c.sums[1:], c.counts).distance_to_share(0.5)
+# --- where a curve crosses its target ---
 
 
-def test_pairing_sees_what_differences_between_documents_would_hide() -> None:
-    """Documents differ by 2 nats and prompts by 0.1. The order is certain because the documents are paired."""
-    c = curve([5, 4.9, 4.8, 4.7, 4.6], noise=0.05, shared=2.0)
-    low, high = ratio_interval(c.sums[0], c.counts)
-    assert high - low > 0.4
-    assert c.distance_to_share(0.9) == Distance(64, 64, 64, 64)
+@pytest.mark.parametrize(
+    ("losses", "target", "at"),
+    [
+        ([3, 2, 1], 3.0, 0),  # reached without a prompt
+        ([3, 2, 1], 2.5, 0.5),  # between 0 and 1 token, linear in the length
+        ([3, 2, 1], 2.0, 1),
+        ([3, 2, 1], 1.5, 2),  # half-way from 1 to 4 in the logarithm
+        ([3, 2, 1], 1.0, 4),
+        ([3, 2, 1], 0.9, math.inf),
+        ([3, 1, 2], 1.5, 0.75),  # a longer prompt that is worse changes nothing
+    ],
+)
+def test_a_crossing_is_interpolated_in_the_logarithm_of_the_length(losses, target: float, at: float) -> None:
+    assert crossings(LENGTHS[:3], np.array([losses], float), np.array([target]))[0] == pytest.approx(at)
 
 
-def test_a_target_never_reached_is_censored() -> None:
-    c = curve([5, 3, 2, 2, 2])
-    assert c.distance_to_loss(1.0) == Distance(None, None, None, 64)
-    assert str(c.distance_to_loss(1.0)) == "> 64"
-    assert str(Distance(16, 4, None, 64)) == "16 [4, > 64]"
+def test_the_distance_to_an_anchor_is_the_shortest_prompt_that_closes_the_share() -> None:
+    losses = losses_of([5, 3, 1.1, 1.0, 1.0], anchor=1.0)
+    distance = losses.distance_to_anchor(0.95)  # target 1.2
+    assert (distance.value, distance.below, distance.longest) == (4, 1, 64)
+    assert distance.at == pytest.approx(2 ** (2 * 1.8 / 1.9))
+    assert distance.low == pytest.approx(distance.at) == distance.high  # the documents agree, and so do the seeds
+    assert str(distance) == "(1, 4], about 3.7 [3.7, 3.7]"
+    assert losses.distance_to_anchor(0.4).value == 1
+    assert losses_of([5, 3, 1.1, 1.0, 1.0], anchor=0.5).distance_to_anchor(0.95).value is None
+    with pytest.raises(ValueError, match="needs an anchor"):
+        losses_of([5, 3]).distance_to_anchor(0.5)
 
 
-def test_a_target_within_the_noise_has_a_wide_interval_and_a_cautious_value() -> None:
-    c = curve([5, 3, 2.0, 1.9, 1.0], noise=1.0, n=60)
-    distance = c.distance_to_loss(2.0)
-    assert distance.low == 4 and distance.high in (16, 64) and distance.value in (16, 64)
-    assert distance.low <= distance.value
+def test_the_anchor_and_not_the_longest_prompt_sets_the_target() -> None:
+    """The same curve cut at any length has the same distance, where its lengths reach that far."""
+    for n in (3, 4, 5):
+        assert losses_of([5, 3, 1.1, 0.9, 0.7][:n], anchor=1.0).distance_to_anchor(0.95).value == 4
 
 
-def test_saturation_is_where_nothing_longer_is_better_by_more_than_the_tolerance() -> None:
-    assert curve([5, 3, 2, 1.995, 1.992]).saturation(0.01) == Distance(4, 4, 4, 64)
-    assert curve([5, 3, 2, 1.9, 1.8]).saturation(0.01) == Distance(None, None, None, 64)
-    assert curve([5, 3, 2, 2.2, 2.1]).saturation(0.01).value == 4  # longer prompts are worse, so they change nothing
-    assert curve([5, 3, 2, 1.9, 1.8]).saturation(0.3).value == 4
+def test_a_curve_that_still_falls_has_no_plateau_and_no_distance_to_it() -> None:
+    falling = losses_of([5, 3, 2, 1.5, 1.0])
+    assert str(falling.saturation()) == str(falling.distance_to_plateau(0.95)) == "> 64"
+    cut = losses_of([5, 3, 2])
+    assert str(cut.distance_to_plateau(0.95)) == "> 4"
+
+
+def test_the_plateau_is_the_mean_from_saturation_on() -> None:
+    losses = losses_of([5, 3, 1.1, 1.0, 1.05])
+    assert losses.saturation().value == 4  # longer ones are better by 0.1, less than 5 % of the gain of 4
+    distance = losses.distance_to_plateau(0.5)  # plateau 1.05, target 3.025
+    assert distance.value == 1 and distance.below == 0
+    assert distance.at == pytest.approx((5 - 3.025) / 2)
+
+
+def test_saturation_takes_its_tolerance_from_the_contribution_where_it_is_known() -> None:
+    losses = [5, 3, 1.1, 1.0, 1.0]
+    assert losses_of(losses).saturation().value == 4  # 0.1 nats of a gain of 4
+    assert losses_of(losses, baselines=[1.5]).saturation().value == 16  # but of a contribution of 0.5
+    assert losses_of(losses).saturation(tolerance=0.05).value == 16
+    assert losses_of(losses).saturation(tolerance=2.5).value == 1
+
+
+def test_what_gains_nothing_has_no_distance() -> None:
+    flat = losses_of([2, 2, 2, 2, 2], spread=0.01, anchor=1.0)
+    assert str(flat.distance_to_anchor(0.5)) == str(flat.distance_to_plateau(0.5)) == "no gain"
+    worse = losses_of([2, 2.1, 2.1, 2.1, 2.1])
+    assert str(worse.distance_to_plateau(0.95)) == "no gain"
+
+
+# --- what the model contributed ---
+
+
+def test_contribution_is_measured_against_the_better_of_control_and_baseline_at_each_length() -> None:
+    losses = losses_of([5, 3, 1.1, 1.0, 1.0], control=[9, 5, 2.5, 1.6, 1.2], baselines=[2.0, 4.0])
+    contribution = losses.contribution()
+    np.testing.assert_allclose(contribution.values, [-3, -1, 0.9, 0.6, 0.2])
+    np.testing.assert_allclose(contribution.draws.mean(0), contribution.values, atol=1e-9)
+    assert contribution.seen
+    assert losses_of([5, 3]).contribution() is None
+    only_control = losses_of([5, 3, 1.1, 1.0, 1.0], control=[9, 5, 2.5, 1.6, 1.2]).contribution()
+    np.testing.assert_allclose(only_control.values, [4, 2, 1.4, 0.6, 0.2])
+
+
+def test_a_model_that_does_as_its_scrambled_self_has_contributed_nothing() -> None:
+    curve = [5, 3, 1.1, 1.0, 1.0]
+    same = losses_of(curve, spread=0.01, control=curve, baselines=[2.0])
+    assert not same.contribution().seen
+    assert str(same.distance_to_contribution(0.95)) == "no contribution seen"
+    counted = losses_of(curve, spread=0.01, control=[9] * 5, baselines=[0.99])
+    assert not counted.contribution().seen  # counting does better than any prompt
+
+
+def test_the_distance_to_a_contribution_is_where_it_is_nearly_all_there() -> None:
+    losses = losses_of([5, 3, 1.1, 1.0, 1.0], baselines=[2.0])
+    distance = losses.distance_to_contribution(0.95)  # contributions -3, -1, 0.9, 1, 1
+    assert (distance.below, distance.value) == (4, 16)
+    assert losses.distance_to_contribution(0.5).value == 4
+
+
+def test_one_of_several_numbers_is_seen_above_zero_only_if_luck_among_all_cannot_explain_it() -> None:
+    random = np.random.default_rng(0)
+    draws = random.normal(size=(20_000, 20))
+    value = np.zeros(20)
+    value[3] = 2.2  # beyond the 1.96 of one number, not beyond what the largest of 20 reaches by chance
+    assert not Estimates(value, draws + value).seen
+    assert Estimates(value[3:4], (draws + value)[:, 3:4]).seen
+    value[3] = 3.5
+    assert Estimates(value, draws + value).seen
+    assert not Estimates(-value, draws - value).seen
+
+
+# --- the rest ---
 
 
 def test_bits_saved_are_nats_over_ln_2() -> None:
-    c = curve([5, 3, 2, 2, 1])
-    np.testing.assert_allclose(c.bits_saved(4).mean(), 3 * c.counts.sum() / len(c.counts) / np.log(2))
+    c = losses_of([5, 3, 2, 2, 1])
+    np.testing.assert_allclose(c.bits_saved(4), 3 * c.counts / np.log(2))
 
 
 def test_the_smallest_length_with_a_score_needs_its_whole_interval_above_the_target() -> None:
     intervals = [[0, 0.1], [0.4, 0.6], [0.55, 0.8], [0.9, 1.0]]
-    assert smallest_with_score([0, 1, 4, 16], intervals, 0.5) == Distance(4, 1, 4, 16)
-    assert smallest_with_score([0, 1, 4, 16], intervals, 0.95) == Distance(None, 16, None, 16)
+    reached = smallest_with_score([0, 1, 4, 16], intervals, 0.5)
+    assert (reached.value, reached.low, reached.high) == (4, 1, 4)
+    missed = smallest_with_score([0, 1, 4, 16], intervals, 0.95)
+    assert (missed.value, missed.low, str(missed)) == (None, 16, "> 16")
 
 
-# --- coverage ---
-
-
-def test_intervals_cover_as_often_as_they_say() -> None:
-    """2,000 experiments. The tokens of a document share its difficulty, and documents differ in length."""
-    random = np.random.default_rng(0)
-    n, covered = 200, 0
-    for _ in range(2000):
-        counts = random.geometric(0.05, n)
-        sums = counts * (2 + 0.5 * random.normal(size=n)) + np.sqrt(counts) * random.normal(size=n)
-        low, high = ratio_interval(sums, counts, n_resamples=500)
-        covered += low <= 2 <= high
-    assert 0.93 <= covered / 2000 <= 0.97
-
-
-def test_tokens_taken_as_independent_would_cover_far_too_seldom() -> None:
-    """The data are as above, but the tokens are taken as independent. This is why documents are what is resampled."""
-    random = np.random.default_rng(0)
-    covered = 0
-    for _ in range(300):
-        counts = random.geometric(0.05, 200)
-        difficulty = 2 + 0.5 * random.normal(size=200)
-        tokens = np.repeat(difficulty, counts) + random.normal(size=counts.sum())
-        half = 1.96 * tokens.std() / len(tokens) ** 0.5
-        covered += abs(tokens.mean() - 2) <= half
-    assert covered / 300 < 0.85
-
-
-def test_the_band_holds_all_lengths_at_once_and_is_wider_than_each_interval() -> None:
-    random = np.random.default_rng(0)
-    everywhere = each = 0
-    for _ in range(400):
-        counts = random.geometric(0.05, 150)
-        sums = counts * (2 + 0.5 * random.normal(size=(6, 150)))
-        low, high = band(sums, counts)
-        everywhere += bool(((low <= 2) & (high >= 2)).all())
-        intervals = np.quantile(resampled(sums, counts, 500), [0.025, 0.975], axis=0)
-        each += bool(((intervals[0] <= 2) & (intervals[1] >= 2)).all())
-    assert 0.91 <= everywhere / 400 <= 0.985
-    assert each < everywhere - 40
-
-
-def test_seeds_have_an_interval_of_their_own() -> None:
-    assert seed_interval(np.array([1.0])) is None
-    low, high = seed_interval(np.array([1.0, 1.2, 1.4]))
-    assert (low + high) / 2 == pytest.approx(1.2)
-    t = 4.303  # of Student's distribution with two degrees of freedom
-    assert (high - low) / 2 == pytest.approx(t * 0.2 / 3**0.5, rel=1e-3)
-    random = np.random.default_rng(0)
-    covered = [low <= 0 <= high for low, high in (seed_interval(x) for x in random.normal(size=(2000, 3)))]
-    assert 0.93 <= np.mean(covered) <= 0.97
+@pytest.mark.parametrize(
+    ("distance", "shown"),
+    [
+        (Distance(0, None, 0.0, 0.0, 0.0, 64), "0"),
+        (Distance(16, 4, 9.2, 5.04, math.inf, 64), "(4, 16], about 9.2 [5, > 64]"),
+        (Distance(64, 16, 31.4, 20.0, 60.0, 64), "(16, 64], about 31 [20, 60]"),
+        (Distance(None, longest=16), "> 16"),
+        (Distance(None, longest=16, why="no gain"), "no gain"),
+    ],
+)
+def test_a_distance_is_shown_as_the_bracket_of_lengths_that_holds_it(distance: Distance, shown: str) -> None:
+    assert str(distance) == shown

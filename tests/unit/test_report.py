@@ -13,13 +13,14 @@ from tests.unit.test_results import result
 
 
 def test_a_curve_has_a_row_for_every_length_and_its_gain_is_paired() -> None:
-    results = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.2, 2.4))]
+    results = [result(0, losses=(3.0, 3.2)), result(1, losses=(2.0, 2.2)), result(1, seed=1, losses=(2.0, 2.2))]
     (curve,) = curves(results)
     header, zero, one, uniform, unigram = rows(curve, ["hits"])
     assert header == ["P", "held-out loss", "paired", "seeds", "gain over 0", "hits", "flags"]
-    assert zero[:5] == ["0", "3.100 ±0.100", "±0.000", "1", ""]
-    # Both documents gain 0.9 on average over the seeds. So the paired interval has no width, though the losses vary.
-    assert one[:6] == ["1", "2.200 ±0.100", "±0.000", "2 (2.100 to 2.300)", "0.900 ±0.000", "0.500 ±0.100"]
+    # Two documents are few: half the spread of 0.1 becomes 0.1 x (12.71 / 1.96) x 2^(1/2).
+    assert zero[:5] == ["0", "3.100 ±0.917", "±0.000", "1", ""]
+    # Both documents gain 1.0 with both seeds. So the paired interval has no width, though the losses vary.
+    assert one[:6] == ["1", "2.100 ±0.917", "±0.000", "2 (2.100 to 2.100)", "1.000 ±0.000", "0.500 ±0.100"]
     assert (uniform[:2], unigram[:2]) == (["uniform", "5.000"], ["unigram", "2.800"])
 
 
@@ -63,7 +64,7 @@ def test_the_command_line_prints_results_and_refuses_an_empty_folder(tmp_path) -
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "soft_prompts.report"]
     shown = subprocess.run([*command, str(tmp_path / "full"), "--as-markdown"], capture_output=True, text=True)
-    assert "| 4 | 2.500 ±0.500 |" in shown.stdout
+    assert "| 4 | 2.500 ±4.584 |" in shown.stdout
     refused = subprocess.run([*command, str(tmp_path / "empty")], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "no results in" in refused.stderr
@@ -74,7 +75,7 @@ def test_a_page_is_filled_with_the_tables_it_names_and_a_filled_one_stays(tmp_pa
         result(n_tokens, losses=losses).save(tmp_path / "results" / "e" / f"tokens-{n_tokens}.json")
     page = "Before.\n\n<!-- results/e: hits -->\nold\n<!-- end -->\n\nAfter."
     full = filled(page, tmp_path)
-    assert "| 1 | 2.100 ±0.100 |" in full and "old" not in full and full.count("<!--") == 2
+    assert "| 1 | 2.100 ±0.917 |" in full and "old" not in full and full.count("<!--") == 2
     assert "conditional distance" in full
     assert (full[:9], full[-6:]) == ("Before.\n\n", "After.")
     assert filled(full, tmp_path) == full

@@ -19,6 +19,11 @@ from soft_prompts.results.snapshot import load_prompt, save_prompt
 from tests.unit.conftest import make_examples
 
 
+def baseline(loss: float, *by_document: float) -> dict:
+    """A data baseline as results record it, with nats by document if they are given."""
+    return {"loss": loss, "document_losses": list(by_document) or None}
+
+
 def result(n_tokens: int = 4, seed: int = 0, losses=(2.0, 3.0), **changes) -> Result:
     """A made-up result on two documents of ten tokens, with these losses per token."""
     scores = TokenScores(["a", "b"], [np.full(10, x) for x in losses], [np.ones(10, bool)] * 2)
@@ -29,7 +34,7 @@ def result(n_tokens: int = 4, seed: int = 0, losses=(2.0, 3.0), **changes) -> Re
         "n_tokens": n_tokens,
         "seed": seed,
         "held_out": HeldOut.of(scores),
-        "baselines": {"uniform": 5.0, "unigram": 2.8},
+        "baselines": {"uniform": baseline(5.0), "unigram": baseline(2.8)},
         "scores": {"hits": {"value": 0.5, "interval": [0.4, 0.6], "n": 2}},
         "curve": [{"step": 0, "loss": 2.5}],
         "samples": [{"text": "ja é"}],

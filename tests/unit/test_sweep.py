@@ -43,7 +43,8 @@ def chess(folders, games, tmp_path, monkeypatch, capsys):
 
     def run(*options: str, model: str = str(folders["neox"]), source: str = str(games)) -> tuple[int, str, list[Path]]:
         arguments = ["--models", model, "--games", source, "--out", str(tmp_path), "--n-tokens", "0", "2"]
-        monkeypatch.setattr(sys, "argv", ["chess_test", *arguments, *QUICK, *options])
+        one = ["--seeds", "0", "--controls"]  # of each length, and of the model itself
+        monkeypatch.setattr(sys, "argv", ["chess_test", *arguments, *QUICK, *one, *options])
         monkeypatch.setenv("COLUMNS", "300")
         try:
             main(tests.chess_test.DEFAULT, "")
@@ -59,7 +60,7 @@ def chess(folders, games, tmp_path, monkeypatch, capsys):
 def test_a_sweep_leaves_a_result_a_snapshot_and_a_curve_for_every_run(chess, tmp_path, folders, games) -> None:
     code, said, paths = chess("--seeds", "0", "1")
     assert code == 0
-    assert [p.name for p in paths] == [f"tokens-000{n}-seed-{s}.json" for n in (0, 2) for s in (0, 1)]
+    assert [p.name for p in paths] == [f"tokens-000{n}-seed-{s}.json" for n, s in ((0, 0), (2, 0), (2, 1))]
     results = [Result.load(p) for p in paths]
     assert len({tuple(r.held_out.documents) for r in results}) == 1
     assert len({tuple(r.held_out.document_scored) for r in results}) == 1
@@ -234,14 +235,28 @@ def test_the_first_word_names_a_preset_and_an_unknown_one_is_refused() -> None:
 def test_the_experiment_in_the_readme_runs(folders, tmp_path) -> None:
     (tmp_path / "capitals.py").write_text(code_in_the_readme("Capitals"))
     (tmp_path / "lines.txt").write_text("".join(f"line number {i} of the text\n" for i in range(60)))
-    command = [sys.executable, "capitals.py", "--models", str(folders["neox"]), "--n-tokens", "0", "2", *QUICK]
+    command = [
+        sys.executable,
+        "capitals.py",
+        "--models",
+        str(folders["neox"]),
+        "--n-tokens",
+        "0",
+        "2",
+        *QUICK,
+        "--seeds",
+        "0",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert shown.returncode == 0, shown.stderr
     results = [Result.load(path) for path in tmp_path.glob("results/capitals/**/*.json")]
-    assert sorted(r.n_tokens for r in results) == [0, 2]
+    assert sorted((r.n_tokens, r.config.get("control", "")) for r in results) == [
+        (n, control) for n in (0, 2) for control in ("", "scrambled")
+    ]
     assert len(results[0].held_out.documents) == 6
-    assert results[0].samples[0]["text"].startswith("LINE")
+    (own,) = [r for r in results if r.n_tokens and not r.config.get("control")]
+    assert own.samples[0]["text"].startswith("LINE")
 
 
 def test_a_result_that_is_not_json_is_named_and_force_replaces_it(chess) -> None:
@@ -276,7 +291,9 @@ def test_controls_that_know_nothing_are_curves_of_their_own_beside_the_model(che
     assert len({r.held_out.loss for r in by_control.values()}) == 3
     named = sorted(curve.difference for curve in curves(results))
     assert named == ["", "scrambled control", "untrained control"]
-    assert "scrambled control" in said
+    table = said[said.index("held-out loss") :]
+    assert "scrambled" in table and "untrained" in table
+    assert "untrained control" not in table  # they are columns beside the model, not tables of their own
 
 
 def test_data_baselines_are_counted_on_the_documents_that_the_seed_was_trained_on(chess) -> None:
@@ -284,10 +301,13 @@ def test_data_baselines_are_counted_on_the_documents_that_the_seed_was_trained_o
     names = ["uniform", "unigram"]
     for given in ("", " given conditions"):
         names += [f"{name}{given}" for name in ("bigram", "trigram", "5-gram")]
-    of_seed = {r.seed: r.baselines for r in map(Result.load, paths)}
+    results = [Result.load(path) for path in paths]
+    of_seed = {r.seed: r.baselines for r in results}
     assert list(of_seed[0]) == names
     assert of_seed[0]["uniform"] == of_seed[1]["uniform"]
-    assert of_seed[0]["bigram"] != of_seed[1]["bigram"]
+    assert of_seed[0]["bigram"]["loss"] != of_seed[1]["bigram"]["loss"]
+    losses, counts = of_seed[0]["bigram"]["document_losses"], results[0].held_out.document_scored
+    assert of_seed[0]["bigram"]["loss"] == pytest.approx(sum(losses) / sum(counts))
 
 
 def test_no_result_depends_on_the_token_budget_or_on_runs_at_once(chess) -> None:
@@ -303,7 +323,9 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
     recipe = replace(sweep.train, steps=40, batch_size=4, max_tokens=64, eval_documents=64, n_evaluations=0)
     task = replace(sweep.task, games=str(data / "chess/lichess_19k.pgn.zst"), continued_from=(4,))
     models = (str(data / "models/stories260K"),)
-    sweep = replace(sweep, models=models, task=task, train=recipe, n_tokens=(0, 4), seeds=(0, 1), out=tmp_path)
+    sweep = replace(
+        sweep, models=models, task=task, train=recipe, n_tokens=(0, 4), seeds=(0, 1, 2), controls=(), out=tmp_path
+    )
     (curve,) = curves(run(sweep))
     nothing, prompted = curve.points
     assert prompted.gain_over(nothing)["interval"][0] > 3  # nats per token, paired by game
@@ -325,7 +347,9 @@ def test_every_experiment_runs_two_steps(script, folders, games, tmp_path) -> No
     sweep, models = script.DEFAULT, (str(folders["llama"]),)
     recipe = replace(sweep.train, steps=2, batch_size=2, max_tokens=48, eval_documents=4, n_evaluations=0)
     task = replace(sweep.task, games=str(games))
-    sweep = replace(sweep, models=models, task=task, n_tokens=(0, 1), train=recipe, out=tmp_path)
+    sweep = replace(
+        sweep, models=models, task=task, n_tokens=(0, 1), seeds=(0,), controls=(), train=recipe, out=tmp_path
+    )
     results = run(sweep)
     assert len(results) == 2 * len(sweep.recipes)
     assert all(r.experiment == script.DEFAULT.experiment for r in results)
