@@ -14,6 +14,8 @@ DEFAULT = Sweep(
     task=ChessMoves(continued_from=()),
     models=("path/to/stories260K",),
     n_tokens=(1, 4, 16, 64),
+    seeds=(0,),
+    controls=(),
     train=TrainConfig(steps=300, batch_size=8, max_tokens=128, n_evaluations=3, eval_documents=256),
     recipes=(
         {},

@@ -19,6 +19,7 @@ _USED_BY_SCRIPTS = {
     "Variant": "tasks.base",
     "added_later": "options",
     "main": "cli",
+    "in_full": "cli",
     "on_pocket": "cli",
     "rate": "stats",
     "ratio": "stats",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results.record import Result
-from soft_prompts.sweep import Sweep, measure, plan
+from soft_prompts.sweep import Sweep, measure_until_flat
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
 
@@ -20,11 +20,13 @@ def main(default: Sweep, description: str, **presets: Sweep) -> None:
     Args:
         default: What runs without arguments.
         description: The script's docstring, for --help.
-        presets: Other sweeps by name. The first word of the command line may name one; options then change it.
+        presets: Other sweeps by name; "_" is written "-". The first word of the command line may name one; options
+            then change it.
     """
     interrupts_end_in_a_sentence()
     with ends_in_a_sentence():
-        run(parse(default, description, presets, sys.argv[1:]))
+        by_name = {name.replace("_", "-"): preset for name, preset in presets.items()}
+        run(parse(default, description, by_name, sys.argv[1:]))
 
 
 def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments: Sequence[str]) -> Sweep:
@@ -69,8 +71,7 @@ def run(sweep: Sweep) -> list[Result]:
     settle_process(pick_device(sweep.device))
     results, failures = [], []
     for model in sweep.models:
-        runs = plan(sweep, model)
-        measured = measure(sweep, runs)
+        runs, measured = measure_until_flat(sweep, model)
         results += measured.results
         failures += measured.failures
         if measured.results:
@@ -111,6 +112,14 @@ def on_pocket(published: Sweep, task: Task, **train: int) -> Sweep:
         task: Its task on data that ship.
         train: Further changes to its recipe.
     """
-    small = {"steps": 150, "batch_size": 8, "n_evaluations": 2, "eval_documents": 200, **train}
-    lengths = (0, 1, 4, 16, 64)
+    few = {"n_evaluations": 2, "eval_documents": 200, "validation_documents": 64}
+    small = {"steps": 100, "batch_size": 8, "max_tokens": 128, **few, **train}
+    lengths = (0, 1, 4, 16)
     return replace(published, task=task, models=("pocket",), n_tokens=lengths, train=replace(published.train, **small))
+
+
+def in_full(pocket: Sweep) -> Sweep:
+    """The same with all lengths and controls, all of the text, and as many steps as help: hours."""
+    train = replace(pocket.train, max_tokens=2 * pocket.train.max_tokens, validation_documents=128)
+    controls = ("scrambled", "untrained", "permuted")
+    return replace(pocket, n_tokens=(0, 1, 2, 4, 8, 16, 32, 64), controls=controls, doublings=5, train=train)

@@ -9,11 +9,11 @@ from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from soft_prompts.console import say, warn
 from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import Example
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import split_revision
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from soft_prompts.models.language_model import LanguageModel
     from soft_prompts.training.state import TrainingState
 
-BIT_TOLERANCE = 0.01
-"""Nats per token by which rounding a prompt may raise its loss."""
+FLAT_NATS, FLAT_SHARE = 0.005, 0.02
+"""Twice the steps do not help if no length's validation loss falls by more than both: so many nats per token, and this
+share of the largest gain."""
 SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
 """What recipes that are trained together must have in common."""
 
@@ -46,10 +47,14 @@ class Sweep:
     """Prompt lengths. 0 is the baseline: the model as it is."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
-    controls: tuple[Literal["scrambled", "untrained"], ...] = ("scrambled",)
-    """Models that know nothing, measured beside each model with the same documents, seeds and steps: its weights
-    permuted within each matrix, or initialised anew. What they reach, a prompt alone can teach."""
+    controls: tuple[Literal["scrambled", "untrained", "permuted"], ...] = ("scrambled",)
+    """What is measured beside each model with the same documents, seeds and steps. Models that know nothing, with
+    weights permuted within each matrix (scrambled) or initialised anew (untrained): what they reach, a prompt alone can
+    teach. And the model itself with the task's labels permuted (permuted): what any target costs."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    doublings: int = 0
+    """Train anew with twice the steps, at most so often, until that no longer helps: until the validation loss of no
+    prompt length falls by more than 0.005 nats and 2 % of the largest gain."""
     recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
     """Training recipes to compare, as changes to ``train``; steps, batch size and evaluation must stay the same."""
     out: Path = Path(".")
@@ -88,6 +93,8 @@ class Sweep:
             )
         if len(set(self.controls)) < len(self.controls):
             raise SoftPromptsError(f"--controls is {self.controls}, but must name none twice.")
+        if self.doublings < 0:
+            raise SoftPromptsError(f"--doublings is {self.doublings}, but must be at least 0.")
         if any(count is not None and count < 1 for count in (self.token_budget, self.runs_at_once)):
             raise SoftPromptsError(
                 f"--token-budget ({self.token_budget}) and --runs-at-once ({self.runs_at_once}) must be at least 1."
@@ -138,6 +145,45 @@ def measure(sweep: Sweep, runs: Sequence[Run]) -> Measured:
     return Measured(results, list(failures.values()))
 
 
+def measure_until_flat(sweep: Sweep, model: str) -> tuple[list[Run], Measured]:
+    """Measure a model with as many steps as ``sweep.doublings`` allows and the validation losses ask for.
+
+    Returns:
+        The runs of the last number of steps, and what became of them.
+
+    Raises:
+        SoftPromptsError: As ``measure``.
+    """
+    runs = plan(sweep, model)
+    measured = measure(sweep, runs)
+    for _ in range(sweep.doublings):
+        sweep = replace(sweep, train=replace(sweep.train, steps=2 * sweep.train.steps))
+        shorter, runs = measured, plan(sweep, model)
+        measured = measure(sweep, runs)
+        flat = is_flat(shorter.results, measured.results)
+        say(f"{sweep.train.steps} steps instead of half as many: {'no better' if flat else 'better'} on validation.")
+        if flat:
+            break
+    return runs, measured
+
+
+def is_flat(shorter: Sequence[Result], longer: Sequence[Result]) -> bool:
+    """Whether twice the steps leave the validation losses where they were, at every length and in every curve."""
+    before, after = (_validation_losses(results) for results in (shorter, longer))
+    gains = [before[task, 0] - loss for (task, n), loss in before.items() if n and (task, 0) in before]
+    allowed = max(FLAT_NATS, FLAT_SHARE * max(gains, default=0.0))
+    return all(before[key] - after[key] <= allowed for key in before.keys() & after.keys())
+
+
+def _validation_losses(results: Sequence[Result]) -> dict[tuple[str, int], float]:
+    """(variant, length) -> validation loss of the model itself, mean over the seeds."""
+    by_length: dict[tuple[str, int], list[float]] = {}
+    for r in results:
+        if not r.config.get("control") and r.validation_loss is not None:
+            by_length.setdefault((r.variant["label"], r.n_tokens), []).append(r.validation_loss)
+    return {key: sum(losses) / len(losses) for key, losses in by_length.items()}
+
+
 def finished(run: Run, out: Path) -> bool:
     """Whether a run has a result on all of its data: what a broken connection cut short may hold out other
     documents."""
@@ -154,7 +200,7 @@ def _train(sweep: Sweep, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
     check_context(model, runs)
     for control, task in dict.fromkeys((run.control, run.task) for run in runs):
-        measured = control_of(model, control) if control else model
+        measured = control_of(model, control) if control in ("scrambled", "untrained") else model
         yield from _train_task(sweep, measured, [run for run in runs if (run.control, run.task) == (control, task)])
 
 
@@ -188,43 +234,60 @@ class Beside:
         """Measure it."""
         from soft_prompts.engine.baselines import data_baselines
 
-        run, counts = runs[0], [e.n_scored for e in bench.held_out]
-        baselines = {}
+        run, baselines = runs[0], {}
         for seed in dict.fromkeys(r.seed for r in runs):
-            stream = run.task.examples("train", bench.encoding, seed)
+            stream = run.target.examples("train", bench.encoding, seed)
             training = list(islice(stream, max(1, run.train.steps) * run.train.batch_size))
-            measured = data_baselines(training, bench.held_out, bench.model.head.out_features)
-            baselines[seed] = {b.name: _losses(b.losses, counts) for b in measured}
-        anchor = None if run.control else run.task.anchor(bench)
-        named = {"name": anchor[0], **_losses(anchor[1].sums, counts)} if anchor else None
-        return cls(baselines, named)
+            n, wanted = len(bench.held_out), [*bench.held_out, *bench.validation]
+            measured = data_baselines(training, wanted, bench.model.head.out_features)
+            baselines[seed] = {
+                b.name: {
+                    "loss": float(b.losses[:n].sum() / b.counts[:n].sum()),
+                    "document_losses": b.losses[:n].tolist(),
+                    "validation_loss": float(b.losses[n:].sum() / b.counts[n:].sum()),
+                }
+                for b in measured
+            }
+        return cls(baselines, None if run.control else _anchor(run.task, bench))
 
 
-def _losses(sums: np.ndarray, counts: Sequence[int]) -> dict[str, Any]:
-    """Losses by document as results record them."""
-    return {"loss": float(sum(sums) / sum(counts)), "document_losses": [float(x) for x in sums]}
+def _anchor(task: Task, bench: Bench) -> dict[str, Any] | None:
+    """A task's anchor as results record it."""
+    held_out, validation = task.anchor(bench), task.anchor(bench.for_choices)
+    if held_out is None or validation is None:
+        return None
+    return {
+        "name": held_out.name,
+        "loss": held_out.scores.loss,
+        "document_losses": held_out.scores.sums.tolist(),
+        "validation_loss": validation.scores.loss,
+        "bits": held_out.bits,
+    }
 
 
 def make_bench(sweep: Sweep, model: LanguageModel, run: Run) -> Bench:
-    """The held-out documents of a run's task, tokenised for a model.
+    """The validation and held-out documents of a run's task, tokenised for a model.
 
     Raises:
         SoftPromptsError: There are too few to measure anything.
     """
     from soft_prompts.engine.forward import usual_budget
 
-    wanted = run.train.eval_documents
-    encoding = Encoding(model.tokenizer, model.separator, run.train.max_tokens, sweep.out / "runs" / "cache")
-    held_out = list(islice(run.task.examples("held_out", encoding, 0), wanted))
-    n_scored = sum(e.n_scored for e in held_out)
-    if len(held_out) < 2 or not n_scored:
-        raise SoftPromptsError(
-            f"there are only {len(held_out)} held-out documents with {n_scored} scored tokens; an interval needs 2 and "
-            f"a trustworthy one hundreds: give more data or a larger --train.max-tokens."
-        )
-    if len(held_out) < wanted:
-        warn(f"{len(held_out)} held-out documents instead of {wanted}: all there are.")
-    return Bench(model, encoding, held_out, sweep.token_budget or usual_budget(model.device))
+    recipe = run.train
+    encoding = Encoding(model.tokenizer, model.separator, recipe.max_tokens, sweep.out / "runs" / "cache")
+    parts: dict[str, list[Example]] = {}
+    for split, wanted in (("held_out", recipe.eval_documents), ("validation", recipe.validation_documents)):
+        documents = parts[split] = list(islice(run.target.examples(split, encoding, 0), wanted))
+        name, n_scored = split.replace("_", "-"), sum(e.n_scored for e in documents)
+        if len(documents) < 2 or not n_scored:
+            raise SoftPromptsError(
+                f"there are only {len(documents)} {name} documents with {n_scored} scored tokens; an interval needs 2 "
+                f"and a trustworthy one hundreds: give more data or a larger --train.max-tokens."
+            )
+        if len(documents) < wanted:
+            warn(f"{len(documents)} {name} documents instead of {wanted}: all there are.")
+    budget = sweep.token_budget or usual_budget(model.device)
+    return Bench(model, encoding, parts["held_out"], budget, parts["validation"])
 
 
 def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_together: int) -> None:
@@ -240,7 +303,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     Raises:
         SoftPromptsError: A file cannot be written.
     """
-    from soft_prompts.probes.bits import fewest_bits
+    from soft_prompts.probes.bits import rounded_sizes
     from soft_prompts.report.plots import save_picture
     from soft_prompts.results.provenance import provenance
     from soft_prompts.results.snapshot import save_prompt
@@ -255,7 +318,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     state.log.final(run, loss, behaviour.scores)
     for name, picture in behaviour.pictures.items():
         save_picture(picture, result_path.with_suffix(f".{name}.png"))
-    sizes = [] if run.control else fewest_bits(bench, state.intervention, state.scores, BIT_TOLERANCE)
+    sizes = [] if run.control else rounded_sizes(bench, state.intervention, state.scores, state.curve[-1]["loss"])
     Result(
         experiment=run.experiment,
         task=type(run.task).__name__,
@@ -267,7 +330,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         scores=behaviour.scores,
         curve=state.curve,
         samples=behaviour.samples,
-        sizes=[asdict(size) | {"tolerance": BIT_TOLERANCE} for size in sizes],
+        sizes=[asdict(size) for size in sizes],
         config=run.config,
         provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
         seconds=state.seconds,

@@ -14,7 +14,7 @@ can say what kind of text is coming. It comes within a few tokens and saturates 
 
 from dataclasses import replace
 
-from soft_prompts import Sweep, TrainConfig, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.autoregressive import Autoregressive
 
@@ -30,4 +30,4 @@ REDPAJAMA = replace(DEFAULT, task=Autoregressive(text=("redpajama",)))
 POCKET = replace(on_pocket(DEFAULT, Autoregressive(text=(str(SAMPLES),))), models=("pocket", "pocket-chat"))
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, redpajama=REDPAJAMA)
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET), redpajama=REDPAJAMA)

@@ -14,7 +14,7 @@ shows only when documents are paired.
 
 from dataclasses import replace
 
-from soft_prompts import Sweep, TrainConfig, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.chat_detuning import ChatDetuning
 
@@ -29,4 +29,4 @@ DEFAULT = Sweep(
 POCKET = replace(on_pocket(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket")), models=("pocket-chat",))
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET)
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

@@ -13,7 +13,7 @@ quickly with the half-move.
     python -m tests.chess_test --games my.pgn.zst --models ./my-model --n-tokens 0 1 4 16 64
 """
 
-from soft_prompts import Sweep, main, on_pocket
+from soft_prompts import Sweep, in_full, main, on_pocket
 from soft_prompts.pocket import GAMES
 from soft_prompts.tasks.chess_moves import ChessMoves
 
@@ -29,4 +29,4 @@ DEFAULT = Sweep(
 POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES), anchor_text="White {white}, Black {black}.\n"))
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET)
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

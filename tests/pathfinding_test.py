@@ -13,7 +13,7 @@ paths falls with their length. If worse paths are asked for, the model walks wor
     python -m tests.pathfinding_test pocket --width 4 --height 4 --no-spaces
 """
 
-from soft_prompts import Sweep, TrainConfig, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.tasks.pathfinding import Pathfinding
 
 # Models, lengths, boards, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own.
@@ -24,9 +24,7 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=2048, batch_size=256),
 )
-POCKET = on_pocket(
-    DEFAULT, Pathfinding(width=5, height=5, walked=96, walked_asked=16), steps=400, batch_size=16, max_tokens=128
-)
+POCKET = on_pocket(DEFAULT, Pathfinding(width=5, height=5, walked=96, walked_asked=16), steps=400)
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET)
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

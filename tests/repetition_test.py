@@ -12,7 +12,7 @@ string needs less than its control is what the model contributed. What both need
     python -m tests.repetition_test pocket --strings "hello" "the sea"
 """
 
-from soft_prompts import Sweep, TrainConfig, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.repetition import Repetition
 
@@ -26,13 +26,11 @@ DEFAULT = Sweep(
 )
 POCKET = on_pocket(
     DEFAULT,
-    Repetition(text=(str(SAMPLES),)),
+    Repetition(text=(str(SAMPLES),), strings=("pee",), continued=32),
     steps=80,
     batch_size=4,
-    max_tokens=128,
     eval_documents=64,
-    n_evaluations=0,
 )
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET)
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

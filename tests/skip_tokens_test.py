@@ -12,7 +12,7 @@ ahead.
     python -m tests.skip_tokens_test                 # pythia on RedPajama-V2, as published
 """
 
-from soft_prompts import Sweep, TrainConfig, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.skip_tokens import SkipTokens
 
@@ -24,7 +24,7 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=1536),
 )
-POCKET = on_pocket(DEFAULT, SkipTokens(text=(str(SAMPLES),), skip=(1, 2)), steps=300, max_tokens=96)
+POCKET = on_pocket(DEFAULT, SkipTokens(text=(str(SAMPLES),), skip=(1, 2)), steps=150)
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET)
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

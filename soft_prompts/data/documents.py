@@ -13,10 +13,12 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "validation", "held_out"]
 
 HELD_OUT_SHARE = 0.1
 """Share of the documents, by hash, that is held out if training and testing read the same data."""
+VALIDATION_SHARE = 0.05
+"""Share of the documents, by hash, on which choices are made: how long to train, how coarsely to round."""
 
 
 def document_id(text: str) -> str:
@@ -27,6 +29,14 @@ def document_id(text: str) -> str:
 def is_held_out(document: str, share: float = HELD_OUT_SHARE) -> bool:
     """Whether the document of this id is among the ``share`` of all documents that is never trained on."""
     return int(document, 16) < share * 2**64
+
+
+def split_of(document: str) -> Split:
+    """The split of the document of this id, if all splits come from the same data: a tenth is held out, a twentieth for
+    validation, the rest for training."""
+    if is_held_out(document):
+        return "held_out"
+    return "validation" if is_held_out(document, HELD_OUT_SHARE + VALIDATION_SHARE) else "train"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,16 @@ class Bench:
     model: LanguageModel
     encoding: Encoding
     held_out: Sequence[Example]
+    """What results are measured on. Nothing is chosen by them."""
     token_budget: int
     """Positions in one forward pass at most."""
+    validation: Sequence[Example] = ()
+    """What choices are made on: how long to train, how coarsely to round."""
+
+    @property
+    def for_choices(self) -> Bench:
+        """The same bench with the validation documents in the place of the held-out ones."""
+        return replace(self, held_out=self.validation)
 
 
 @dataclass(frozen=True)

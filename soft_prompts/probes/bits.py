@@ -16,6 +16,8 @@ BITS = (1, 2, 3, 4, 6, 8)
 """Bits per number that are tried, fewest first."""
 SCALE_BITS = 16
 """Bits of the one scale that each token keeps (a bfloat16)."""
+LOSSLESS = 0.002
+"""Nats per token on the validation documents: more bits are not tried once rounding costs less."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +27,52 @@ class Size:
     bits_per_number: int
     bits: int
     """Of the whole prompt in one condition: P x D numbers of ``bits_per_number``, and P scales of SCALE_BITS."""
+    numbers: int
+    """P x D."""
+    trained_numbers: int
+    """Numbers that were trained: P x D, or all weights of a generator that makes a prompt for every condition."""
+    validation_loss: float
+    """Nats per scored token of the validation documents. Sizes are chosen by it."""
     loss: float
-    """Nats per scored token."""
+    """Nats per scored token of the held-out documents."""
     increase: dict
-    """Loss minus that of the unrounded prompt, paired by document: value, interval, n."""
+    """Held-out loss minus that of the unrounded prompt, paired by document: value, interval, n."""
 
 
-def fewest_bits(bench: Bench, intervention: Intervention, scores: TokenScores, tolerance: float) -> list[Size]:
-    """Round a prompt to more and more bits until its loss is kept.
+def rounded_sizes(bench: Bench, intervention: Intervention, scores: TokenScores, validation_loss: float) -> list[Size]:
+    """Round a prompt to more and more bits until nothing is lost.
+
+    Which of the sizes is enough depends on the whole curve: a longer prompt may be rounded more coarsely and still
+    reach what a shorter one reaches. results/enough_bits.py chooses.
 
     Args:
-        bench: The model and the documents that the loss is measured on.
+        bench: The model, and the documents that losses are measured on.
         intervention: The trained prompt.
-        scores: Its own scores on these documents, unrounded.
-        tolerance: Nats per token by which the loss may rise: the upper end of the increase's interval must lie below.
+        scores: Its own held-out scores, unrounded.
+        validation_loss: Its own validation loss, unrounded, in nats per token.
 
     Returns:
-        The sizes tried, from the fewest bits on. The last is the answer if its increase is within the tolerance; a
-        prompt that needs more than 8 bits a number has no answer. A prompt of no tokens has no sizes.
+        The sizes tried, from the fewest bits on. A prompt of no tokens has none.
     """
-    sizes: list[Size] = []
     if not intervention.n_numbers:
-        return sizes
+        return []
+    tried: list[tuple[int, Intervention, float]] = []
     for n_bits in BITS:
         rounded = intervention.rounded(n_bits)
-        (of_rounded,) = evaluate(bench.model, [rounded], bench.held_out, bench.token_budget)
-        increase = ratio(of_rounded.sums - scores.sums, np.asarray(scores.counts))
-        bits = intervention.n_numbers * n_bits + intervention.n_tokens * SCALE_BITS
-        sizes.append(Size(n_bits, bits, of_rounded.loss, increase))
-        if increase["interval"][1] <= tolerance:
+        (validated,) = evaluate(bench.model, [rounded], bench.validation, bench.token_budget)
+        tried.append((n_bits, rounded, validated.loss))
+        if validated.loss - validation_loss <= LOSSLESS:
             break
-    return sizes
+    measured = evaluate(bench.model, [rounded for _, rounded, _ in tried], bench.held_out, bench.token_budget)
+    return [
+        Size(
+            bits_per_number=n_bits,
+            bits=intervention.n_numbers * n_bits + intervention.n_tokens * SCALE_BITS,
+            numbers=intervention.n_numbers,
+            trained_numbers=sum(parameter.numel() for parameter in intervention.parameters()),
+            validation_loss=validated,
+            loss=own.loss,
+            increase=ratio(own.sums - scores.sums, np.asarray(scores.counts)),
+        )
+        for (n_bits, _, validated), own in zip(tried, measured, strict=True)
+    ]

@@ -19,7 +19,8 @@ from soft_prompts.results.curve import Curve
 from soft_prompts.stats import band
 
 COLORS = matplotlib.colormaps["tab10"].colors
-CONTROL_LINES = {"scrambled": ":", "untrained": "-."}
+CONTROL_LINES = {"scrambled": ":", "untrained": "-.", "permuted": "--"}
+CONTROL_OF = {"scrambled": "weights", "untrained": "weights", "permuted": "labels"}
 INK = "#010203"
 """Colour of text and axes in SVGs, which becomes the page's own text colour."""
 
@@ -117,7 +118,12 @@ def draw_control(ax: Axes, control: Curve, color: tuple) -> None:
     """The same prompts on a model that knows nothing: what a prompt alone can teach."""
     x, losses = [position(p.n_tokens) for p in control.points], [p.loss for p in control.points]
     ax.plot(
-        x, losses, color=color, linestyle=CONTROL_LINES[control.control], marker=".", label=f"{control.control} weights"
+        x,
+        losses,
+        color=color,
+        linestyle=CONTROL_LINES[control.control],
+        marker=".",
+        label=f"{control.control} {CONTROL_OF[control.control]}",
     )
 
 

@@ -127,6 +127,8 @@ def tables(curves: Sequence[Curve], headline: Sequence[str] = ()) -> list[Table]
                 parts.append((title(recipes[0]), overview(recipes)))
                 continue
             for curve in recipes:
+                if curve.variant["control_of"] and len(of_model) > 1:
+                    continue  # a random target stands in the table of all variants
                 name = title(curve) + (f", {curve.difference}" if curve.difference else "")
                 parts.append((name, rows(curve, headline or curve.single_scores)))
         if len(variants) > 1:

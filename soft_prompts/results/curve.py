@@ -15,6 +15,9 @@ from soft_prompts.results.distance import PairedLosses
 from soft_prompts.results.record import Result
 from soft_prompts.stats import CONFIDENCE, comparison_widths, two_level_draws
 
+CONTROLS = ("scrambled", "untrained", "permuted")
+"""The model with permuted weights, the model with new weights, and the model itself with permuted labels."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -99,7 +102,7 @@ class Curve:
     difference: str = ""
     """How its task and recipe differ from those of the other curves of its experiment and model, in words."""
     controls: tuple[Curve, ...] = ()
-    """The same of models that know nothing, as far as they were measured: scrambled, then untrained."""
+    """Its controls, as far as they were measured, in the order of CONTROLS."""
 
     @property
     def name(self) -> str:
@@ -109,11 +112,11 @@ class Curve:
     @property
     def knows_nothing(self) -> Curve | None:
         """The control that contributions are measured against: scrambled, or untrained if that is all there is."""
-        return self.controls[0] if self.controls else None
+        return next((c for c in self.controls if c.control != "permuted"), None)
 
     @property
     def control(self) -> str:
-        """ "scrambled" or "untrained" if this is a control that knows nothing, else ""."""
+        """One of CONTROLS, or "" for the model and the task as they are."""
         return self.config.get("control", "")
 
     @property
@@ -269,8 +272,8 @@ def _curve(points: Sequence[Point]) -> Curve:
 
 
 def _controls(curve: Curve, among: Iterable[Curve]) -> tuple[Curve, ...]:
-    """The controls of a curve: scrambled before untrained."""
-    return tuple(sorted((c for c in among if c.is_control_of(curve)), key=lambda c: c.control))
+    """The controls of a curve."""
+    return tuple(sorted((c for c in among if c.is_control_of(curve)), key=lambda c: CONTROLS.index(c.control)))
 
 
 def by_model(curves: Iterable[Curve]) -> dict[tuple[str, str], list[Curve]]:
@@ -288,13 +291,14 @@ def without_controls(curves: Iterable[Curve]) -> list[Curve]:
     return [c for c in curves if not (c.control and any(c.is_control_of(other) for other in curves))]
 
 
-def control_of(curve: Curve, among: Iterable[Curve]) -> Curve | None:
-    """The curve that is recorded as the control of this one; None if there is none."""
+def random_targets(curve: Curve, among: Iterable[Curve]) -> list[Curve]:
+    """The curves that are recorded as controls of this one with a random target."""
+    found = []
     for other in among:
         differs = other.variant["control_of"]
         if differs is not None and {**other.config, "task": {**other.task, **differs}} == curve.config:
-            return other
-    return None
+            found.append(other)
+    return found
 
 
 def _difference(curve: Curve, among: Sequence[Curve]) -> str:

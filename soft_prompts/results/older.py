@@ -7,7 +7,7 @@ from typing import Any
 
 SCHEMA = 4
 """Version of the result files; result.schema.json describes them. 1 had no "sizes"; 1 and 2 had no "variant" and no
-kinds of samples; 1 to 3 had no "anchor", and of the data baselines only the loss."""
+kinds of samples; 1 to 3 had no "anchor", of the data baselines only the loss, and no validation documents."""
 KINDS = {"ChessMoves": "board", "ChatDetuning": "dialogue", "Pathfinding": "path", "Repetition": "repetition"}
 """Task -> kind of its samples; all others are texts."""
 

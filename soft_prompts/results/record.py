@@ -67,15 +67,17 @@ class Result:
     held_out: HeldOut
     baselines: dict[str, dict[str, Any]]
     """Data baselines, counted on the training documents that the prompt saw: name -> "loss", nats per scored token, and
-    "document_losses", nats by document (None in older files)."""
+    "document_losses", nats by document, and "validation_loss", on the validation documents. Files of version 3 and
+    older have the loss only."""
     scores: dict[str, Any]
     """Behaviour: name -> {"value", "interval", "n"}, or a dict of such."""
     curve: list[dict[str, float]]
-    """Held-out loss during training: {"step", "loss"}."""
+    """Loss on the validation documents during training: {"step", "loss"}. In files of version 3 and older it is that on
+    the held-out documents."""
     samples: list[dict[str, str]]
     """Readable samples: name of a part -> its text; the part "kind" says how it is drawn."""
     sizes: list[dict[str, Any]]
-    """The prompt rounded to ever more bits: soft_prompts.probes.bits.Size as plain JSON, with the "tolerance"."""
+    """The prompt rounded to ever more bits: soft_prompts.probes.bits.Size as plain JSON."""
     config: dict[str, Any]
     """All that the result depends on but length and seed."""
     provenance: dict[str, Any]
@@ -88,10 +90,14 @@ class Result:
     """Which of the experiment's tasks this is: soft_prompts.tasks.base.Variant as plain JSON."""
     anchor: dict[str, Any] | None = None
     """What is known to bring the behaviour out, such as a trigger text or the base model: "name", "loss",
-    "document_losses".
-    None: the task names nothing."""
+    "document_losses", "validation_loss", and of a text its code length in "bits". None: the task names nothing."""
     schema: int = field(default=SCHEMA)
     """Version of the file."""
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Nats per scored token of the validation documents; None in files that had none."""
+        return self.curve[-1]["loss"] if self.config.get("splits") and self.curve else None
 
     @property
     def identity(self) -> tuple[str, int, int]:

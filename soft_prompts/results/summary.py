@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from soft_prompts.results.curve import Curve, Point, control_of
+from soft_prompts.results.curve import Curve, Point, random_targets
 from soft_prompts.results.distance import Distance
+from soft_prompts.results.enough_bits import EnoughBits, enough_bits
 from soft_prompts.stats import CONFIDENCE, ratio, ratio_interval
 
 SHARE = 0.95
@@ -26,8 +27,8 @@ class Summary:
     """What the model brought, in words; "" if neither a control nor data baselines were measured."""
     distances: dict[str, Distance]
     """What 95 % of which is reached -> the distance. The first is the one to quote."""
-    bits: int | None
-    """Fewest bits that keep the loss of the prompt at the first distance, mean over seeds; None if not known."""
+    bits: EnoughBits | None
+    """Fewest bits over lengths and roundings that reach 95 % of what the first distance is measured by."""
     saturation: Distance
     """The length beyond which nothing improves by more than 5 %."""
     bits_saved: dict[str, Any]
@@ -38,8 +39,8 @@ class Summary:
     def __str__(self) -> str:
         parts = [self.contribution] if self.contribution else []
         (first, quoted), *others = self.distances.items()
-        bits = f", {self.bits / 1000:.1f} kbit in one condition" if self.bits else ""
-        parts.append(f"conditional distance (95 % of {first}): {quoted}{bits}")
+        parts.append(f"conditional distance (95 % of {first}): {quoted}")
+        parts += [f"fewest bits for it: {self.bits}"] if self.bits else []
         parts += [f"of {what}: {distance}" for what, distance in others]
         parts.append(f"saturation {self.saturation}")
         return "; ".join(parts) + (f" ({'; '.join(self.flags)})" if self.flags else "")
@@ -50,7 +51,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
 
     Args:
         curve: The curve. Points on other documents than its first are left out of the numbers.
-        among: Curves of the same experiment and model; its random target is found among them.
+        among: Curves of the same experiment and model; its random targets are found among them.
 
     Returns:
         None if the curve has no P = 0 or nothing longer on the same documents.
@@ -68,10 +69,10 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
     return Summary(
         contribution=_contribution(curve),
         distances=distances,
-        bits=_bits(curve, next(iter(distances.values())).value),
+        bits=enough_bits(curve, SHARE, losses.saturation().value) if _quoted(distances).value is not None else None,
         saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
-        flags=warnings(curve, control_of(curve, among)),
+        flags=warnings(curve, random_targets(curve, among)),
     )
 
 
@@ -89,22 +90,19 @@ def _contribution(curve: Curve) -> str:
     return f"contribution {estimates.values[k]:.3f} [{low:.3f}, {high:.3f}] nats at P={at} (against {against})"
 
 
-def _bits(curve: Curve, n_tokens: int | None) -> int | None:
-    """The fewest bits that keep the loss of the prompt of a length, averaged over seeds."""
-    point = curve.point(n_tokens) if n_tokens is not None else None
-    last = [r.sizes[-1] for r in point.results if r.sizes] if point else []
-    kept = [size["bits"] for size in last if size["increase"]["interval"][1] <= size.get("tolerance", 0.01)]
-    return round(float(np.mean(kept))) if kept and len(kept) == len(last) else None
+def _quoted(distances: dict[str, Distance]) -> Distance:
+    """The distance to quote: the first."""
+    return next(iter(distances.values()))
 
 
-def warnings(curve: Curve, random_target: Curve | None = None) -> list[str]:
+def warnings(curve: Curve, random: Sequence[Curve] = ()) -> list[str]:
     """What makes a curve suspect, by prompt length."""
     words = ["one seed: intervals over documents only"] if curve.n_seeds < 2 else []
     for point, flags in zip(curve.points, curve.flags, strict=True):
         words += [f"P={point.n_tokens} {flag}" for flag in flags]
         if seeds_disagree(point):
             words.append(f"P={point.n_tokens} seeds disagree ({min(point.losses):.3f} to {max(point.losses):.3f})")
-    return words + (_not_beyond(curve, random_target) if random_target else [])
+    return words + _not_beyond(curve, random)
 
 
 def seeds_disagree(point: Point) -> bool:
@@ -125,16 +123,15 @@ def seeds_disagree(point: Point) -> bool:
     return between_seeds * (n - 1) > of_documents * chi2.ppf(CONFIDENCE, n - 1)
 
 
-def _not_beyond(curve: Curve, random_target: Curve) -> list[str]:
-    """Lengths whose gain is no larger than that of a random target: there the prompt alone does it."""
-    zero, zero_random = curve.point(0), random_target.point(0)
+def _not_beyond(curve: Curve, random: Sequence[Curve]) -> list[str]:
+    """Lengths at which some random target is met as well as this one: there the prompt alone does it.
+
+    Losses are compared, not shares of gaps: a random target starts from a higher loss, so its share rises faster.
+    """
     words = []
-    for point in curve.points:
-        other = random_target.point(point.n_tokens)
-        if not (point.n_tokens and other and zero and zero_random and other.documents == point.documents):
-            continue
-        closed = (zero.sums - point.sums) / zero.sums.sum() * len(zero.sums)
-        closed_random = (zero_random.sums - other.sums) / zero_random.sums.sum() * len(zero.sums)
-        if ratio(closed - closed_random, np.ones(len(closed)))["interval"][0] <= 0:
-            words.append(f"P={point.n_tokens} gain not beyond the random-target control")
+    for point in curve.points if random else ():
+        others = [other for c in random if (other := c.point(point.n_tokens)) is not None]
+        n_as_low = sum(other.loss <= point.loss for other in others)
+        if point.n_tokens and n_as_low:
+            words.append(f"P={point.n_tokens} {n_as_low} of {len(others)} random targets have as low a loss")
     return words

@@ -46,6 +46,18 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """What is known to bring a behaviour out, measured."""
+
+    name: str
+    """Such as "the trigger text" or "the base model"."""
+    scores: TokenScores
+    """Of the documents behind it."""
+    bits: float | None = None
+    """Code length of a text, mean over the documents: tokens x log2(V). None: it is no text."""
+
+
+@dataclass(frozen=True)
 class Task:
     """A behaviour. Subclasses are frozen dataclasses: their fields are their options and reach the result by
     themselves.
@@ -71,8 +83,9 @@ class Task:
         """The documents of one split as examples of at most ``encoding.max_tokens`` tokens.
 
         Args:
-            split: "train" is endless and never yields a document of "held_out". "held_out" is finite, holds every
-                document once and ignores the seed, so all runs are scored on the same documents.
+            split: "train" is endless. "validation", on which choices are made, and "held_out", on which results are
+                measured, are finite, hold every document once and ignore the seed, so all runs are scored on the same
+                documents. No document is in two splits.
             encoding: Tokenizer, separator and the longest sequence.
             seed: The order depends on (split, seed) alone.
         """
@@ -108,11 +121,11 @@ class Task:
 
         return cross_entropy(head, hidden, labels)
 
-    def anchor(self, bench: Bench) -> tuple[str, TokenScores] | None:
+    def anchor(self, bench: Bench) -> Anchor | None:
         """What is known to bring the behaviour out, such as a trigger text or a model made for it: distances go by it.
 
         Returns:
-            Its name and its losses on the bench's held-out documents; None if nothing is known.
+            It, scored on the bench's held-out documents; None if nothing is known.
         """
         return None
 

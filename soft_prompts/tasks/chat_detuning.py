@@ -15,11 +15,10 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
-from soft_prompts.tasks.base import TaskScores
+from soft_prompts.tasks.base import Anchor, TaskScores
 from soft_prompts.tasks.text import TextTask
 
 if TYPE_CHECKING:
-    from soft_prompts.engine.evaluate import TokenScores
     from soft_prompts.models.language_model import LanguageModel
 
 SYSTEMS = {
@@ -66,9 +65,9 @@ class ChatDetuning(TextTask):
         dialogues(bench)
         self._beside(bench)
 
-    def anchor(self, bench: Bench) -> tuple[str, TokenScores] | None:
+    def anchor(self, bench: Bench) -> Anchor | None:
         """The loss of the base model."""
-        return "the base model", self._beside(bench)[1].held_out_scores
+        return Anchor("the base model", self._beside(bench)[1].held_out_scores)
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """How much of the way from chat to base the prompt goes: in loss on plain text, and in replies to dialogues.

@@ -12,7 +12,7 @@ import chess
 import numpy as np
 
 from soft_prompts.console import say, warn
-from soft_prompts.data.documents import Encoding, Split, is_held_out
+from soft_prompts.data.documents import Encoding, Split, split_of
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
@@ -20,7 +20,7 @@ from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later
 from soft_prompts.stats import rate, ratio
-from soft_prompts.tasks.base import Task, TaskScores
+from soft_prompts.tasks.base import Anchor, Task, TaskScores
 
 if TYPE_CHECKING:
     from soft_prompts.engine.evaluate import TokenScores
@@ -114,11 +114,12 @@ class ChessMoves(Task):
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[ChessExample]:
         """Games as move text behind the separator, every move scored, cut after the last move that fits.
 
-        Train and held out never share a game, and two games of the same moves are the same game.
+        No two splits share a game, and two games of the same moves are the same game.
         """
         games = self._split(encoding)
-        if split == "held_out":
-            yield from _encode(games.test, games.held_out, encoding)
+        if split != "train":
+            of_split = (games.test, games.held_out) if split == "held_out" else (games.games, games.validation)
+            yield from _encode(*of_split, encoding)
             return
         random = np.random.default_rng(seed)
         while True:
@@ -128,6 +129,7 @@ class ChessMoves(Task):
         games = self._split(encoding)
         return {
             "train_games": len(games.train),
+            "validation_games": len(games.validation),
             "held_out_games": len(games.held_out),
             "skipped": games.games.skipped,
             "complete": games.games.complete and games.test.complete,
@@ -138,7 +140,7 @@ class ChessMoves(Task):
         wanted = _Wanted(self.games, self.test_source, self.game_filter, self.max_games, self.max_test_games)
         return _split(wanted, tuple(self.identity().values()), encoding.cache)
 
-    def anchor(self, bench: Bench) -> tuple[str, TokenScores] | None:
+    def anchor(self, bench: Bench) -> Anchor | None:
         """The loss of the held-out games behind ``anchor_text``."""
         if not self.anchor_text:
             return None
@@ -146,16 +148,19 @@ class ChessMoves(Task):
         from soft_prompts.interventions.soft_prompt import SoftPrompt
 
         texts = [self.anchor_text.format(white=e.elos[0], black=e.elos[1]) for e in bench.held_out]
+        triggers = bench.encoding.tokens(texts)[0]  # the separator stands before each
         behind = [
             Example(
-                np.concatenate([text, e.tokens[1:]]),
-                np.concatenate([np.full(len(text), IGNORE), e.labels[1:]]),
+                np.concatenate([trigger, e.tokens[1:]]),
+                np.concatenate([np.full(len(trigger), IGNORE), e.labels[1:]]),
                 e.document,
             )
-            for e, text in zip(bench.held_out, bench.encoding.tokens(texts)[0], strict=True)
+            for e, trigger in zip(bench.held_out, triggers, strict=True)
         ]
         no_prompt = SoftPrompt(bench.model.vocabulary[:0].float())
-        return "the trigger text", evaluate(bench.model, [no_prompt], behind, bench.token_budget)[0]
+        (scores,) = evaluate(bench.model, [no_prompt], behind, bench.token_budget)
+        n_tokens = np.mean([len(trigger) - 1 for trigger in triggers])
+        return Anchor("the trigger text", scores, float(n_tokens * np.log2(len(bench.model.vocabulary))))
 
     def score(self, prompted: PromptedModel, held_out: Sequence[ChessExample]) -> TaskScores:
         """Predicted moves of held-out games, the use made of the ratings, and legal moves of free continuations.
@@ -204,6 +209,8 @@ class _SplitGames:
     games: Games
     train: np.ndarray
     """Which of ``games`` are trained on, int64."""
+    validation: np.ndarray
+    """Which of ``games`` are for validation, int64."""
     test: Games
     held_out: np.ndarray
     """Which of ``test`` are held out, int64."""
@@ -224,17 +231,27 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], cache: Path | None) -> _S
         held_out = {test.id(i): i for i in reversed(range(len(test)))}
     else:
         test = games
-        held_out = {ids[i]: i for i in reversed(range(len(games))) if is_held_out(ids[i])}
-    train = np.array([i for i, game in enumerate(ids) if game not in held_out], np.int64)
-    for what, n, remedy in (("training", len(train), "--games"), ("held-out", len(held_out), "--test-games")):
+        held_out = {ids[i]: i for i in reversed(range(len(games))) if split_of(ids[i]) == "held_out"}
+    own = [i for i, game in enumerate(ids) if game not in held_out]
+    validation = {ids[i]: i for i in reversed(own) if split_of(ids[i]) == "validation"}
+    train = np.array([i for i in own if ids[i] not in validation], np.int64)
+    needed = (
+        ("training", len(train), "--games"),
+        ("validation", len(validation), "--games"),
+        ("held-out", len(held_out), "--test-games"),
+    )
+    for what, n, remedy in needed:
         if not n:
             raise SoftPromptsError(
                 f"no {what} games are left of the {len(games)} in {wanted.games} that pass the filter once the splits "
                 f"are kept apart; give more with {remedy}."
             )
     # Chosen by hash, not in file order: neighbours in a file are often games of the same two players.
-    chosen = np.array([held_out[game] for game in sorted(held_out)][: wanted.max_test_games])
-    return _SplitGames(games, train, test, chosen)
+    chosen, validated = (
+        np.array([of_split[game] for game in sorted(of_split)][: wanted.max_test_games])
+        for of_split in (held_out, validation)
+    )
+    return _SplitGames(games, train, validated, test, chosen)
 
 
 def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:

@@ -21,7 +21,7 @@ from soft_prompts.data.boards import (
     stream,
     walk,
 )
-from soft_prompts.data.documents import HELD_OUT_SHARE, Encoding, Split, document_id, is_held_out
+from soft_prompts.data.documents import HELD_OUT_SHARE, VALIDATION_SHARE, Encoding, Split, document_id, split_of
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import PromptedModel
 from soft_prompts.errors import SoftPromptsError
@@ -102,14 +102,15 @@ class Pathfinding(Task):
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[BoardExample]:
         """Boards behind the separator, then their moves. Only the moves are scored.
 
-        A tenth of all boards, by a hash of the board without its path, is held out and never trained on.
+        A hash of the board without its path says which split it belongs to.
         """
         if split == "train":
-            yield from self._made(encoding, (1, seed), held_out=False)
+            yield from self._made(encoding, (1, seed), split)
             return
         known: set[str] = set()
-        n_tried = int(self.test_boards / HELD_OUT_SHARE) * 2  # small boards do not have so many different ones
-        for e in self._made(encoding, (0,), held_out=True, n_tried=n_tried):
+        share = HELD_OUT_SHARE if split == "held_out" else VALIDATION_SHARE
+        n_tried = int(self.test_boards / share) * 2  # small boards do not have so many different ones
+        for e in self._made(encoding, (0,), split, n_tried):
             if e.document not in known:
                 known.add(e.document)
                 yield e
@@ -123,13 +124,13 @@ class Pathfinding(Task):
         return {"solvable": len(optimum) / len(boards), "mean_optimum": float(optimum.mean()) if len(optimum) else None}
 
     def _made(
-        self, encoding: Encoding, seed: tuple[int, ...], held_out: bool, n_tried: int | None = None
+        self, encoding: Encoding, seed: tuple[int, ...], split: Split, n_tried: int | None = None
     ) -> Iterator[BoardExample]:
         """Examples of boards of one split, from ``n_tried`` boards or without end."""
         for boards in stream(self.shape, seed):
             texts = board_texts(boards, self.spaces, self.moves_line)
             ids = [document_id(text) for text in texts]
-            mine = [i for i, board in enumerate(ids) if is_held_out(board) == held_out]
+            mine = [i for i, board in enumerate(ids) if split_of(board) == split]
             for start in range(0, len(mine), 64):  # tokenised as they are needed
                 part = mine[start : start + 64]
                 of_part = [texts[i] for i in part], [ids[i] for i in part]

@@ -24,8 +24,9 @@ class Repetition(TextTask):
 
     strings: tuple[str, ...] = ("pee", "meowster jones", "the great and terrible meowster jones")
     """What to repeat; every string is a curve of its own."""
-    control: tuple[bool, ...] = (False, True)
-    """Whether random tokens, as many, take the string's place; both makes two curves."""
+    targets: tuple[int, ...] = tuple(range(11))
+    """0 is the string itself. Every other number is another string of random tokens, as many, in its place: what any
+    string costs. Each is a curve of its own."""
     least_text: int = 4
     """Tokens of text at least before the prompt."""
     n_repeated: int = 64
@@ -36,23 +37,24 @@ class Repetition(TextTask):
     headline: ClassVar[tuple[str, ...]] = ("exact", "exact_sampled", "tokens_until_miss")
 
     def variants(self) -> list[Repetition]:
-        return [replace(self, strings=(s,), control=(c,)) for s in self.strings for c in self.control]
+        return [replace(self, strings=(s,), targets=(t,)) for s in self.strings for t in self.targets]
 
     def variant(self) -> Variant:
-        (string,), (control,) = self.strings, self.control
-        if control:
-            return Variant(f"random tokens, as many as {string!r}", ("strings", "control"), {"control": [False]})
-        return Variant(f"repetition of {string!r}", ("strings", "control"))
+        (string,), (target,) = self.strings, self.targets
+        if target:
+            label = f"random tokens {target}, as many as {string!r}"
+            return Variant(label, ("strings", "targets"), {"targets": [0]})
+        return Variant(f"repetition of {string!r}", ("strings", "targets"))
 
     def unit(self, encoding: Encoding) -> np.ndarray:
         """The tokens that are repeated, int [n]."""
-        (string,), (control,) = self.strings, self.control
+        (string,), (target,) = self.strings, self.targets
         tokens = encoding.tokenizer(" " + string, add_special_tokens=False)["input_ids"]
-        if not control:
+        if not target:
             return np.array(tokens)
         special = set(encoding.tokenizer.all_special_ids)
         ordinary = [i for i in range(len(encoding.tokenizer)) if i not in special]
-        return np.random.default_rng(len(tokens)).choice(ordinary, len(tokens), replace=False)
+        return np.random.default_rng((len(tokens), target)).choice(ordinary, len(tokens), replace=False)
 
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[Example]:
         unit = self.unit(encoding)
@@ -63,7 +65,7 @@ class Repetition(TextTask):
                 f"repeated tokens; it must be at least {self.n_repeated + self.least_text + 2}."
             )
         # A held-out document is broken off at the same place in every run.
-        random = np.random.default_rng(0 if split == "held_out" else seed)
+        random = np.random.default_rng(seed if split == "train" else 0)
         for document, tokens in self.documents(split, encoding, seed):
             if len(tokens) > self.least_text:
                 n_text = int(random.integers(self.least_text + 1, min(room, len(tokens)) + 1))

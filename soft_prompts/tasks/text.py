@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from soft_prompts.data.documents import Encoding, Split, document_id, is_held_out
+from soft_prompts.data.documents import Encoding, Split, document_id, split_of
 from soft_prompts.data.texts import read_documents, source_identity, sources
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.tasks.base import Task
@@ -48,8 +48,8 @@ class TextTask(Task):
         """Documents of one split, tokenised.
 
         Args:
-            split: "held_out" yields every document once, "train" goes on without end, in another order every time
-                round.
+            split: "held_out" and "validation" yield every document once, "train" goes on without end, in another
+                order every time round.
             encoding: Tokenizer, separator and the longest sequence.
             seed: Of the order of training documents.
 
@@ -57,8 +57,8 @@ class TextTask(Task):
             Identity and tokens of a document: the separator and what follows it, int64 [<= max_tokens].
         """
         documents = self._split(encoding)
-        if split == "held_out":
-            yield from _encode(documents.held_out, encoding)
+        if split != "train":
+            yield from _encode(documents.held_out if split == "held_out" else documents.validation, encoding)
             return
         random = np.random.default_rng(seed)
         while True:
@@ -69,6 +69,7 @@ class TextTask(Task):
         documents = self._split(encoding)
         return {
             "train_documents": len(documents.train),
+            "validation_documents": len(documents.validation),
             "held_out_documents": len(documents.held_out),
             "skipped": documents.skipped,
             "complete": not documents.notes,
@@ -94,6 +95,7 @@ class _Wanted:
 @dataclass(frozen=True)
 class _SplitDocuments:
     train: tuple[str, ...]
+    validation: tuple[str, ...]
     held_out: tuple[str, ...]
     skipped: dict[str, int]
     notes: list[str]
@@ -114,17 +116,25 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], max_tokens: int, cache: P
         read.append(test)
         held_out = set(test.documents)
     else:
-        held_out = {text for text in own.documents if is_held_out(document_id(text))}
-    train = tuple(text for text in own.documents if text not in held_out)
-    for what, n, remedy in (("training", len(train), "--text"), ("held-out", len(held_out), "--test-text")):
+        held_out = {text for text in own.documents if split_of(document_id(text)) == "held_out"}
+    # With test texts of their own, documents whose hash would hold them out are trained on.
+    validation = {text for text in own.documents if split_of(document_id(text)) == "validation"} - held_out
+    train = tuple(text for text in own.documents if text not in held_out | validation)
+    needed = (
+        ("training", len(train), "--text"),
+        ("validation", len(validation), "--text"),
+        ("held-out", len(held_out), "--test-text"),
+    )
+    for what, n, remedy in needed:
         if not n:
             raise SoftPromptsError(
                 f"no {what} documents are left of the {len(own.documents)} in {', '.join(wanted.text)} once the splits "
                 f"are kept apart; give more with {remedy}."
             )
-    chosen = tuple(sorted(held_out, key=document_id)[: wanted.max_test_documents])
+    first = wanted.max_test_documents
+    chosen, validated = (tuple(sorted(documents, key=document_id)[:first]) for documents in (held_out, validation))
     skipped = sum((Counter(texts.skipped) for texts in read), Counter())
-    return _SplitDocuments(train, chosen, dict(skipped), [texts.note for texts in read if texts.note])
+    return _SplitDocuments(train, validated, chosen, dict(skipped), [texts.note for texts in read if texts.note])
 
 
 def _encode(texts: Sequence[str], encoding: Encoding) -> Iterator[tuple[str, np.ndarray]]:

@@ -29,14 +29,14 @@ LOG_EVERY = 10
 
 
 def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
-    """Train the prompt of every run, and evaluate it on the bench's held-out documents.
+    """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
     The runs share task, steps, batch size and evaluation. They may differ in length, seed and the rest of the recipe.
-    What has no parameters, such as a prompt of no tokens, is only evaluated. A run whose loss stops being finite is
+    What has no parameters, such as a prompt of no tokens, is only measured. A run whose loss stops being finite is
     given up (its ``failure`` says so) and the others go on.
 
     Args:
-        bench: The frozen model and the held-out documents.
+        bench: The frozen model, validation and held-out documents.
         runs: What to train.
         logs: Folder of the TensorBoard logs; each run's lies at its own path below.
 
@@ -44,9 +44,9 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
         The final state of every run.
 
     Raises:
-        SoftPromptsError: A training document is held out as well, or the training documents run out.
+        SoftPromptsError: A training document is one of validation or held out as well, or they run out.
     """
-    model, task, config = bench.model, runs[0].task, runs[0].train
+    model, task, config = bench.model, runs[0].target, runs[0].train
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
     states = [TrainingState(r, make_prompt(model, r, conditions.shape[1]), TensorBoardLog(r, logs)) for r in runs]
     live = [s for s in states if s.intervention.trainable]
@@ -74,10 +74,10 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
                     for state, loss, norm in numbers:
                         _log(state, step, loss, norm, _prompt_norm(state.intervention, conditions, model.scale))
 
-            # Once in a while, and before and after training: evaluate on the held-out documents, off the clock.
+            # Once in a while, and before and after training: look at the validation documents, off the clock.
             if step in evaluation_steps:
                 with clock.paused():
-                    _evaluate(bench, live if step else states, step)
+                    _validate(bench, live if step else states, step)
                     say(_progress_line(step, n_steps, states))
 
             # Go on with the runs whose numbers are finite.
@@ -85,6 +85,8 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
             if step and not live:
                 break
     _share_time(states, clock.read())
+    # The held-out documents are looked at once, when nothing is left to decide.
+    _measure(bench, [s for s in states if not s.failure], n_steps)
     return states
 
 
@@ -126,26 +128,37 @@ def accumulate_gradients(
 
 def _batches(bench: Bench, task: Task, seed: int, size: int) -> Iterator[list[Example]]:
     """The training documents of one seed, ``size`` at a time."""
-    held_out = {e.document for e in bench.held_out}
+    apart = {e.document for e in (*bench.validation, *bench.held_out)}
     examples = task.examples("train", bench.encoding, seed)
     while batch := list(islice(examples, size)):
-        if leaked := [e.document for e in batch if e.document in held_out]:
+        if leaked := [e.document for e in batch if e.document in apart]:
             raise SoftPromptsError(
-                f"training document {leaked[0]} is held out as well; the task's splits must be disjoint."
+                f"training document {leaked[0]} is held out or for validation as well; the task's splits must be "
+                f"disjoint."
             )
         yield batch
     raise SoftPromptsError("the training documents ran out; give more data or fewer --train.steps.")
 
 
-def _evaluate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
-    """Held-out scores of some runs, noted in their states and logs."""
-    scores = evaluate(bench.model, [s.intervention for s in due], bench.held_out, bench.token_budget)
+def _validate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
+    """Validation losses of some runs, noted in their states and logs."""
+    scores = evaluate(bench.model, [s.intervention for s in due], bench.validation, bench.token_budget)
     for state, own in zip(due, scores, strict=True):
+        if not math.isfinite(own.loss):
+            state.give_up("the validation loss", step)
+            continue
+        state.curve.append({"step": step, "loss": own.loss})
+        state.log.validation(step, own.loss)
+
+
+def _measure(bench: Bench, trained: Sequence[TrainingState], step: int) -> None:
+    """Held-out scores of trained runs, noted in their states and logs."""
+    scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget)
+    for state, own in zip(trained, scores, strict=True):
         if not math.isfinite(own.loss):
             state.give_up("the held-out loss", step)
             continue
         state.scores = own
-        state.curve.append({"step": step, "loss": own.loss})
         state.log.held_out(step, own.loss)
 
 
@@ -174,10 +187,10 @@ def _share_time(states: Sequence[TrainingState], seconds: float) -> None:
 
 
 def _progress_line(step: int, n_steps: int, states: Sequence[TrainingState]) -> str:
-    """Held-out loss by prompt length at one step, seeds averaged."""
+    """Validation loss by prompt length at one step, seeds averaged."""
     by_length: dict[int, list[float]] = {}
     for s in states:
         if s.curve:
             by_length.setdefault(s.run.n_tokens, []).append(s.curve[-1]["loss"])
     losses = "  ".join(f"{n}: {np.mean(values):.4f}" for n, values in sorted(by_length.items()))
-    return f"step {step}/{n_steps}  held-out nats per token by prompt length  {losses}"
+    return f"step {step}/{n_steps}  validation nats per token by prompt length  {losses}"

@@ -9,7 +9,16 @@ from typing import Literal
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import option
 
-LEAST = {"steps": 0, "batch_size": 1, "max_tokens": 2, "width": 1, "depth": 1, "n_evaluations": 0, "eval_documents": 2}
+LEAST = {
+    "steps": 0,
+    "batch_size": 1,
+    "max_tokens": 2,
+    "width": 1,
+    "depth": 1,
+    "n_evaluations": 0,
+    "eval_documents": 2,
+    "validation_documents": 2,
+}
 """Smallest value of each count."""
 
 
@@ -44,9 +53,11 @@ class TrainConfig:
     depth: int = 2
     """Hidden layers of the conditional prompt generator."""
     n_evaluations: int = 8
-    """Held-out evaluations during training, evenly spaced, beside the ones before and after it."""
+    """Evaluations on the validation documents during training, evenly spaced, beside the ones before and after it."""
+    validation_documents: int = 128
+    """Validation documents, on which choices are made: how long to train, how coarsely to round."""
     eval_documents: int = 512
-    """Held-out documents, the same for every run."""
+    """Held-out documents, the same for every run. The trained prompts are measured on them, once."""
 
     def check(self) -> None:
         """Raises:

@@ -14,7 +14,11 @@ from soft_prompts.files import fingerprint
 from soft_prompts.models.names import local_folder, model_name
 from soft_prompts.options import recorded
 from soft_prompts.tasks.base import Task
+from soft_prompts.tasks.permuted import PermutedLabels
 from soft_prompts.training.recipe import TrainConfig
+
+SPLITS = 2
+"""Version of how documents are split: 2 has validation documents. A change makes all results anew."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,13 @@ class Run:
     train: TrainConfig
     dtype: str
     control: str = ""
-    """"scrambled" or "untrained": the run is that of a control that knows nothing (models/controls.py)."""
+    """"scrambled" or "untrained": a model that knows nothing is in the model's place (models/controls.py). "permuted":
+    the labels are permuted (tasks/permuted.py). "": neither."""
+
+    @property
+    def target(self) -> Task:
+        """The task that is trained and measured: ``task``, or that with permuted labels."""
+        return PermutedLabels(self.task) if self.control == "permuted" else self.task
 
     @property
     def model_name(self) -> str:
@@ -47,6 +57,7 @@ class Run:
         control = {"control": self.control} if self.control else {}
         return {
             **control,
+            "splits": SPLITS,
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
             "model": self.model_name,

@@ -24,9 +24,9 @@ class TrainingState:
     def __init__(self, run: Run, intervention: Intervention, log: TensorBoardLog):
         self.run, self.intervention, self.log = run, intervention, log
         self.curve: list[dict[str, float]] = []
-        """Held-out loss so far: {"step", "loss"}, nats per scored token."""
+        """Loss on the validation documents so far: {"step", "loss"}, nats per scored token."""
         self.scores: TokenScores | None = None
-        """Of the last held-out evaluation."""
+        """On the held-out documents, when training is over."""
         self.n_data_tokens = 0
         """Tokens trained on, separators included, prompts not."""
         self.n_positions = 0

@@ -42,8 +42,12 @@ class TensorBoardLog:
         self.writer.add_scalar("training/prompt_norm_over_vocabulary_norm", prompt_norm, step)
         self.writer.add_scalar("speed/data_tokens_per_second", tokens_per_second, step)
 
+    def validation(self, step: int, loss: float) -> None:
+        """Nats per scored token of the validation documents, while the prompt is trained."""
+        self.writer.add_scalar("loss/validation", loss, step)
+
     def held_out(self, step: int, loss: float) -> None:
-        """Held-out nats per scored token."""
+        """Held-out nats per scored token, when it is trained."""
         self.writer.add_scalar("loss/held_out", loss, step)
 
     def samples(self, step: int, samples: list[dict[str, str]]) -> None:

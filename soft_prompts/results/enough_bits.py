@@ -1,0 +1,121 @@
+"""The fewest bits that reach a target, over prompt lengths and roundings. Chosen on validation documents, then checked
+on held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from soft_prompts.results.curve import Curve
+from soft_prompts.results.record import Result
+
+
+@dataclass(frozen=True)
+class EnoughBits:
+    """How many bits a prompt needs to reach a target; means over the seeds, each of which chooses for itself."""
+
+    bits: float
+    """Of the prompt in one condition."""
+    lengths: tuple[int, ...]
+    """The prompt lengths that were chosen, ascending."""
+    reached: float
+    """Share of the target that the chosen prompts reach on the held-out documents. If the choice carries over it is at
+    least the share that was asked for, but for the noise of both sets of documents."""
+    trained_numbers: int | None = None
+    """Weights of the generator that makes the prompts of all conditions; None if the prompt has no conditions."""
+    text_bits: float | None = None
+    """Code length of the best hard text known."""
+
+    def __str__(self) -> str:
+        lengths = "/".join(str(n) for n in self.lengths)
+        where = (
+            f" in one condition (of a generator of {self.trained_numbers:,} weights)" if self.trained_numbers else ""
+        )
+        text = f"; the trigger text has {self.text_bits:.0f} bits" if self.text_bits else ""
+        return f"{self.bits / 1000:.2f} kbit{where} at P={lengths}, {self.reached:.1%} of it held out{text}"
+
+
+Reached = Callable[[Result, float, str], float]
+"""The share of the target that a prompt with this loss reaches: (its result, loss, "validation" or "held_out")."""
+
+
+def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits | None:
+    """The fewest bits over all lengths and roundings of a curve that reach ``share`` of its target.
+
+    The target is the gap between L(0) and the anchor or, without one, the contribution.
+
+    Args:
+        curve: The curve.
+        share: Of the target.
+        settled: The length from which on the curve is saturated; the contribution wanted is the mean from there on.
+            None: without an anchor there is no target.
+
+    Returns:
+        None if there is no target, a seed has no size that reaches it, or the results are of an older version.
+    """
+    sized = [r for r in curve.results if r.sizes]
+    if not sized or any("validation_loss" not in size for r in sized for size in r.sizes):
+        return None
+    reached = _of_gap(curve) if curve.anchor else _of_contribution(curve, settled)
+    if reached is None:
+        return None
+    chosen = []
+    for seed in sorted({r.seed for r in sized}):
+        fit = [
+            (size["bits"], r, size)
+            for r in sized
+            for size in r.sizes
+            if r.seed == seed and reached(r, size["validation_loss"], "validation") >= share
+        ]
+        if not fit:
+            return None
+        chosen.append(min(fit, key=lambda one: one[0]))
+    *_, size = chosen[0]
+    conditional = size["trained_numbers"] != size["numbers"]
+    return EnoughBits(
+        bits=float(np.mean([bits for bits, _, _ in chosen])),
+        lengths=tuple(sorted({r.n_tokens for _, r, _ in chosen})),
+        reached=float(np.mean([reached(r, size["loss"], "held_out") for _, r, size in chosen])),
+        trained_numbers=size["trained_numbers"] if conditional else None,
+        text_bits=curve.anchor.get("bits") if curve.anchor else None,
+    )
+
+
+def _of_gap(curve: Curve) -> Reached | None:
+    """(L(0) - loss) / (L(0) - anchor)."""
+    zero, anchor = curve.point(0), curve.anchor
+    if not zero or not anchor or zero.results[0].validation_loss is None:
+        return None
+    ends = {
+        "validation": (zero.results[0].validation_loss, anchor["validation_loss"]),
+        "held_out": (zero.loss, anchor["loss"]),
+    }
+    return lambda result, loss, split: (ends[split][0] - loss) / (ends[split][0] - ends[split][1])
+
+
+def _of_contribution(curve: Curve, settled: int | None) -> Reached | None:
+    """(rival - loss) / (mean of rival - L(P) over the lengths that are saturated), where the rival is the better of the
+    control at this length and the best data baseline."""
+    control = {(r.n_tokens, r.seed): r for r in curve.knows_nothing.results} if curve.knows_nothing else {}
+
+    def loss_of(r: Result, split: str) -> float:
+        return r.held_out.loss if split == "held_out" else r.validation_loss
+
+    def rival(r: Result, split: str) -> float:
+        key = "loss" if split == "held_out" else "validation_loss"
+        known = [baseline[key] for baseline in r.baselines.values()]
+        beside = control.get((r.n_tokens, r.seed))
+        return min([*known, loss_of(beside, split)] if beside else known)
+
+    saturated = [r for r in curve.results if settled is not None and r.n_tokens >= max(1, settled)]
+    if not saturated:
+        return None
+    wanted = {
+        split: float(np.mean([rival(r, split) - loss_of(r, split) for r in saturated]))
+        for split in ("validation", "held_out")
+    }
+    if min(wanted.values()) <= 0:
+        return None
+    return lambda result, loss, split: (rival(result, split) - loss) / wanted[split]
