@@ -102,7 +102,10 @@ class Sweep:
 
 
 def plan(sweep: Sweep, model: str) -> list[Run]:
-    """All runs of one model and its controls: every combination of task variant, recipe, length and seed."""
+    """All runs of one model and its controls: every combination of task variant, recipe, length and seed.
+
+    A random target is a control already and gets no further ones.
+    """
     from soft_prompts.models.device import pick_device, pick_dtype
 
     dtype = pick_dtype(sweep.dtype, pick_device(sweep.device))
@@ -113,6 +116,7 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
     return [
         Run(sweep.experiment, task, model, n, seed, train, dtype, control)
         for control, task, train, (n, seed) in combinations
+        if not (control and task.variant().control_of)
     ]
 
 

@@ -12,6 +12,8 @@ string needs less than its control is what the model contributed. What both need
     python -m tests.repetition_test pocket --strings "hello" "the sea"
 """
 
+from dataclasses import replace
+
 from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.repetition import Repetition
@@ -24,13 +26,17 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=512, batch_size=256),
 )
-POCKET = on_pocket(
-    DEFAULT,
-    Repetition(text=(str(SAMPLES),), strings=("pee",), continued=32),
-    steps=80,
-    batch_size=4,
-    eval_documents=64,
+POCKET = replace(
+    on_pocket(
+        DEFAULT,
+        Repetition(text=(str(SAMPLES),), strings=("pee",), continued=32),
+        steps=80,
+        batch_size=4,
+        eval_documents=64,
+    ),
+    n_tokens=(0, 1, 4),
 )
+
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

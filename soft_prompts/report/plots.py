@@ -117,14 +117,8 @@ def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
 def draw_control(ax: Axes, control: Curve, color: tuple) -> None:
     """The same prompts on a model that knows nothing: what a prompt alone can teach."""
     x, losses = [position(p.n_tokens) for p in control.points], [p.loss for p in control.points]
-    ax.plot(
-        x,
-        losses,
-        color=color,
-        linestyle=CONTROL_LINES[control.control],
-        marker=".",
-        label=f"{control.control} {CONTROL_OF[control.control]}",
-    )
+    label = f"{control.control} {CONTROL_OF[control.control]}"
+    ax.plot(x, losses, color=color, linestyle=CONTROL_LINES[control.control], marker=".", label=label)
 
 
 def draw_baselines(ax: Axes, curve: Curve) -> None:

@@ -9,7 +9,7 @@ from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.interventions.rounding import RoundedPrompt, round_rows
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
-from soft_prompts.probes.bits import SCALE_BITS, fewest_bits
+from soft_prompts.probes.bits import LOSSLESS, SCALE_BITS, rounded_sizes
 from tests.unit.conftest import make_examples
 
 
@@ -31,17 +31,22 @@ def test_more_bits_err_less_and_one_bit_finds_the_best_scale() -> None:
     np.testing.assert_allclose(errors[:3], [0.3634, 0.1188, 0.0374], rtol=0.06)
 
 
-def test_the_fewest_bits_are_measured_and_stop_at_the_tolerance(neox) -> None:
-    held_out = make_examples(30, n_conditions=2)
-    bench = Bench(neox, Encoding(neox.tokenizer, 0, 64), held_out, 4096)
+def test_a_prompt_is_rounded_until_nothing_is_lost_on_the_validation_documents(neox) -> None:
+    held_out, validation = make_examples(30, n_conditions=2), make_examples(12, n_conditions=2, seed=5)
+    bench = Bench(neox, Encoding(neox.tokenizer, 0, 64), held_out, 4096, validation)
     rows = neox.vocabulary[5:9]
     prompt = PromptGenerator(rows, neox.scale, (2, 8), torch.Generator().manual_seed(0))
-    (own,) = evaluate(neox, [prompt], held_out, 4096)
-    sizes = fewest_bits(bench, prompt, own, tolerance=0.003)
+    (own,), (validated,) = (evaluate(neox, [prompt], documents, 4096) for documents in (held_out, validation))
+    sizes = rounded_sizes(bench, prompt, own, validated.loss)
     assert [s.bits_per_number for s in sizes] == [1, 2, 3, 4, 6, 8][: len(sizes)]
-    assert sizes[-1].increase["interval"][1] <= 0.003 < sizes[0].increase["interval"][1]
-    (again,) = evaluate(neox, [RoundedPrompt(prompt, sizes[0].bits_per_number)], held_out, 4096)
-    assert sizes[0].loss == pytest.approx(again.loss)
-    assert sizes[0].bits == 4 * (rows.shape[1] + SCALE_BITS)
-    assert len(fewest_bits(bench, prompt, own, tolerance=100.0)) == 1
-    assert fewest_bits(bench, SoftPrompt(rows[:0]), own, 0.1) == []
+    lost = [s.validation_loss - validated.loss for s in sizes]
+    assert lost[-1] <= LOSSLESS < min(lost[:-1], default=1.0)
+    for size in sizes:
+        rounded = RoundedPrompt(prompt, size.bits_per_number)
+        again, again_validated = (evaluate(neox, [rounded], documents, 4096)[0] for documents in (held_out, validation))
+        assert (size.loss, size.validation_loss) == pytest.approx((again.loss, again_validated.loss))
+        assert size.increase["value"] == pytest.approx(again.loss - own.loss)
+        assert size.bits == 4 * (rows.shape[1] * size.bits_per_number + SCALE_BITS)
+        assert (size.numbers, size.trained_numbers) == (rows.numel(), sum(p.numel() for p in prompt.parameters()))
+    assert len(rounded_sizes(bench, prompt, own, validated.loss + 100)) == 1
+    assert rounded_sizes(bench, SoftPrompt(rows[:0]), own, 0.1) == []

@@ -53,9 +53,13 @@ def test_every_token_belongs_to_the_move_it_spells(games, tokenizer: str, reques
         assert spelled == moves
 
 
-def test_train_and_held_out_share_no_game_and_the_order_depends_on_the_seed_alone(games) -> None:
+def test_the_splits_share_no_game_and_the_order_depends_on_the_seed_alone(games) -> None:
     task = ChessMoves(str(games))
     held_out, train = take(task, "held_out", 10**6), take(task, "train", 200)
+    validation = take(task, "validation", 10**6)
+    assert [e.document for e in take(task, "validation", 50, seed=1)] == [e.document for e in validation]
+    assert 1 < len({e.document for e in validation}) == len(validation) < 20
+    assert not {e.document for e in validation} & {e.document for e in (*held_out, *train)}
     n = len({e.document for e in train})
     assert 60 < n < 118
     assert 2 < len(held_out) < 40

@@ -48,19 +48,25 @@ def test_skipping_k_tokens_wants_the_token_k_behind_the_next(pocket) -> None:
             assert e.labels[0] == IGNORE
 
 
-def test_every_skip_and_every_string_with_its_control_is_a_curve_of_its_own() -> None:
+def test_every_skip_and_every_string_with_its_random_ones_is_a_curve_of_its_own() -> None:
     assert [v.skip for v in SkipTokens(skip=(1, 4)).variants()] == [(1,), (4,)]
     variants = Repetition(strings=("a", "b")).variants()
-    expected = [(("a",), (False,)), (("a",), (True,)), (("b",), (False,)), (("b",), (True,))]
-    assert [(v.strings, v.control) for v in variants] == expected
+    assert [(*v.strings, *v.targets) for v in variants] == [(s, t) for s in "ab" for t in range(11)]
+    assert [v.variant().control_of for v in variants[:3]] == [None, {"targets": [0]}, {"targets": [0]}]
+    assert len({v.variant().label for v in variants}) == 22
 
 
-@pytest.mark.parametrize("control", [False, True])
-def test_a_repetition_is_text_then_the_string_over_and_over_behind_the_prompt(pocket, control: bool) -> None:
-    task = Repetition(text=TEXT, strings=("meowster jones",), control=(control,))
+def test_ten_random_strings_have_as_many_tokens_as_the_string_and_all_differ(pocket) -> None:
+    natural, *random = (v.unit(encoding(pocket)) for v in Repetition(strings=("meowster jones",)).variants())
+    assert list(natural) == pocket.tokenizer(" meowster jones")["input_ids"]
+    assert {len(unit) for unit in random} == {len(natural)}
+    assert len({tuple(unit) for unit in (natural, *random)}) == 11
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_a_repetition_is_text_then_the_string_over_and_over_behind_the_prompt(pocket, target: int) -> None:
+    task = Repetition(text=TEXT, strings=("meowster jones",), targets=(target,))
     unit = task.unit(encoding(pocket))
-    natural = pocket.tokenizer(" meowster jones")["input_ids"]
-    assert len(unit) == len(natural) and (list(unit) == natural) != control
     assert not set(unit) & set(pocket.tokenizer.all_special_ids)
     lengths = set()
     for e in islice(task.examples("train", encoding(pocket, 128), 0), 50):
@@ -79,14 +85,14 @@ def test_a_repetition_is_text_then_the_string_over_and_over_behind_the_prompt(po
 def test_repetition_counts_the_tokens_before_the_first_miss(pocket) -> None:
     wanted = np.array([1, 2, 3, 1])
     assert [_until_miss(np.array(c), wanted) for c in ([1, 2, 3, 1], [1, 2, 2, 1], [2], [], [1, 2])] == [4, 2, 0, 0, 2]
-    task = Repetition(text=TEXT, strings=("pee",), control=(False,), continued=8)
+    task = Repetition(text=TEXT, strings=("pee",), targets=(0,), continued=8)
     held_out = list(task.examples("held_out", encoding(pocket, 128), 0))
     scores = task.score(unprompted(pocket, held_out), held_out).scores
     assert scores["exact"]["value"] == 0 and scores["exact"]["n"] == 8  # no prompt, no repetition
 
 
 def test_a_repetition_without_room_for_text_is_refused(pocket) -> None:
-    task = Repetition(text=TEXT, strings=("pee",), control=(False,))
+    task = Repetition(text=TEXT, strings=("pee",), targets=(0,))
     with pytest.raises(SoftPromptsError, match="--train.max-tokens 66 leaves 2 .* at least 70"):
         next(task.examples("train", encoding(pocket, 66), 0))
 

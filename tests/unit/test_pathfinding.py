@@ -134,14 +134,18 @@ def test_the_scored_tokens_are_exactly_the_moves(tokenizer: str, spaces: bool, m
         np.testing.assert_allclose(e.condition, [e.boards.extra[0] / 8, e.boards.bumps[0] / 8])
 
 
-def test_boards_are_the_same_for_every_prompt_and_never_in_both_splits() -> None:
+def test_boards_are_the_same_for_every_prompt_and_never_in_two_splits() -> None:
     task, code = Pathfinding(width=3, height=3, test_boards=200), encoding(512)
     held_out = [e.document for e in task.examples("held_out", code, 0)]
     assert held_out == [e.document for e in task.examples("held_out", code, 5)]
     assert len(set(held_out)) == len(held_out) == 200
     trained = [[e.document for e in islice(task.examples("train", code, s), 3000)] for s in (0, 0, 1)]
     assert trained[0] == trained[1] != trained[2]
-    assert not set(held_out) & set(trained[0] + trained[2])
+    validation = [e.document for e in task.examples("validation", code, 0)]
+    assert validation == [e.document for e in task.examples("validation", code, 5)]
+    assert len(set(validation)) == len(validation) == 200
+    assert not set(held_out) & set(trained[0] + trained[2] + validation)
+    assert not set(validation) & set(trained[0] + trained[2])
 
 
 TWO_FREE_CELLS = {"width": 2, "height": 1, "max_blocked": 0.0}

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from soft_prompts.data import sources, texts
+from soft_prompts.data.documents import split_of
 from soft_prompts.data.texts import CORPORA, read_texts
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.tasks.text import CHARACTERS_PER_TOKEN, TextTask, _split
@@ -51,24 +52,28 @@ def test_several_files_are_read_in_order_and_duplicates_and_empty_documents_coun
     assert read.skipped == {"empty": 2, "duplicates": 1, "not JSON": 1}
 
 
-def test_train_and_held_out_share_no_document_and_only_train_depends_on_the_seed(files) -> None:
+def test_the_splits_share_no_document_and_only_train_depends_on_the_seed(files) -> None:
     task = TextTask(text=(files["jsonl"],))
     held_out = [d for d, _ in task.documents("held_out", encoding(), 0)]
     assert held_out == [d for d, _ in task.documents("held_out", encoding(), 1)]
+    validation = [d for d, _ in task.documents("validation", encoding(), 0)]
+    assert validation == [d for d, _ in task.documents("validation", encoding(), 1)]
     n_train = task.facts(encoding())["train_documents"]
-    assert len(held_out) + n_train == 60 and 0 < len(held_out) < 20
+    assert len(held_out) + len(validation) + n_train == 60 and 0 < len(held_out) < 20 and 0 < len(validation) < 10
+    assert {split_of(d) for d in held_out} == {"held_out"} and {split_of(d) for d in validation} == {"validation"}
     epochs = [[d for d, _ in itertools.islice(task.documents("train", encoding(), s), 2 * n_train)] for s in (0, 0, 1)]
     assert epochs[0] == epochs[1] != epochs[2]
     for epoch in epochs:
         assert set(epoch[:n_train]) == set(epoch[n_train:])
-        assert len(set(epoch)) == n_train and not set(epoch) & set(held_out)
+        assert len(set(epoch)) == n_train and not set(epoch) & {*held_out, *validation}
 
 
 def test_a_test_file_is_held_out_whole_and_taken_out_of_training(tmp_path, files) -> None:
     test = write(tmp_path / "test.jsonl", b"".join(line + b"\n" for line in LINES.splitlines()[:5]))
     task = TextTask(text=(files["parquet"],), test_text=(test,))
     assert task.facts(encoding())["held_out_documents"] == 5
-    assert task.facts(encoding())["train_documents"] == 55
+    facts = task.facts(encoding())
+    assert facts["train_documents"] + facts["validation_documents"] == 55 and facts["validation_documents"] > 0
 
 
 def test_documents_are_cut_to_the_length_and_short_ones_left_short(files) -> None:
@@ -100,7 +105,8 @@ def test_texts_come_from_the_cache_until_the_file_changes(tmp_path, files, monke
     assert task.facts(cached) == first
     write(tmp_path / "a.jsonl", LINES + b'{"text": "one more"}\n')
     assert task.facts(cached)["train_documents"] >= first["train_documents"]
-    assert sum(task.facts(cached)[k] for k in ("train_documents", "held_out_documents")) == 61
+    splits = ("train_documents", "validation_documents", "held_out_documents")
+    assert sum(task.facts(cached)[k] for k in splits) == 61
 
 
 OTHER_FIELD = "has no text in a field 'text'; its fields are content: name one with --text-field"

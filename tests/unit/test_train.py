@@ -18,6 +18,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.loading import load
 from soft_prompts.tasks.base import Task
+from soft_prompts.tasks.permuted import PermutedLabels
 from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -32,17 +33,19 @@ class Documents(Task):
     """Random documents without a behaviour to learn."""
 
     n_conditions: int = 0
-    leak: bool = False
-    """Whether held-out documents are trained on as well."""
+    leak: int | None = None
+    """Whose documents are trained on as well: 0 of the held-out ones, 1 of those for validation."""
     last: int = 10**9
     """Batches of four documents after which the training documents end."""
 
     def examples(self, split, encoding, seed) -> Iterator[Example]:
-        if split == "held_out":
-            yield from make_examples(5, seed=10**6, n_conditions=self.n_conditions)
+        if split != "train":
+            yield from make_examples(5, seed=10**6 + (split == "validation"), n_conditions=self.n_conditions)
             return
         for i in range(self.last):
-            yield from make_examples(4, seed=10**6 if self.leak else 1000 * seed + i, n_conditions=self.n_conditions)
+            yield from make_examples(
+                4, seed=1000 * seed + i if self.leak is None else 10**6 + self.leak, n_conditions=self.n_conditions
+            )
 
 
 def run(n_tokens: int, seed: int = 0, task: Task | None = None, **changes) -> Run:
@@ -51,8 +54,8 @@ def run(n_tokens: int, seed: int = 0, task: Task | None = None, **changes) -> Ru
 
 def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list[TrainingState]:
     encoding = Encoding(model.tokenizer, model.separator, CONFIG.max_tokens)
-    held_out = list(runs[0].task.examples("held_out", encoding, 0))
-    return train(Bench(model, encoding, held_out, token_budget), runs, folder)
+    held_out, validation = (list(runs[0].target.examples(s, encoding, 0)) for s in ("held_out", "validation"))
+    return train(Bench(model, encoding, held_out, token_budget, validation), runs, folder)
 
 
 @pytest.mark.parametrize("n_conditions", [0, 2])
@@ -164,10 +167,11 @@ def test_tensorboard_holds_every_curve_and_the_configuration(neox, tmp_path) -> 
     t.log.samples(20, [{"text": "once", "continuation": "upon"}])
     t.log.close()
     events = read_events(tmp_path / t.run.path)
-    losses_and_speed = {"loss/train", "loss/held_out", "speed/data_tokens_per_second"}
+    losses_and_speed = {"loss/train", "loss/validation", "loss/held_out", "speed/data_tokens_per_second"}
     of_training = {"learning_rate", "gradient_norm", "prompt_norm_over_vocabulary_norm"}
     assert set(events.Tags()["scalars"]) == losses_and_speed | {f"training/{name}" for name in of_training}
-    assert [event.step for event in events.Scalars("loss/held_out")] == [0, 7, 13, 20]
+    assert [event.step for event in events.Scalars("loss/validation")] == [0, 7, 13, 20]
+    assert [event.step for event in events.Scalars("loss/held_out")] == [20]  # looked at once
     texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert '"batch_size": 3' in texts["config/text_summary"]
     assert "continuation: upon" in texts["samples/text_summary"]
@@ -180,7 +184,7 @@ def test_a_redone_run_leaves_no_points_of_the_first(neox, tmp_path) -> None:
     again = replace(t.run, train=replace(CONFIG, steps=10))
     (t,) = train_all(neox, [again], tmp_path)
     t.log.close()
-    assert len(read_events(tmp_path / t.run.path).Scalars("loss/held_out")) == 4
+    assert len(read_events(tmp_path / t.run.path).Scalars("loss/validation")) == 4
 
 
 def test_a_run_that_diverges_is_given_up_and_the_others_are_untouched(neox, tmp_path) -> None:
@@ -209,9 +213,36 @@ def test_a_prompt_of_no_tokens_is_evaluated_and_not_trained(neox, tmp_path) -> N
     assert t.n_data_tokens == 0
 
 
-def test_training_on_a_held_out_document_is_refused(neox, tmp_path) -> None:
-    with pytest.raises(SoftPromptsError, match=r"training document document-1000000-0 is held out as well"):
-        train_all(neox, [run(1, task=Documents(leak=True))], tmp_path)
+@pytest.mark.parametrize("leak", [0, 1])
+def test_training_on_a_document_of_another_split_is_refused(neox, tmp_path, leak: int) -> None:
+    said = rf"training document document-100000{leak}-0 is held out or for validation as well"
+    with pytest.raises(SoftPromptsError, match=said):
+        train_all(neox, [run(1, task=Documents(leak=leak))], tmp_path)
+
+
+def test_training_is_watched_on_validation_documents_and_measured_on_held_out_ones(neox, tmp_path) -> None:
+    (t,) = train_all(neox, [run(2, steps=20)], tmp_path)
+    held_out, validation = (make_examples(5, seed=seed) for seed in (10**6, 10**6 + 1))
+    (own,), (watched,) = (evaluate(neox, [t.intervention], documents, 10**6) for documents in (held_out, validation))
+    assert t.scores.documents == [e.document for e in held_out]
+    assert (t.scores.loss, t.curve[-1]["loss"]) == pytest.approx((own.loss, watched.loss), abs=1e-5)
+    assert abs(own.loss - watched.loss) > 1e-3  # so the two cannot be confused
+
+
+def test_permuted_labels_are_as_regular_as_the_labels_and_nothing_else_changes(neox) -> None:
+    encoding, task = Encoding(neox.tokenizer, neox.separator, 24), Documents()
+    plain, permuted = (list(t.examples("held_out", encoding, 0)) for t in (task, PermutedLabels(task)))
+    mapped = {}
+    for e, other in zip(plain, permuted, strict=True):
+        assert (e.tokens == other.tokens).all() and (e.insert_at, e.document) == (other.insert_at, other.document)
+        assert ((e.labels == IGNORE) == (other.labels == IGNORE)).all()
+        for label, new in zip(e.labels, other.labels, strict=True):
+            assert mapped.setdefault(int(label), int(new)) == new  # the same token always becomes the same other one
+    del mapped[IGNORE]
+    assert len(set(mapped.values())) == len(mapped) > 30  # and no two become one
+    assert sum(old == new for old, new in mapped.items()) < 5
+    assert run(2).target == Documents()
+    assert replace(run(2), control="permuted").target == PermutedLabels(Documents())
 
 
 def test_running_out_of_training_documents_is_one_sentence(neox, tmp_path) -> None:
