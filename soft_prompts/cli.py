@@ -85,7 +85,7 @@ def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:
     """The table, the plot, what the curves say, and where everything lies."""
     from soft_prompts.report.plots import saturation_figure, save_figure
     from soft_prompts.report.tables import print_table
-    from soft_prompts.results.curve import curves, without_controls
+    from soft_prompts.results.curve import curves, without_controls, without_random_targets
     from soft_prompts.results.summary import summarise
 
     everything, headline = curves(results), sweep.task.headline
@@ -94,7 +94,7 @@ def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:
     folders = {run.path.parent for run in runs}
     place = folders.pop() if len(folders) == 1 else folders.pop().parent  # of several variants: the folder above
     save_figure(saturation_figure(of_runs, headline), sweep.out / "results" / place / "saturation.png")
-    for curve in of_runs:
+    for curve in without_random_targets(of_runs):
         if summary := summarise(curve, everything):
             say(f"{curve.difference + ': ' if curve.difference else ''}{summary}")
     say(

@@ -322,7 +322,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     state.log.final(run, loss, behaviour.scores)
     for name, picture in behaviour.pictures.items():
         save_picture(picture, result_path.with_suffix(f".{name}.png"))
-    sizes = [] if run.control else rounded_sizes(bench, state.intervention, state.scores, state.curve[-1]["loss"])
+    sizes = rounded_sizes(bench, state.intervention, state.scores, state.curve[-1]["loss"]) if asked_for(run) else []
     Result(
         experiment=run.experiment,
         task=type(run.task).__name__,
@@ -344,9 +344,14 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     ).save(result_path)
 
 
+def asked_for(run: Run) -> bool:
+    """Whether a run is what was asked for, and not a control or a random target that stands beside it."""
+    return not run.control and not run.task.variant().control_of
+
+
 def _behaviour(state: TrainingState, bench: Bench) -> TaskScores:
     """What the task measures beside the loss; nothing of a control, which is there for its loss."""
-    if state.run.control:
+    if not asked_for(state.run):
         return TaskScores({}, [])
     return state.run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
 

@@ -17,6 +17,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Filter, collect
 from soft_prompts.report.tables import as_markdown, tables
+from soft_prompts.results.curve import without_random_targets
 
 MARK = re.compile(r"<!-- (results/\S+?):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -39,9 +40,10 @@ def filled(text: str, root: Path) -> str:
             raise SoftPromptsError(f"there are no results in {root / folder}: {' '.join(collection.missing)}")
         parts = [as_markdown(name, cells) for name, cells in tables(collection.curves, scores)]
         lines = []
+        asked_for = without_random_targets(collection.curves)
         for shown in collection.shown:
             name = shown.curve.difference
-            if shown.summary:
+            if shown.summary and shown.curve in asked_for:
                 lines.append(f"- {name + ': ' if name else ''}{shown.summary}\n")
         body = "\n".join([*parts, "".join(lines)]) if lines else "\n".join(parts)
         return f"<!-- {folder}:{mark[2]} -->\n\n{body}\n<!-- end -->"

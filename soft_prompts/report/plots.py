@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from soft_prompts.files import write_atomically
 from soft_prompts.report.reference import published
 from soft_prompts.report.tables import title
-from soft_prompts.results.curve import Curve
+from soft_prompts.results.curve import Curve, without_random_targets
 from soft_prompts.stats import band
 
 COLORS = matplotlib.colormaps["tab10"].colors
@@ -32,24 +32,26 @@ def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> 
         curves: Curves of one experiment, at least one.
         headline: Names of the scores.
     """
-    first = curves[0]
-    scores = [name for name in headline if any(name in r.scores for curve in curves for r in curve.results)]
+    asked_for = without_random_targets(curves)
+    first = asked_for[0]
+    scores = [name for name in headline if any(name in r.scores for curve in asked_for for r in curve.results)]
     heights = [3.6, *[1.0] * len(scores)]
     figure = Figure(figsize=(7, 0.8 + sum(heights)), layout="constrained")
     loss, *below = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
-    for curve, color in zip(curves, COLORS * len(curves), strict=False):
-        draw_losses(loss, curve, color, curve.difference if len(curves) > 1 else "held-out loss")
+    draw_random_targets(loss, [curve for curve in curves if curve not in asked_for])
+    for curve, color in zip(asked_for, COLORS * len(curves), strict=False):
+        draw_losses(loss, curve, color, curve.difference if len(asked_for) > 1 else "held-out loss")
         for control in curve.controls:
             draw_control(loss, control, color)
         for ax, name in zip(below, scores, strict=True):
             draw_score(ax, curve, name, color)
-    if len(curves) == 1:
+    if len(asked_for) == 1:
         if reference := published(first):
             x = [position(n) for n in reference]
             loss.plot(x, list(reference.values()), "x--", color="gray", label="published (other documents and recipe)")
         draw_baselines(loss, first)
     loss.set_ylabel("nats per scored token")
-    name = title(first) if len(curves) == 1 else f"{first.experiment} on {first.model}"
+    name = title(first) if len(asked_for) == 1 else f"{first.experiment} on {first.model}"
     loss.set_title(name, fontsize=9, wrap=True)
     loss.legend(loc="best", frameon=False, fontsize=8)
     lengths = sorted({point.n_tokens for curve in curves for point in curve.points})
@@ -112,6 +114,15 @@ def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
         ax.errorbar(x, losses, curve.widths, fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
     dots = [(position(p.n_tokens), loss) for p in curve.points for loss in p.losses]
     ax.plot(*zip(*dots, strict=True), ".", color=color)
+
+
+def draw_random_targets(ax: Axes, random: Sequence[Curve]) -> None:
+    """What any target costs: a thin line for each random one."""
+    for i, curve in enumerate(random):
+        label = f"{len(random)} random targets" if i == 0 else None
+        ax.plot(
+            [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points], "gray", lw=0.7, label=label
+        )
 
 
 def draw_control(ax: Axes, control: Curve, color: tuple) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from soft_prompts.results.curve import Curve, Point, by_model, without_controls
+from soft_prompts.results.curve import Curve, Point, by_model, without_controls, without_random_targets
 
 CAPTION = (
     "Held-out loss in nats per scored token: the mean over seeds, ± half the 95 % interval over documents and seeds "
@@ -126,9 +126,8 @@ def tables(curves: Sequence[Curve], headline: Sequence[str] = ()) -> list[Table]
             if len(recipes) > 2:
                 parts.append((title(recipes[0]), overview(recipes)))
                 continue
-            for curve in recipes:
-                if curve.variant["control_of"] and len(of_model) > 1:
-                    continue  # a random target stands in the table of all variants
+            asked_for = without_random_targets(of_model)  # a random one stands in the table of all variants only
+            for curve in (curve for curve in recipes if curve in asked_for):
                 name = title(curve) + (f", {curve.difference}" if curve.difference else "")
                 parts.append((name, rows(curve, headline or curve.single_scores)))
         if len(variants) > 1:

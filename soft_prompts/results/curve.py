@@ -291,6 +291,12 @@ def without_controls(curves: Iterable[Curve]) -> list[Curve]:
     return [c for c in curves if not (c.control and any(c.is_control_of(other) for other in curves))]
 
 
+def without_random_targets(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves of the targets that were asked for, without those of random ones that stand beside them."""
+    random = {id(found) for curve in curves for found in random_targets(curve, curves)}
+    return [curve for curve in curves if id(curve) not in random]
+
+
 def random_targets(curve: Curve, among: Iterable[Curve]) -> list[Curve]:
     """The curves that are recorded as controls of this one with a random target."""
     found = []

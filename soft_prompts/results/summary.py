@@ -28,7 +28,8 @@ class Summary:
     distances: dict[str, Distance]
     """What 95 % of which is reached -> the distance. The first is the one to quote."""
     bits: EnoughBits | None
-    """Fewest bits over lengths and roundings that reach 95 % of what the first distance is measured by."""
+    """Fewest bits over lengths and roundings that reach 95 % of what the first distance is measured by. None: no prompt
+    is needed, none is known to reach it, or the results are of an older version."""
     saturation: Distance
     """The length beyond which nothing improves by more than 5 %."""
     bits_saved: dict[str, Any]
@@ -69,7 +70,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
     return Summary(
         contribution=_contribution(curve),
         distances=distances,
-        bits=enough_bits(curve, SHARE, losses.saturation().value) if _quoted(distances).value is not None else None,
+        bits=enough_bits(curve, SHARE, losses.saturation().value) if _quoted(distances).value else None,
         saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
         flags=warnings(curve, random_targets(curve, among)),
