@@ -101,6 +101,7 @@ def _incomplete(curve: Curve) -> list[str]:
         reasons.append("no result at 0 tokens, so nothing can be said of distances")
     if any(not r.provenance.get("data", {}).get("complete", True) for r in curve.results):
         reasons.append("results on data that a broken connection cut short")
-    if not curve.control and any(not r.sizes for r in curve.results if r.n_tokens):
+    asked_for = not curve.control and not curve.variant["control_of"]
+    if asked_for and any(not r.sizes for r in curve.results if r.n_tokens):
         reasons.append("results of an older version, without sizes in bits")
     return reasons

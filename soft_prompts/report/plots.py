@@ -120,9 +120,8 @@ def draw_random_targets(ax: Axes, random: Sequence[Curve]) -> None:
     """What any target costs: a thin line for each random one."""
     for i, curve in enumerate(random):
         label = f"{len(random)} random targets" if i == 0 else None
-        ax.plot(
-            [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points], "gray", lw=0.7, label=label
-        )
+        x, losses = [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points]
+        ax.plot(x, losses, color="gray", linewidth=0.7, label=label)
 
 
 def draw_control(ax: Axes, control: Curve, color: tuple) -> None:
