@@ -84,6 +84,7 @@ def test_a_summary_says_first_what_the_model_contributed() -> None:
     summary = summarise(curve, everything)
     assert [round(c["value"], 2) for c in curve.contribution] == [-3.5, -1.21, 0.39, 0.14, 0.14]
     assert [c["against"] for c in curve.contribution] == ["bigram", "bigram", "bigram", "scrambled", "scrambled"]
+    assert all(c["interval"][0] <= c["value"] <= c["interval"][1] for c in curve.contribution)
     assert str(summary).startswith("contribution 0.390 [0.3")
     assert "nats at P=4 (against bigram); conditional distance (95 % of the gap to a known text): (1, 4]" in str(
         summary
@@ -97,6 +98,38 @@ def test_a_summary_says_first_what_the_model_contributed() -> None:
 def replace_baselines(r: Result) -> Result:
     """The result as an older version wrote it: baselines without documents, no control, no anchor."""
     return replace(r, baselines={"uniform": baseline(8.0), "unigram": baseline(2.8)}, anchor=None)
+
+
+def test_a_point_of_a_curve_is_the_mean_of_its_seeds_and_its_interval_holds_their_luck() -> None:
+    seeds = result(1, 0, losses=(1.0, 3.0)), result(1, 1, losses=(5.0, 3.0))
+    np.testing.assert_allclose(curve_of(*seeds).point(1).sums, [30, 30])
+    agreed = curve_of(result(1, 0, losses=(2.0, 2.0)), result(1, 1, losses=(4.0, 4.0))).point(1)
+    assert agreed.loss == 3
+    assert agreed.interval == pytest.approx([3 - 12.706, 3 + 12.706], abs=0.1)  # Student's, of two seeds
+
+
+def test_the_baselines_of_a_curve_are_means_over_seeds_and_its_seeds_those_of_the_length_that_has_fewest() -> None:
+    one, other = ({"uniform": baseline(5.0), "unigram": baseline(loss)} for loss in (2.0, 3.0))
+    two = result(1, 0, baselines=one), result(1, 1, baselines=other)
+    curve = curve_of(result(0, baselines=one), *two, result(4, baselines=one))
+    assert curve.baselines == {"uniform": 5.0, "unigram": 2.5}
+    assert (curve_of(result(0), *two).n_seeds, curve.n_seeds) == (2, 1)
+
+
+def test_a_curve_is_measured_against_its_scrambled_control_on_the_same_documents() -> None:
+    config = {"task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2}}
+    own = [result(n, config=config) for n in (0, 1)]
+    untrained, scrambled, elsewhere = (
+        [result(n, config={**config, "control": control}) for n in (0, 1)]
+        for control in ("untrained", "scrambled", "scrambled")
+    )
+    (curve,) = without_controls(curves([*own, *untrained, *scrambled]))
+    assert curve.knows_nothing.control == "scrambled" and len(curve.paired.control) == 2
+    (curve,) = without_controls(curves([*own, *untrained]))
+    assert curve.knows_nothing.control == "untrained"
+    elsewhere[1].held_out.documents[0] = "z"
+    (curve,) = without_controls(curves([*own, *elsewhere]))
+    assert curve.paired.control == ()
 
 
 def test_a_summary_needs_the_loss_without_a_prompt() -> None:
