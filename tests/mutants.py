@@ -179,7 +179,7 @@ FAULTS = [
         ("(zero_random.sums - other.sums) / zero_random.sums", "(zero_random.sums - other.sums) / zero.sums"),
         ("k = int(estimates.values.argmax())", "k = int(estimates.values.argmin())"),
         ("if kept and len(kept) == len(last)", "if kept"),
-        among="summary or rounding or disagree or random or said",
+        among="summary or rounding or disagree or random",
     ),
     *of(
         "results/curve.py",
@@ -199,7 +199,7 @@ FAULTS = [
         ("best = min(shorter, key=lambda p: p.loss)", "best = shorter[-1]"),
         ('gain["interval"][1] < 0', 'gain["interval"][0] < 0'),
         ("if point.n_tokens and point.loss >", "if point.loss >"),
-        among="summary or rounding or disagree or random or said or curve_has or flagged or compared",
+        among="summary or said or a_curve or flagged or compared",
     ),
     *of(
         "probes/bits.py",
@@ -210,7 +210,7 @@ FAULTS = [
     ),
     *of(
         "engine/evaluate.py",
-        "test_prompts",
+        "test_loss",
         ("x.sum(dtype=np.float64)", "x.sum()"),
         ("float(self.sums.sum() / self.counts.sum())", "float(np.mean(self.sums / self.counts))"),
         ("losses[r][i], correct[r][i] =", "losses[r][i], correct[0][i] ="),
@@ -278,6 +278,7 @@ FAULTS = [
         ("alive = words[: len(given)] == given", "alive = True"),
         ("if alive and not board.is_game_over():", "if alive:"),
         ('return word != "0000"', "return True"),
+        among="chess",
     ),
     *of(
         "tasks/pathfinding.py",
@@ -297,22 +298,26 @@ FAULTS = [
         ("RANDOM_TEXTS, longest), p=shares)", "RANDOM_TEXTS, longest))"),
         ("optimal[i] += w.arrived and w.n_moves == b.optimum[0]", "optimal[i] += w.arrived"),
         ("n_texts = np.full(len(solvable), RANDOM_TEXTS)", "n_texts = np.ones(len(solvable))"),
+        among="pathfinding",
     ),
     *of(
         "tasks/board_pictures.py",
         "test_pathfinding test_scores",
         ('"said so" if w.end == NO_WAY', '"said so" if w.end != NO_WAY'),
         ('0 if what == "extra" else 2', '2 if what == "extra" else 0'),
+        among="pathfinding",
     ),
     *of(
         "tasks/autoregressive.py",
         "test_scores",
         ("[x.sum() for x in scores.correct]", "[x.mean() for x in scores.correct]"),
+        among="autoregressive",
     ),
     *of(
         "tasks/autoregressive.py",
         "test_language_experiments",
         ("np.array([IGNORE, *tokens[1:]])", "np.array([IGNORE, *tokens[:-1]])"),
+        among="accuracy",
     ),
     *of(
         "tasks/skip_tokens.py",
@@ -321,6 +326,7 @@ FAULTS = [
         ("= tokens[1 + k :]", "= tokens[k:-1]"),
         (".argmax()", ".argmin()"),
         ("(x == commonest).sum()", "(x == commonest).any()"),
+        among="skip",
     ),
     *of(
         "tasks/repetition.py",
@@ -330,6 +336,7 @@ FAULTS = [
         ('"exact": rate(n_right == n)', '"exact": rate(n_right >= n - 1)'),
         ("rate(n_right_drawn == n)", "rate(n_right == n)"),
         ("int(right.argmin())", "int(right.sum())"),
+        among="repetition",
     ),
     *of(
         "tasks/chat_detuning.py",
@@ -345,11 +352,13 @@ FAULTS = [
         ("[(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])", "[1 - CONFIDENCE, CONFIDENCE])"),
         ("[min(low, least), max(high, most)]", "[max(low, least), min(high, most)]"),
         ("tokenizer.eos_token_id] * (len(reply) < longest)", "tokenizer.eos_token_id]"),
+        among="detuning or crossed",
     ),
     *of(
         "tasks/chat_detuning.py",
         "test_language_experiments",
         ("add_generation_prompt=True", "add_generation_prompt=False"),
+        among="dialogues",
     ),
 ]
 

@@ -19,9 +19,9 @@ from soft_prompts.report.export import frame
 from soft_prompts.report.page import page
 from soft_prompts.report.reference import published, reference
 from soft_prompts.report.tables import models_by_length, rows
-from soft_prompts.results.curve import curves, without_controls
+from soft_prompts.results.curve import Point, curves, without_controls
 from soft_prompts.results.record import HeldOut, Result
-from soft_prompts.results.summary import summarise
+from soft_prompts.results.summary import seeds_disagree, summarise
 from tests.unit.test_results import baseline, result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
@@ -142,6 +142,13 @@ def test_a_prompt_that_no_rounding_keeps_has_no_size() -> None:
     lossy = {"bits_per_number": 8, "bits": 999, "loss": 2.0, "increase": increase}
     summary = summarise(curve_of(measured(0, 5.0), measured(4, 1.0, sizes=[lossy])))
     assert summary.bits is None and "kbit" not in str(summary)
+    one_kept = summarise(curve_of(measured(0, 5.0), measured(4, 1.0), measured(4, 1.0, 1, sizes=[lossy])))
+    assert one_kept.bits is None  # the mean of those that could be rounded would be too low
+
+
+def test_the_bits_that_a_summary_says_are_saved_are_those_of_the_best_length() -> None:
+    summary = summarise(curve_of(*(measured(n, loss) for n, loss in {0: 5.0, 1: 2.0, 4: 3.0}.items())))
+    assert summary.bits_saved["value"] == pytest.approx((5 - 2) * 10 / np.log(2), rel=1e-3)
 
 
 def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
@@ -153,6 +160,41 @@ def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
     close = [measured(1, 2.0 + 0.01 * seed, seed) for seed in (0, 1)]
     flags = summarise(curve_of(measured(0, 5.0), *close, *four)).flags
     assert flags == ["P=4 worse than P=1", "P=4 worse than unigram"]
+
+
+def halves(n_tokens: int, first: float, second: float, seed: int = 0, **changes) -> Result:
+    """A made-up result on 100 documents of one token, half of them with the first loss, half with the second."""
+    losses = [np.array([loss]) for loss in (first, second) for _ in range(50)]
+    own = TokenScores([f"d{i}" for i in range(100)], losses, [np.ones(1, bool)] * 100)
+    return result(n_tokens, seed, held_out=HeldOut.of(own), **changes)
+
+
+@pytest.mark.parametrize(("apart", "disagree"), [(0.165, False), (0.19, True)])
+def test_seeds_are_said_to_disagree_where_they_vary_more_than_documents_explain(apart: float, disagree: bool) -> None:
+    """Documents differ by a nat either way, so the mean of 100 has a standard error of 0.1. Its interval is two whole
+    tokens in a hundred wide either way, so 0.2 / 1.96 = 0.102 is found. Chi-squared of two degrees of freedom is below
+    5.99 in 95 % of the cases: three seeds must vary by more than 0.102 (5.99 / 2)^(1/2) = 0.177."""
+    seeds = tuple(halves(1, 2 + apart * seed, 4 + apart * seed, seed) for seed in range(3))
+    assert seeds_disagree(Point(seeds)) == disagree
+    assert not seeds_disagree(Point(seeds[:1]))
+
+
+def test_a_random_target_is_beaten_only_by_a_share_of_its_own_loss_that_documents_make_sure() -> None:
+    def said(random: tuple[float, float, float]) -> bool:
+        """Whether a gain from 6 to 3 is said to be no more than that of the random target."""
+        zero, first, second = random
+        config = {"task": {"name": "T", "control": [False]}, "train": {"steps": 5, "batch_size": 2}}
+        own = curve_of(halves(0, 6, 6, config=config), halves(1, 3, 3, config=config))
+        beside = {
+            "config": {**config, "task": {"name": "T", "control": [True]}},
+            "variant": {"label": "", "options": ["control"], "control_of": {"control": [False]}},
+        }
+        other = curve_of(halves(0, zero, zero, **beside), halves(1, first, second, **beside))
+        return any("random-target control" in flag for flag in summarise(own, [own, other]).flags)
+
+    assert said((6, 1, 5.5))  # 46 % of its loss against 50 %, but from 38 to 53 %
+    assert not said((6, 3.2, 3.3))
+    assert not said((12, 7, 7))  # more nats, but a smaller share
 
 
 def test_a_gain_no_larger_than_a_random_targets_is_said() -> None:
