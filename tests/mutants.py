@@ -302,10 +302,10 @@ FAULTS = [
     ),
     *of(
         "tasks/board_pictures.py",
-        "test_pathfinding test_scores",
+        "test_pathfinding",
         ('"said so" if w.end == NO_WAY', '"said so" if w.end != NO_WAY'),
         ('0 if what == "extra" else 2', '2 if what == "extra" else 0'),
-        among="pathfinding",
+        among="route or obedience",
     ),
     *of(
         "tasks/autoregressive.py",

@@ -48,6 +48,12 @@ def test_skipping_k_tokens_wants_the_token_k_behind_the_next(pocket) -> None:
             assert e.labels[0] == IGNORE
 
 
+def test_a_document_without_a_token_that_far_ahead_is_no_skipping_example(pocket) -> None:
+    task = SkipTokens(text=TEXT, skip=(8,))
+    assert list(task.examples("held_out", encoding(pocket, 9), 0)) == []
+    assert {e.n_scored for e in task.examples("held_out", encoding(pocket, 10), 0)} == {1}
+
+
 def test_every_skip_and_every_string_with_its_control_is_a_curve_of_its_own() -> None:
     assert [v.skip for v in SkipTokens(skip=(1, 4)).variants()] == [(1,), (4,)]
     variants = Repetition(strings=("a", "b")).variants()
@@ -115,6 +121,7 @@ def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
 
     def gains(text: str) -> list[dict]:
         sweep = replace(AUTOREGRESSIVE, train=settings, n_tokens=(0, 1, 8), task=Autoregressive(text=(text,)))
+        sweep = replace(sweep, seeds=(0,), controls=())
         runs = plan(sweep, "pocket")
         none, *prompted = train(make_bench(sweep, pocket, runs[0]), runs, tmp_path)
         return [ratio(none.scores.sums - t.scores.sums, none.scores.counts) for t in prompted]
@@ -125,7 +132,7 @@ def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
         assert gain["interval"][0] <= 0, of_samples
         assert gain["value"] > -1, "the prompt did not learn at all"
     for gain in of_digits:
-        assert gain["interval"][0] > 0.1, of_digits
+        assert gain["interval"][0] > 1, of_digits
 
 
 # --- chat detuning ---

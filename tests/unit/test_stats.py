@@ -82,6 +82,13 @@ def test_intervals_to_compare_by_overlap_unless_the_paired_difference_is_sure() 
     assert comparison_widths(resampled(sums[:2], counts)) == pytest.approx(np.full(2, (high - low) / 4))
 
 
+def test_where_bars_fall_short_of_a_difference_the_wider_of_the_two_is_widened() -> None:
+    """Independent numbers with standard deviations 3, 3, 1, 1: their differences are 8.316, 6.198 and 2.772 wide. Least
+    squares gives 4.550 and 1.430, which together fall short of 6.198. So the wide ones become 6.198 - 1.430."""
+    draws = np.random.default_rng(0).normal(size=(200_000, 4)) * [3, 3, 1, 1]
+    np.testing.assert_allclose(comparison_widths(draws), [4.768, 4.768, 1.430, 1.430], atol=0.06)
+
+
 def test_the_interval_is_the_same_every_time() -> None:
     sums, counts = np.arange(20.0), np.ones(20)
     assert ratio_interval(sums, counts) == ratio_interval(sums, counts)
