@@ -472,7 +472,7 @@ def run(faults: Sequence[Fault], n_processes: int) -> int:
         for tests in {fault.tests: None for fault in faults}:
             folder = folders.get()
             if red := _noticed_by(folder, tests):
-                raise SoftPromptsError(f"{red} fails without any fault; repair that first.")
+                raise SoftPromptsError(f"without any fault, {' '.join(tests)} do not pass ({red}); repair that first.")
             folders.put(folder)
         with ThreadPoolExecutor(n_processes) as pool:
             noticed = list(pool.map(attempt, faults))
