@@ -142,7 +142,9 @@ def test_a_prompt_that_no_rounding_keeps_has_no_size() -> None:
     lossy = {"bits_per_number": 8, "bits": 999, "loss": 2.0, "increase": increase}
     summary = summarise(curve_of(measured(0, 5.0), measured(4, 1.0, sizes=[lossy])))
     assert summary.bits is None and "kbit" not in str(summary)
-    one_kept = summarise(curve_of(measured(0, 5.0), measured(4, 1.0), measured(4, 1.0, 1, sizes=[lossy])))
+    ends = measured(0, 5.0), measured(16, 1.0)  # so that saturation is seen at 4 tokens
+    assert summarise(curve_of(*ends, measured(4, 1.0), measured(4, 1.0, 1))).bits == 272 * 4
+    one_kept = summarise(curve_of(*ends, measured(4, 1.0), measured(4, 1.0, 1, sizes=[lossy])))
     assert one_kept.bits is None  # the mean of those that could be rounded would be too low
 
 
