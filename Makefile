@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check mutants clean
 
 demo: .venv/runtime
 	$(BIN)/python -m tests.chess_test pocket --out runs/demo
@@ -15,6 +15,10 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# Slow: small faults one after another, and which test notices each. A fault that none notices is an error.
+mutants: .venv/dev
+	$(BIN)/python -m tests.mutants
 
 # The two marks record that what a requirements file names has been installed; editing the file installs anew.
 .venv/runtime: requirements.txt

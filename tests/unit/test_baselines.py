@@ -187,8 +187,13 @@ def test_tokens_that_are_skipped_do_not_predict() -> None:
 
 @pytest.mark.parametrize(
     "labels, n_vocabulary, alpha",
-    [([1] * 9 + [2, 3, 4, 5, 6], 50, ALPHAS[13]), ([1, 1, 2, 2], 9, ALPHAS[0]), (list(range(40)), 40, ALPHAS[-1])],
-    ids=["some rare", "none rare", "all as frequent"],
+    [
+        ([1] * 9 + [2, 3, 4, 5, 6], 50, ALPHAS[13]),
+        ([1, 1, 2, 2], 9, ALPHAS[0]),
+        (list(range(40)), 40, ALPHAS[-1]),
+        ([1, 1, 1, 2], 3, ALPHAS[16]),
+    ],
+    ids=["some rare", "none rare", "all as frequent", "so few that each counts"],
 )
 def test_the_smoothing_constant_predicts_labels_left_out_best(labels, n_vocabulary: int, alpha: float) -> None:
     assert naive_alpha(labels, n_vocabulary) == alpha

@@ -40,6 +40,12 @@ def test_examples_are_whole_moves_behind_the_separator_all_scored(games) -> None
         assert e.n_plies == len(text.split())
 
 
+def test_a_move_that_just_fits_is_kept(games) -> None:
+    """The separator, four letters, a space and four letters: two moves and no token to spare."""
+    examples = list(islice(ChessMoves(str(games)).examples("train", encoding(10), 0), 50))
+    assert {(len(e), e.n_plies) for e in examples} == {(10, 2)}
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", "pythia", "llama", "stories260K"])
 def test_every_token_belongs_to_the_move_it_spells(games, tokenizer: str, request) -> None:
     if tokenizer == "bytes":

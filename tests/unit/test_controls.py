@@ -1,5 +1,8 @@
 """Controls know nothing: what they keep of the model, what they lose, and that the model itself stays as it is."""
 
+import copy
+from dataclasses import replace
+
 import torch
 
 from soft_prompts.models.controls import control_of
@@ -18,6 +21,10 @@ def kept(model) -> set[str]:
 
 
 def test_scrambling_permutes_within_each_matrix_of_the_body_and_keeps_the_rest(model) -> None:
+    model = replace(model, lm=copy.deepcopy(model.lm))
+    for weight in weights(model).values():
+        if weight.dim() == 1:  # biases and norms of a new model are all alike, so that their order could not be seen
+            weight.copy_(torch.arange(len(weight)))
     before = bits(model)
     scrambled = control_of(model, "scrambled")
     n_permuted = 0
@@ -38,6 +45,7 @@ def test_scrambling_permutes_within_each_matrix_of_the_body_and_keeps_the_rest(m
 def test_an_untrained_model_has_new_weights_of_the_same_shapes(model) -> None:
     before, untrained = bits(model), control_of(model, "untrained")
     assert bits(model) == before
+    assert not any(p.requires_grad for p in weights(untrained).values()) and not untrained.lm.training
     for name, weight in weights(model).items():
         other = weights(untrained)[name]
         assert other.shape == weight.shape and other.dtype == weight.dtype

@@ -49,6 +49,7 @@ def test_losses_are_means_over_seeds_per_scored_token() -> None:
         ([3, 2, 1], 2.5, 0.5),  # between 0 and 1 token, linear in the length
         ([3, 2, 1], 2.0, 1),
         ([3, 2, 1], 1.5, 2),  # half-way from 1 to 4 in the logarithm
+        ([3, 2, 1], 1.75, 2**0.5),
         ([3, 2, 1], 1.0, 4),
         ([3, 2, 1], 0.9, math.inf),
         ([3, 1, 2], 1.5, 0.75),  # a longer prompt that is worse changes nothing
@@ -90,12 +91,15 @@ def test_the_plateau_is_the_mean_from_saturation_on() -> None:
     distance = losses.distance_to_plateau(0.5)  # plateau 1.05, target 3.025
     assert distance.value == 1 and distance.below == 0
     assert distance.at == pytest.approx((5 - 3.025) / 2)
+    assert distance.low == pytest.approx(distance.at) == distance.high  # it is the mean in every draw
 
 
 def test_saturation_takes_its_tolerance_from_the_contribution_where_it_is_known() -> None:
     losses = [5, 3, 1.1, 1.0, 1.0]
     assert losses_of(losses).saturation().value == 4  # 0.1 nats of a gain of 4
     assert losses_of(losses, baselines=[1.5]).saturation().value == 16  # but of a contribution of 0.5
+    assert losses_of([5, 3, 1.02, 1.0, 1.0], baselines=[2.0]).saturation().value == 4  # 0.02 of the largest, 1.0
+    assert losses_of([5, 3, 1.1, 1.0, 4.9]).saturation().value == 4  # the gain is that of the best length
     assert losses_of(losses).saturation(tolerance=0.05).value == 16
     assert losses_of(losses).saturation(tolerance=2.5).value == 1
 
@@ -137,6 +141,63 @@ def test_the_distance_to_a_contribution_is_where_it_is_nearly_all_there() -> Non
     assert losses.distance_to_contribution(0.5).value == 4
 
 
+def test_the_largest_contribution_is_the_mean_from_saturation_on() -> None:
+    losses = losses_of([5, 3, 1.1, 1.0, 1.04], baselines=[2.0])  # contributions from saturation on: 1 and 0.96
+    distance = losses.distance_to_contribution(0.5)  # half of 0.98 is there at a loss of 1.51
+    assert distance.at == pytest.approx(2 ** (2 * (3 - 1.51) / (3 - 1.1)))
+    assert distance.low == pytest.approx(distance.at) == distance.high
+
+
+def test_gains_are_what_prompts_save_in_every_draw() -> None:
+    gains = losses_of([5, 3, 1.1, 1.0, 1.0]).gains()
+    np.testing.assert_allclose(gains.values, [2, 3.9, 4, 4])
+    np.testing.assert_allclose(gains.draws, np.tile(gains.values, (len(gains.draws), 1)))
+    assert gains.seen
+    assert not losses_of([2, 3, 4]).gains().seen
+
+
+# --- what documents leave open ---
+
+
+def half_and_half(*pairs: tuple[float, float]) -> PairedLosses:
+    """The lengths 0, 1 and so on, each with the nats of either half of 100 documents of one token."""
+    sums = tuple(np.repeat(pair, 50)[None] for pair in np.array(pairs, float))
+    return PairedLosses(np.arange(len(pairs)), sums, np.ones(100, int))
+
+
+def test_the_interval_of_a_distance_is_where_the_draws_cross() -> None:
+    """The loss at 1 token is 1 with a standard error of 0.05, so 0.9 to 1.1 by Student's interval."""
+    distance = half_and_half((2, 2), (0.5, 1.5)).distance_to_loss(1.2)
+    assert distance.at == pytest.approx(0.8)
+    assert (distance.low, distance.high) == pytest.approx((0.8 / 1.1, 0.8 / 0.9), rel=0.02)
+
+
+def test_the_target_of_a_share_moves_with_the_loss_without_a_prompt() -> None:
+    """All lengths get half the documents wrong by as much, so in every draw half the gap closes at the same place."""
+    losses = half_and_half((4, 6), (0, 2), (0, 2))
+    distance = losses.distance_to_plateau(0.5)
+    assert (distance.at, distance.low, distance.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_saturation_needs_documents_enough_to_be_sure() -> None:
+    unsure = half_and_half((2, 2), (0, 0), (-1, 1))  # 2 tokens are neither better nor worse than 1, give or take 0.2
+    assert unsure.saturation(tolerance=0.1).value is None
+    saturation = unsure.saturation(tolerance=0.3)
+    assert (saturation.value, saturation.low, saturation.high) == (1, 1, 1)
+
+
+def test_the_interval_of_saturation_holds_the_lengths_that_documents_do_not_rule_out() -> None:
+    saturation = half_and_half((-0.7, 1.3), (0, 0), (0, 0)).saturation(
+        tolerance=0.2
+    )  # 0 tokens lack 0.3, give or take 0.2
+    assert (saturation.value, saturation.low, saturation.high) == (1, 0, 1)
+
+
+def test_the_interval_of_an_estimate_cuts_a_fortieth_off_either_end() -> None:
+    draws = np.arange(1001.0)[:, None]
+    assert Estimates(np.array([500.0]), draws).interval(0) == pytest.approx([25, 975])
+
+
 def test_one_of_several_numbers_is_seen_above_zero_only_if_luck_among_all_cannot_explain_it() -> None:
     random = np.random.default_rng(0)
     draws = random.normal(size=(20_000, 20))
@@ -161,6 +222,7 @@ def test_the_smallest_length_with_a_score_needs_its_whole_interval_above_the_tar
     intervals = [[0, 0.1], [0.4, 0.6], [0.55, 0.8], [0.9, 1.0]]
     reached = smallest_with_score([0, 1, 4, 16], intervals, 0.5)
     assert (reached.value, reached.low, reached.high) == (4, 1, 4)
+    assert smallest_with_score([0, 1, 4, 16], intervals, 0.55).value == 4  # at the target is enough
     missed = smallest_with_score([0, 1, 4, 16], intervals, 0.95)
     assert (missed.value, missed.low, str(missed)) == (None, 16, "> 16")
 

@@ -1,13 +1,17 @@
-"""Cross-entropy in slices equals the plain computation."""
+"""Cross-entropy in slices equals the plain computation, and held-out scores are of documents and runs."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from soft_prompts.engine import loss as loss_module
+from soft_prompts.engine.evaluate import TokenScores, evaluate
 from soft_prompts.engine.loss import cross_entropy, score_tokens
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from tests.unit.conftest import make_examples
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest difference of gradients, by dtype. Losses are float32 or finer."""
@@ -47,6 +51,16 @@ def test_scored_tokens_are_the_losses_and_the_favourites(case, slice_logits: int
     torch.testing.assert_close(losses, nn.functional.cross_entropy(logits, labels, reduction="none"))
 
 
+def test_of_equal_logits_the_first_is_the_choice(monkeypatch) -> None:
+    """As in greedy decoding, whether both stand in one slice or not. In bfloat16 many logits are equal."""
+    head = nn.Linear(1, 3, bias=False).requires_grad_(False)
+    head.weight.copy_(torch.tensor([[1.0], [2.0], [2.0]]))
+    for slice_logits in (1, 3, 9):
+        monkeypatch.setitem(loss_module.SLICE_LOGITS, "cpu", slice_logits)
+        _, correct = score_tokens(head, torch.ones(3, 1), torch.arange(3))
+        assert correct.tolist() == [False, True, False]
+
+
 def test_no_tokens_have_no_losses() -> None:
     head = nn.Linear(6, 11).requires_grad_(False)
     nothing = torch.zeros(0, 6, requires_grad=True)
@@ -70,3 +84,29 @@ def test_the_gradient_of_a_token_that_is_nearly_sure_keeps_its_digits_in_bfloat1
     hidden = torch.full((1, 1), 4.0, dtype=torch.bfloat16, requires_grad=True)  # the label has probability 0.99966
     cross_entropy(head, hidden, torch.tensor([0])).sum().backward()
     assert hidden.grad.item() == pytest.approx(-2 / (1 + math.e**8), rel=0.01)
+
+
+# --- held-out scores ---
+
+
+def test_held_out_losses_are_summed_by_document_and_weigh_documents_by_their_tokens() -> None:
+    losses = [np.array([1.0, 2.0, 3.0], np.float32), np.array([10.0], np.float32)]
+    scores = TokenScores(["a", "b"], losses, [x > 2 for x in losses])
+    assert (scores.sums.tolist(), scores.counts.tolist(), scores.loss) == ([6, 10], [3, 1], 4)
+
+
+def test_sums_of_a_document_keep_what_single_precision_loses() -> None:
+    """Beside 2^24, single precision has no room for 1."""
+    scores = TokenScores(["a"], [np.array([2**24, 1], np.float32)], [np.zeros(2, bool)])
+    assert scores.sums.tolist() == [2**24 + 1]
+
+
+def test_prompts_that_are_scored_together_get_the_scores_that_each_gets_alone(neox) -> None:
+    examples = make_examples(12)
+    prompts = [SoftPrompt(neox.vocabulary[:n]) for n in (0, 3)]
+    together, alone = evaluate(neox, prompts, examples, 200), [evaluate(neox, [p], examples, 200)[0] for p in prompts]
+    for ours, own in zip(together, alone, strict=True):
+        np.testing.assert_allclose(np.concatenate(ours.losses), np.concatenate(own.losses), atol=1e-4)
+        np.testing.assert_array_equal(np.concatenate(ours.correct), np.concatenate(own.correct))
+    first, second = (np.concatenate(own.correct) for own in alone)
+    assert (first != second).any()

@@ -19,9 +19,9 @@ from soft_prompts.report.export import frame
 from soft_prompts.report.page import page
 from soft_prompts.report.reference import published, reference
 from soft_prompts.report.tables import models_by_length, rows
-from soft_prompts.results.curve import curves, without_controls
+from soft_prompts.results.curve import Point, curves, without_controls
 from soft_prompts.results.record import HeldOut, Result
-from soft_prompts.results.summary import summarise
+from soft_prompts.results.summary import seeds_disagree, summarise
 from tests.unit.test_results import baseline, result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
@@ -84,6 +84,7 @@ def test_a_summary_says_first_what_the_model_contributed() -> None:
     summary = summarise(curve, everything)
     assert [round(c["value"], 2) for c in curve.contribution] == [-3.5, -1.21, 0.39, 0.14, 0.14]
     assert [c["against"] for c in curve.contribution] == ["bigram", "bigram", "bigram", "scrambled", "scrambled"]
+    assert all(c["interval"][0] <= c["value"] <= c["interval"][1] for c in curve.contribution)
     assert str(summary).startswith("contribution 0.390 [0.3")
     assert "nats at P=4 (against bigram); conditional distance (95 % of the gap to a known text): (1, 4]" in str(
         summary
@@ -99,9 +100,46 @@ def replace_baselines(r: Result) -> Result:
     return replace(r, baselines={"uniform": baseline(8.0), "unigram": baseline(2.8)}, anchor=None)
 
 
+def test_a_point_of_a_curve_is_the_mean_of_its_seeds_and_its_interval_holds_their_luck() -> None:
+    seeds = result(1, 0, losses=(1.0, 3.0)), result(1, 1, losses=(5.0, 3.0))
+    np.testing.assert_allclose(curve_of(*seeds).point(1).sums, [30, 30])
+    agreed = curve_of(result(1, 0, losses=(2.0, 2.0)), result(1, 1, losses=(4.0, 4.0))).point(1)
+    assert agreed.loss == 3
+    assert agreed.interval == pytest.approx([3 - 12.706, 3 + 12.706], abs=0.1)  # Student's, of two seeds
+
+
+def test_the_baselines_of_a_curve_are_means_over_seeds_and_its_seeds_those_of_the_length_that_has_fewest() -> None:
+    one, other = ({"uniform": baseline(5.0), "unigram": baseline(loss)} for loss in (2.0, 3.0))
+    two = result(1, 0, baselines=one), result(1, 1, baselines=other)
+    curve = curve_of(result(0, baselines=one), *two, result(4, baselines=one))
+    assert curve.baselines == {"uniform": 5.0, "unigram": 2.5}
+    assert (curve_of(result(0), *two).n_seeds, curve.n_seeds) == (2, 1)
+
+
+def test_a_curve_is_measured_against_its_scrambled_control_on_the_same_documents() -> None:
+    config = {"task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2}}
+    own = [result(n, config=config) for n in (0, 1)]
+    untrained, scrambled, elsewhere = (
+        [result(n, config={**config, "control": control}) for n in (0, 1)]
+        for control in ("untrained", "scrambled", "scrambled")
+    )
+    (curve,) = without_controls(curves([*own, *untrained, *scrambled]))
+    assert curve.knows_nothing.control == "scrambled" and len(curve.paired.control) == 2
+    (curve,) = without_controls(curves([*own, *untrained]))
+    assert curve.knows_nothing.control == "untrained"
+    elsewhere[1].held_out.documents[0] = "z"
+    (curve,) = without_controls(curves([*own, *elsewhere]))
+    assert curve.paired.control == ()
+
+
 def test_a_summary_needs_the_loss_without_a_prompt() -> None:
     assert summarise(curve_of(measured(1, 3.0), measured(4, 2.0))) is None
     assert summarise(curve_of(measured(0, 3.0))) is None
+
+
+def test_the_bits_that_a_summary_says_are_saved_are_those_of_the_best_length() -> None:
+    summary = summarise(curve_of(*(measured(n, loss) for n, loss in {0: 5.0, 1: 2.0, 4: 3.0}.items())))
+    assert summary.bits_saved["value"] == pytest.approx((5 - 2) * 10 / np.log(2), rel=1e-3)
 
 
 def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
@@ -113,6 +151,23 @@ def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
     close = [measured(1, 2.0 + 0.01 * seed, seed) for seed in (0, 1)]
     flags = summarise(curve_of(measured(0, 5.0), *close, *four)).flags
     assert flags == ["P=4 worse than P=1", "P=4 worse than unigram"]
+
+
+def halves(n_tokens: int, first: float, second: float, seed: int = 0, **changes) -> Result:
+    """A made-up result on 100 documents of one token, half of them with the first loss, half with the second."""
+    losses = [np.array([loss]) for loss in (first, second) for _ in range(50)]
+    own = TokenScores([f"d{i}" for i in range(100)], losses, [np.ones(1, bool)] * 100)
+    return result(n_tokens, seed, held_out=HeldOut.of(own), **changes)
+
+
+@pytest.mark.parametrize(("apart", "disagree"), [(0.165, False), (0.19, True)])
+def test_seeds_are_said_to_disagree_where_they_vary_more_than_documents_explain(apart: float, disagree: bool) -> None:
+    """Documents differ by a nat either way, so the mean of 100 has a standard error of 0.1. Its interval is two whole
+    tokens in a hundred wide either way, so 0.2 / 1.96 = 0.102 is found. Chi-squared of two degrees of freedom is below
+    5.99 in 95 % of the cases: three seeds must vary by more than 0.102 (5.99 / 2)^(1/2) = 0.177."""
+    seeds = tuple(halves(1, 2 + apart * seed, 4 + apart * seed, seed) for seed in range(3))
+    assert seeds_disagree(Point(seeds)) == disagree
+    assert not seeds_disagree(Point(seeds[:1]))
 
 
 def test_random_targets_that_are_met_as_well_are_said() -> None:

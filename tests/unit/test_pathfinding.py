@@ -17,6 +17,8 @@ from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import PromptGenerator
 from soft_prompts.pocket import MODELS
+from soft_prompts.tasks import board_pictures
+from soft_prompts.tasks.board_pictures import _verdict, draw_obedience, draw_routes
 from soft_prompts.tasks.pathfinding import Pathfinding
 from tests.unit.made_up import byte_tokenizer, encoding
 
@@ -183,10 +185,49 @@ def test_scores_are_those_of_the_walks(pocket, monkeypatch) -> None:
     for name in ("excess_moves", "bumps", "says_no_way_wrongly", "says_done_wrongly", "invalid"):
         assert scores[name]["value"] == 0
     assert scores["obtained_extra"]["8 extra, 3 bumps"]["value"] == 0
-    assert len(task.score(prompted, held_out).pictures["routes"].shape) == 3
     monkeypatch.setattr(PromptedModel, "generate", lambda self, starts, *_: [paths[e.document][:0] for e in starts])
     scores = task.score(prompted, held_out).scores
     assert scores["arrives"]["value"] == 0 and scores["invalid"]["value"] == 1
+
+
+def blue(picture: np.ndarray) -> int:
+    """Pixels in the colour of routes."""
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    return int((picture == [31, 119, 180]).all(2).sum())  # tab:blue
+
+
+def test_routes_are_drawn_where_the_text_walks() -> None:
+    boards = boards_of(Shape(3, 3, 0.0), 0, 1)
+    still, there, further = (
+        walk(boards.blocked[0], boards.start[0], boards.goal[0], text)
+        for text in ("D", move_texts(boards, False)[0], "NNWWSSEEDD")
+    )
+    assert blue(draw_routes([boards], [still])) == 0
+    assert 0 < blue(draw_routes([boards], [there])) < blue(draw_routes([boards], [further]))
+
+
+@pytest.mark.parametrize(
+    ("optimum", "text", "verdict"),
+    [
+        (-1, "U", "no way: said so"),
+        (-1, "ED", "no way: not seen"),
+        (1, "ED", "1 moves for 1"),
+        (1, "NED", "2 moves for 1, 1 bumps"),
+        (1, "U", "says no way"),
+        (1, "D", "does not arrive"),
+    ],
+)
+def test_a_drawn_route_has_its_verdict_above(optimum: int, text: str, verdict: str) -> None:
+    assert _verdict(optimum, walk(np.zeros((1, 2), bool), 0, 1, text)) == verdict
+
+
+def test_obedience_is_drawn_beside_what_was_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(board_pictures, "_pixels", lambda figure: figure)
+    score = {"value": 1.0, "spread": 0.5}
+    by_asked = {f"{extra} extra, {bumps} bumps": score for extra, bumps in ((0, 3), (8, 1))}
+    extra, bumps = draw_obedience({"extra": by_asked, "bumps": by_asked}).axes
+    (of_extra,), (of_bumps,) = ([line for line in ax.lines if line.get_label() == "asked for"] for ax in (extra, bumps))
+    assert (list(of_extra.get_ydata()), list(of_bumps.get_ydata())) == ([0, 8], [3, 1])
 
 
 def test_what_is_asked_reaches_the_model_as_its_condition() -> None:

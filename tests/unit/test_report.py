@@ -31,10 +31,12 @@ def test_a_longer_prompt_that_does_worse_is_flagged() -> None:
 
 
 def test_results_on_other_documents_are_not_compared() -> None:
-    other = result(1)
+    other, shorter = result(1), result(1)
     other.held_out.documents[0] = "z"
-    (curve,) = curves([result(0), other])
-    assert curve.flags[1] == ["other documents"]
+    shorter.held_out.document_scored[0] = 9
+    for strange in (other, shorter):
+        (curve,) = curves([result(0), strange])
+        assert curve.flags[1] == ["other documents"]
 
 
 def test_two_recipes_have_a_table_each_that_says_how_they_differ() -> None:

@@ -282,8 +282,8 @@ def test_pathfinding_a_walk_is_given_up_where_the_text_must_end(max_tokens: int,
 
 
 def test_pathfinding_obtained_is_how_walks_come_out_that_were_asked_to_be_worse() -> None:
-    """Asked for 4 extra moves and 1 bump, a walks 2 extra with both of them bumps, b 4 without a bump, c nowhere."""
-    walked = {"a": "WWSEEND", "b": "SNSNSEEND", "c": "SEEU", "beyond": "SEEND"}
+    """Asked for 4 extra moves and 1 bump, a walks 2 extra with both of them bumps, b 6 without a bump, c nowhere."""
+    walked = {"a": "WWSEEND", "b": "SNSNSNSEEND", "c": "SEEU", "beyond": "SEEND"}
     held_out = [board_example("no way", board(HOPELESS))]
     held_out += [board_example(name, board(CORNER, optimum=4)) for name in walked]
 
@@ -297,9 +297,10 @@ def test_pathfinding_obtained_is_how_walks_come_out_that_were_asked_to_be_worse(
     extra, bumps = scores["obtained_extra"], scores["obtained_bumps"]
     asked = [f"{e} extra, {b} bumps" for e in (0, 2, 4, 8) for b in (0, 1, 3)]
     assert list(extra) == list(bumps) == asked
-    assert value(extra["4 extra, 1 bumps"]) == (3, 2)
+    assert value(extra["4 extra, 1 bumps"]) == (4, 2)
     assert value(bumps["4 extra, 1 bumps"]) == (1, 2)
-    assert extra["4 extra, 1 bumps"]["spread"] == bumps["4 extra, 1 bumps"]["spread"] == pytest.approx(1)
+    assert extra["4 extra, 1 bumps"]["spread"] == pytest.approx(2)
+    assert bumps["4 extra, 1 bumps"]["spread"] == pytest.approx(1)
     assert value(extra["0 extra, 3 bumps"]) == value(bumps["0 extra, 3 bumps"]) == (0, 3)
     assert extra["8 extra, 3 bumps"] == {"value": None, "interval": None, "n": 0, "spread": None}
     assert scores["arrives"]["value"] == 0  # the best path is asked for without drawing
@@ -424,7 +425,7 @@ def test_detuning_has_no_gap_to_close_where_the_base_does_no_better(monkeypatch)
     models = [talker(losses=nats(losses)) for losses in (CHAT, BASE, CHAT)]
     assert detuned(monkeypatch, *models).scores["gap_closed"] == {"value": None, "interval": None, "n": 0}
     models[2] = models[1]
-    assert detuned(monkeypatch, *models).scores["gap_closed"]["value"] is None
+    assert detuned(monkeypatch, *models).scores["gap_closed"] == {"value": None, "interval": None, "n": 0}
 
 
 def test_detuning_compares_with_the_chat_model_and_then_the_base_both_unprompted() -> None:
@@ -510,6 +511,12 @@ def test_a_crossed_ratio_weighs_cells_by_their_counts_and_leaves_out_empty_ones(
     none = {"value": None, "interval": None, "n": 0}
     assert crossed_ratio(np.zeros((2, 3)), np.zeros((2, 3))) == crossed_rate(np.zeros((0, 3), bool)) == none
     assert crossed_ratio(sums, counts) == crossed_ratio(sums, counts)
+
+
+def test_a_crossed_interval_cuts_a_fortieth_off_either_end() -> None:
+    """A draw of 100 rows, half of them successes, holds between 40 and 60 of them in 95 % of the cases."""
+    rows = np.repeat([0.0, 1.0], 50)[:, None]
+    assert crossed_ratio(rows, np.ones((100, 1)))["interval"] == pytest.approx([0.4, 0.6], abs=0.005)
 
 
 def test_a_crossed_interval_covers_the_truth_where_independent_cells_would_not() -> None:

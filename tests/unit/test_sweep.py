@@ -81,6 +81,7 @@ def test_a_sweep_leaves_a_result_a_snapshot_and_a_curve_for_every_run(chess, tmp
 
 def test_a_snapshot_reproduces_the_held_out_loss_of_its_result(chess, tmp_path, folders, games) -> None:
     _, _, paths = chess()
+    assert len({Result.load(path).held_out.loss for path in paths}) == 2  # none and two tokens make a difference
     model = load(str(folders["neox"]))
     task = replace(tests.chess_test.DEFAULT.task, games=str(games))
     held_out = list(task.examples("held_out", Encoding(model.tokenizer, model.separator, 48), 0))[:6]

@@ -1,0 +1,499 @@
+"""Do the tests notice when a number comes out wrong? `python -m tests.mutants` makes one small fault after another.
+
+Each fault is one that a tired author could make in one line: a sign, a factor, a level, an end of an interval. Every
+fault is put into a copy of the package, and the tests that should notice run there. A fault that no test notices says
+which test is missing. Slow: some seconds for each fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import queue
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from soft_prompts.console import ends_in_a_sentence, progress_bar
+from soft_prompts.errors import SoftPromptsError
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("soft_prompts", "tests")
+LOG = "pytest.log"
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Every run of pytest is a process of its own. It begins as a copy of one that has imported what takes long."""
+PROCESSES.set_forkserver_preload(
+    [
+        "hypothesis",
+        "matplotlib.backends.backend_agg",
+        "pandas",
+        "scipy.stats",
+        "tokenizers",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.gpt_neox.modeling_gpt_neox",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
+LIMIT = 300
+"""Seconds after which tests are stopped. A fault that makes them run on has been noticed."""
+ENDLESS = f"no end within {LIMIT} s"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong line."""
+
+    file: str
+    """The module, as a path below soft_prompts."""
+    old: str
+    """A piece of one line that occurs once in the file."""
+    new: str
+    """What stands there instead."""
+    tests: tuple[str, ...]
+    """What pytest is given: the test files that should notice and, if they are long, which of their tests."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.old} -> {self.new}"
+
+    def applied(self, text: str) -> str:
+        """The module's text with the fault in it.
+
+        Raises:
+            SoftPromptsError: The piece does not occur exactly once.
+        """
+        n = text.count(self.old)
+        if n != 1 or self.old == self.new:
+            raise SoftPromptsError(
+                f"{self.old!r} occurs {n} times in soft_prompts/{self.file} instead of once; correct the fault in "
+                f"tests/mutants.py."
+            )
+        return text.replace(self.old, self.new)
+
+
+def of(file: str, tests: str, *pairs: tuple[str, str], among: str = "") -> list[Fault]:
+    """Faults of one file that the same tests should notice.
+
+    Args:
+        file: The module, as a path below soft_prompts.
+        tests: Names of the test files, in one string.
+        pairs: A piece of a line, and what stands there instead.
+        among: Only tests with this in their name or in that of their file. Saves time.
+    """
+    chosen = [f"tests/unit/{name}.py" for name in tests.split()] + (["-k", among] if among else [])
+    return [Fault(file, old, new, tuple(chosen)) for old, new in pairs]
+
+
+FAULTS = [
+    *of(
+        "stats.py",
+        "test_stats",
+        ("CONFIDENCE = 0.95", "CONFIDENCE = 0.9"),
+        ("drawn_counts = drawn @ counts", "drawn_counts = np.full(len(drawn), np.sum(counts))"),
+        ("kept = drawn_counts > 0", "kept = drawn_counts >= 0"),
+        ("student_t.ppf((1 + CONFIDENCE) / 2, n - 1) / norm", "student_t.ppf((1 + CONFIDENCE) / 2, n) / norm"),
+        ("* np.sqrt(n / (n - 1))", "* np.sqrt((n - 1) / n)"),
+        ("n = counts.sum() ** 2 / (counts**2).sum()", "n = len(counts)"),
+        ("np.sqrt(seed_variance(of_seeds, counts) / len(of_seeds))", "np.sqrt(seed_variance(of_seeds, counts))"),
+        ("student_t.ppf(even, len(of_seeds) - 1)", "student_t.ppf(even, len(of_seeds))"),
+        ("if len(of_seeds) > 1:", "if len(of_seeds) > 2:"),
+        ("random.permutation(len(draws)) + 0.5", "np.arange(len(draws)) + 0.5"),
+        ("sums - sums.mean(0) - (losses", "sums - sums.mean(0) + (losses"),
+        ("(deviations**2).sum() / (len(sums) - 1)", "(deviations**2).sum() / len(sums)"),
+        ("losses.var(ddof=1) - by_documents", "losses.var() - by_documents"),
+        ("losses.var(ddof=1) - by_documents", "losses.var(ddof=1) + by_documents"),
+        ("max(0.0, float(losses.var(ddof=1) - by_documents))", "abs(float(losses.var(ddof=1) - by_documents))"),
+        (
+            "return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]",
+            "return [float(x) for x in np.quantile(draws, [1 - CONFIDENCE, CONFIDENCE])]",
+        ),
+        (".max(1), CONFIDENCE) * scale", ".mean(1), CONFIDENCE) * scale"),
+        (".max(1), CONFIDENCE) * scale", ".max(1), (1 + CONFIDENCE) / 2) * scale"),
+        ("paired = ((high - low) / 2)", "paired = (high - low)"),
+        ("np.quantile(draws[:, first] - draws[:, second]", "np.quantile(draws[:, first] + draws[:, second]"),
+        ("j if widths[j] > widths[k] else k", "j if widths[j] < widths[k] else k"),
+        ("wanted - widths[j] - widths[k])", "wanted - widths[j])"),
+        ('"value": float(sums.sum() / counts.sum())', '"value": float((sums / counts).mean())'),
+        ('"n": int((counts > 0).sum())', '"n": len(counts)'),
+        ('method="wilson"', 'method="exact"'),
+        among="not covers_the_truth",
+    ),
+    *of(
+        "results/distance.py",
+        "test_distance",
+        ("UPPER = (1 + CONFIDENCE) / 2", "UPPER = CONFIDENCE"),
+        ("[x.mean(0).sum() for x in sums]", "[x.sum() for x in sums]"),
+        ("draws = self.draws[:, :1] - self.draws[:, 1:]", "draws = self.draws[:, 1:] - self.draws[:, :1]"),
+        ("np.minimum.reduce([value for", "np.maximum.reduce([value for"),
+        ("np.minimum.reduce([draws for", "np.maximum.reduce([draws for"),
+        ("self._drawn[:, n : n + n_control]", "self._drawn[:, :n_control]"),
+        ("self._drawn[:, [n + n_control + i]]", "self._drawn[:, [n + i]]"),
+        ("least_draws - self.draws)", "least - self.draws)"),
+        ("self._drawn[:, -1])", "self._drawn[:, 0])"),
+        ("self.losses[first:].mean()", "self.losses[first:].min()"),
+        ("self.draws[:, first:].mean(1)", "self.draws[:, first:].min(1)"),
+        ("contribution.values[first:].mean()", "contribution.values[first:].max()"),
+        ("-wanted, -wanted_draws)", "-wanted, wanted_draws)"),
+        ("self._crossing(-contribution.values, -contribution", "self._crossing(-contribution.values, contribution"),
+        ("SATURATED * max(0.0, float(largest))", "SATURATED"),
+        ("contribution.values.max() if contribution", "contribution.values.min() if contribution"),
+        ("self.losses[0] - self.losses.min()", "self.losses[0] - self.losses[-1]"),
+        ("np.quantile(lacks, UPPER, axis=0)", "np.quantile(lacks, 1 - UPPER, axis=0)"),
+        ("self.n_tokens[within.argmax(1)], [1 - UPPER, UPPER]", "self.n_tokens[within.argmax(1)], [UPPER, 1 - UPPER]"),
+        ("losses[:, :-1] - best_beyond[:, 1:]", "losses[:, :-1] - losses[:, 1:]"),
+        ("/ np.log(2)", "* np.log(2)"),
+        ("self.sums[0].mean(0) - self.sums[at].mean(0)", "self.sums[0].sum(0) - self.sums[at].sum(0)"),
+        ("target = self.losses[0] - share * (", "target = goal + share * ("),
+        (
+            "target_draws = self.draws[:, 0] - share * (self.draws[:, 0]",
+            "target_draws = self.losses[0] - share * (self.losses[0]",
+        ),
+        ("int(self.n_tokens[i - 1]) if i", "int(self.n_tokens[i]) if i"),
+        ("np.quantile(places, [1 - UPPER, UPPER]", "np.quantile(places, [UPPER, 1 - UPPER]"),
+        ("self.draws[:, k], [1 - UPPER, UPPER]", "self.draws[:, k], [UPPER, 1 - UPPER]"),
+        ("((self.draws - self.values) / scale).max(1)", "((self.draws - self.values) / scale).mean(1)"),
+        ("np.quantile(excess, UPPER)).any()", "np.quantile(excess, UPPER)).all()"),
+        ("reached = losses <= targets[:, None] + 1e-12", "reached = losses < targets[:, None]"),
+        ("np.log2(np.maximum(n_tokens, 1)), -1.0", "np.log2(np.maximum(n_tokens, 1)), 0.0"),
+        ("np.where(at < 0, at + 1, 2.0**at)", "np.where(at < 1, at + 1, 2.0**at)"),
+        ("tokens, np.inf)", "tokens, n_tokens[-1])"),
+        ("if end >= target", "if end > target"),
+        ("value = first(low_ends)", "value = first(high_ends)"),
+    ),
+    *of(
+        "results/summary.py",
+        "test_page test_report",
+        ("losses.n_tokens[losses.losses.argmin()]", "losses.n_tokens[-1]"),
+        ("(high - low) / 2 / 1.96", "(high - low) / 1.96"),
+        ("np.var(point.losses, ddof=1)", "np.var(point.losses)"),
+        ("chi2.ppf(CONFIDENCE, n - 1)", "chi2.ppf(CONFIDENCE, n)"),
+        ('["interval"][0] <= 0:', '["interval"][1] <= 0:'),
+        ("(zero_random.sums - other.sums) / zero_random.sums", "(zero_random.sums - other.sums) / zero.sums"),
+        ("k = int(estimates.values.argmax())", "k = int(estimates.values.argmin())"),
+        ("if kept and len(kept) == len(last)", "if kept"),
+        among="summary or rounding or disagree or random",
+    ),
+    *of(
+        "results/curve.py",
+        "test_page test_report",
+        ("np.mean([r.held_out.document_losses", "np.sum([r.held_out.document_losses"),
+        ("two_level_draws([self.by_seed], self", "two_level_draws([self.sums[None]], self"),
+        ("draws[:, 0] - draws[:, 1]", "draws[:, 1] - draws[:, 0]"),
+        ('"value": other.loss - self.loss', '"value": self.loss - other.loss'),
+        ("(self.counts == other.counts).all()", "(self.counts == other.counts).any()"),
+        ('float(np.mean([r.baselines[name]["loss"]', 'float(np.min([r.baselines[name]["loss"]'),
+        ("return min(self.baselines", "return max(self.baselines"),
+        ("return min((len(p.results)", "return max((len(p.results)"),
+        ("self.controls[0] if", "self.controls[-1] if"),
+        ("all(p is not None and p.pairs_with(first) for p in other)", "all(p is not None for p in other)"),
+        ("estimates.interval(k)", "estimates.interval(0)"),
+        ("other.loss < self.baselines[best]", "other.loss > self.baselines[best]"),
+        ("best = min(shorter, key=lambda p: p.loss)", "best = shorter[-1]"),
+        ('gain["interval"][1] < 0', 'gain["interval"][0] < 0'),
+        ("if point.n_tokens and point.loss >", "if point.loss >"),
+        among="summary or said or a_curve or flagged or compared",
+    ),
+    *of(
+        "probes/bits.py",
+        "test_bits",
+        ("intervention.n_tokens * SCALE_BITS", "SCALE_BITS"),
+        ("of_rounded.sums - scores.sums", "scores.sums - of_rounded.sums"),
+        ('if increase["interval"][1] <= tolerance', 'if increase["value"] <= tolerance'),
+    ),
+    *of(
+        "engine/evaluate.py",
+        "test_loss",
+        ("x.sum(dtype=np.float64)", "x.sum()"),
+        ("float(self.sums.sum() / self.counts.sum())", "float(np.mean(self.sums / self.counts))"),
+        ("losses[r][i], correct[r][i] =", "losses[r][i], correct[0][i] ="),
+    ),
+    *of(
+        "engine/loss.py",
+        "test_loss",
+        ("self.total * shrink + part", "self.total + part"),
+        ("return self.largest + self.total.log()", "return self.total.log()"),
+        ("where + part.start, choice", "where, choice"),
+        ("largest > sums.largest", "largest >= sums.largest"),
+        ("(column >= 0) &", "(column > 0) &"),
+        ("(column < len(weight))", "(column <= len(weight))"),
+        ("head.bias[start : start + size]", "head.bias[: len(weight)]"),
+        ("gradient.mul_(shrink).add_", "gradient.add_"),
+        ("masked_fill_(part.holds_label, 0)", "masked_fill_(~part.holds_label, 0)"),
+        ("gradient.div_(sums.total).addcmul_", "gradient.addcmul_"),
+        ("torch.expm1(-losses)", "torch.exp(-losses)"),
+        ("ctx.gradient * upstream[:, None]", "ctx.gradient * upstream.mean()"),
+    ),
+    *of(
+        "engine/baselines.py",
+        "test_baselines",
+        ('"5-gram": 4', '"5-gram": 5'),
+        ("self.losses.sum() / self.counts.sum()", "np.mean(self.losses / self.counts)"),
+        ("_scored(_distinct(training))", "_scored(training)"),
+        ("-np.log(p)", "-np.log2(p)"),
+        ("np.log(seen - 1 + ALPHAS", "np.log(seen + ALPHAS"),
+        ("max(n - 1, 0)", "max(n, 0)"),
+        ("(counts + alpha) / (n + alpha * len(counts))", "(counts + alpha) / (n + alpha)"),
+        ("ALPHAS[by_alpha.argmax()]", "ALPHAS[by_alpha.argmin()]"),
+        ("self.scored.n_before[self.rows] >= length", "self.scored.n_before[self.rows] > length"),
+        ("self.scored.at[self.rows] - distance]", "self.scored.at[self.rows] - 1]"),
+        ("p[rows] = _witten_bell(*both, p[rows], base)", "p[rows] = _witten_bell(*both, unigram[rows], base)"),
+        ("(n_label + n_different * shorter)", "(n_label + shorter)"),
+        ("n = n_all + n_different", "n = n_all + 1"),
+        ('side="right")', 'side="left")'),
+        ("(len(rest) - 1) // n_left", "len(rest) // n_left"),
+    ),
+    *of(
+        "models/controls.py",
+        "test_controls",
+        ("weight.dim() > 1 and", "weight.dim() > 0 and"),
+        (" and id(weight) not in kept", ""),
+        ("torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)"),
+        ("        torch.manual_seed(seed)", "        torch.manual_seed(0)"),
+        ("weight.flatten()[order].view_as(weight)", "weight[order[order < len(weight)]]"),
+        ("lm = copy.deepcopy(model.lm)", "lm = model.lm"),
+        (".eval().requires_grad_(False)", ".eval()"),
+    ),
+    *of(
+        "tasks/chess_moves.py",
+        "test_chess_moves test_scores",
+        ("int(self.plies[-1]) + 1", "int(self.plies[-1])"),
+        ("ratio(true.sums, np.array([e.n_plies for", "ratio(true.sums, np.array([len(e) for"),
+        ("shuffled.sums - true.sums", "true.sums - shuffled.sums"),
+        ("rate(legal[:, 0])", "rate(legal[:, -1])"),
+        ("plies[encoding.max_tokens])", "plies[encoding.max_tokens - 1])"),
+        ("np.array([white, black], np.float32)", "np.array([black, white], np.float32)"),
+        ('searchsorted(ends, starts, side="right")', 'searchsorted(ends, starts, side="left")'),
+        ("np.logical_and.at", "np.logical_or.at"),
+        ("match[side::2]", "match[1 - side :: 2]"),
+        ("if e.n_plies > n_plies]", "if e.n_plies >= n_plies]"),
+        ("n + n_new <= prompted", "n + n_new < prompted"),
+        ("alive = words[: len(given)] == given", "alive = True"),
+        ("if alive and not board.is_game_over():", "if alive:"),
+        ('return word != "0000"', "return True"),
+        among="chess",
+    ),
+    *of(
+        "tasks/pathfinding.py",
+        "test_pathfinding test_scores",
+        ("np.array([extra, bumps], np.float32) / 8", "np.array([extra, bumps], np.float32) / 4"),
+        ("np.concatenate([np.full(len(board), IGNORE), path[1:]])", "np.concatenate([[IGNORE], tokens[1:]])"),
+        ("_condition(extra[i], boards.bumps[i])", "_condition(boards.bumps[i], extra[i])"),
+        ("for e, w in of_asked if w.arrived]", "for e, w in of_asked]"),
+        ("values.std()", "values.var()"),
+        ("return 2 * self.width * self.height", "return self.width * self.height"),
+        ("for e, w in solvable if w.arrived]", "for e, w in solvable]"),
+        ("rate([w.arrived and w.n_moves == e.boards", "rate([w.n_moves == e.boards"),
+        ("np.array([w.bumps for _, w in solvable])", "np.array([w.n_moves for _, w in solvable])"),
+        ("for w in hopeless]", "for w in walks]"),
+        ("w.end == DONE and not w.arrived for w", "w.end == DONE for w"),
+        ('w.end == "" for w', "w.end != DONE for w"),
+        ("RANDOM_TEXTS, longest), p=shares)", "RANDOM_TEXTS, longest))"),
+        ("optimal[i] += w.arrived and w.n_moves == b.optimum[0]", "optimal[i] += w.arrived"),
+        ("n_texts = np.full(len(solvable), RANDOM_TEXTS)", "n_texts = np.ones(len(solvable))"),
+        among="pathfinding",
+    ),
+    *of(
+        "tasks/board_pictures.py",
+        "test_pathfinding",
+        ('"said so" if w.end == NO_WAY', '"said so" if w.end != NO_WAY'),
+        ('0 if what == "extra" else 2', '2 if what == "extra" else 0'),
+        among="route or obedience",
+    ),
+    *of(
+        "tasks/autoregressive.py",
+        "test_scores",
+        ("[x.sum() for x in scores.correct]", "[x.mean() for x in scores.correct]"),
+        among="autoregressive",
+    ),
+    *of(
+        "tasks/autoregressive.py",
+        "test_language_experiments",
+        ("np.array([IGNORE, *tokens[1:]])", "np.array([IGNORE, *tokens[:-1]])"),
+        among="accuracy",
+    ),
+    *of(
+        "tasks/skip_tokens.py",
+        "test_language_experiments test_scores",
+        ("len(tokens) > k + 1:", "len(tokens) > k:"),
+        ("= tokens[1 + k :]", "= tokens[k:-1]"),
+        (".argmax()", ".argmin()"),
+        ("(x == commonest).sum()", "(x == commonest).any()"),
+        among="skip",
+    ),
+    *of(
+        "tasks/repetition.py",
+        "test_language_experiments test_scores",
+        ("random.integers(self.least_text + 1,", "random.integers(self.least_text,"),
+        ("insert_at=n_text", "insert_at=1"),
+        ('"exact": rate(n_right == n)', '"exact": rate(n_right >= n - 1)'),
+        ("rate(n_right_drawn == n)", "rate(n_right == n)"),
+        ("int(right.argmin())", "int(right.sum())"),
+        among="repetition",
+    ),
+    *of(
+        "tasks/chat_detuning.py",
+        "test_scores",
+        ("len(reply) < self.reply_tokens", "len(reply) <= self.reply_tokens"),
+        ("_crossed(by_chat.sums - own.sums)", "_crossed(own.sums - by_chat.sums)"),
+        ("_crossed(by_base.sums - own.sums)", "_crossed(by_chat.sums - own.sums)"),
+        ("gap = chat - base", "gap = base - chat"),
+        ("if gap.sum() <= 0", "if gap.sum() < 0"),
+        ("ratio(chat - here, gap)", "ratio(base - here, gap)"),
+        ("reshape(len(SYSTEMS), len(REQUESTS))", "reshape(len(REQUESTS), len(SYSTEMS))"),
+        ("((rows @ x) * columns).sum(1)", "(rows @ x).sum(1)"),
+        ("[(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])", "[1 - CONFIDENCE, CONFIDENCE])"),
+        ("[min(low, least), max(high, most)]", "[max(low, least), min(high, most)]"),
+        ("tokenizer.eos_token_id] * (len(reply) < longest)", "tokenizer.eos_token_id]"),
+        among="detuning or crossed",
+    ),
+    *of(
+        "tasks/chat_detuning.py",
+        "test_language_experiments",
+        ("add_generation_prompt=True", "add_generation_prompt=False"),
+        among="dialogues",
+    ),
+]
+
+
+@contextmanager
+def _copies(n: int) -> Iterator[queue.SimpleQueue[Path]]:
+    """Folders, each with all that the tests need."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for i in range(n):
+            folder = Path(temporary, str(i))
+            for name in COPIED:
+                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy(ROOT / "pyproject.toml", folder)
+            folders.put(folder)
+        yield folders
+
+
+class _FirstFailure:
+    """A plugin of pytest that remembers the first test that failed."""
+
+    name = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.name:
+            self.name = report.nodeid.removeprefix("tests/unit/")
+
+
+def _pytest(folder: Path, tests: Sequence[str], answer: Connection) -> None:
+    """In a process of its own: run tests in a copy, and send pytest's exit code and the first test that failed."""
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(folder)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    sys.dont_write_bytecode = True  # faults change files faster than the clock that compiled files are checked by
+    for name in [name for name in sys.modules if name.split(".")[0] in COPIED]:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    first = _FirstFailure()
+    # Without what only words a failure nicely.
+    options = ["-x", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", f"--basetemp={folder / 'temporary'}"]
+    code = int(pytest.main([*options, *tests], plugins=[first]))
+    assert Path(sys.modules["soft_prompts"].__file__).is_relative_to(folder)
+    answer.send((code, first.name))
+
+
+def _noticed_by(folder: Path, tests: Sequence[str]) -> str:
+    """The first test that fails in a copy; "" if all pass.
+
+    Raises:
+        SoftPromptsError: The tests could not run at all, so that nothing was noticed by a value.
+    """
+    here, there = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_pytest, args=(folder, tests, there))
+    process.start()
+    there.close()
+    try:
+        if not here.poll(LIMIT):
+            process.kill()
+            return ENDLESS
+        code, failed = here.recv()
+    except EOFError:
+        code, failed = None, ""
+    finally:
+        process.join()
+    if code == pytest.ExitCode.OK or (code == pytest.ExitCode.TESTS_FAILED and failed):
+        return failed
+    last = (folder / LOG).read_text().strip().splitlines()[-1:]
+    raise SoftPromptsError(f"pytest could not run {' '.join(tests)} ({''.join(last)}); see to that first.")
+
+
+def _try(fault: Fault, folder: Path) -> str:
+    """Put a fault into a copy, run its tests, and take it out again."""
+    path = folder / "soft_prompts" / fault.file
+    right = path.read_text()
+    path.write_text(fault.applied(right))
+    try:
+        return _noticed_by(folder, fault.tests)
+    except SoftPromptsError as error:
+        raise SoftPromptsError(f"with {fault}: {error}") from error
+    finally:
+        path.write_text(right)
+
+
+def run(faults: Sequence[Fault], n_processes: int) -> int:
+    """Try all faults and print who noticed them.
+
+    Args:
+        faults: The faults.
+        n_processes: How many are tried at once, each in a copy of its own.
+
+    Returns:
+        How many no test noticed.
+
+    Raises:
+        SoftPromptsError: A fault does not fit its file, or the tests fail without any fault.
+    """
+    for fault in faults:
+        fault.applied((ROOT / "soft_prompts" / fault.file).read_text())
+    with _copies(n_processes) as folders, progress_bar("faults", len(faults)) as advance:
+
+        def attempt(fault: Fault) -> str:
+            folder = folders.get()
+            try:
+                return _try(fault, folder)
+            finally:
+                folders.put(folder)
+                advance()
+
+        for tests in {fault.tests: None for fault in faults}:
+            folder = folders.get()
+            if red := _noticed_by(folder, tests):
+                raise SoftPromptsError(f"without any fault, {' '.join(tests)} do not pass ({red}); repair that first.")
+            folders.put(folder)
+        with ThreadPoolExecutor(n_processes) as pool:
+            noticed = list(pool.map(attempt, faults))
+    for fault, test in zip(faults, noticed, strict=True):
+        print(f"{fault}\n    {'noticed by ' + test if test else 'SURVIVED'}")
+    survivors = noticed.count("")
+    print(f"{len(faults)} faults, {len(faults) - survivors} noticed, {survivors} survived")
+    return survivors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose line in the table holds this")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="how many are tried at once (default: 1)")
+    options = parser.parse_args()
+    with ends_in_a_sentence():
+        chosen = [fault for fault in FAULTS if options.only in str(fault)]
+        if not chosen:
+            raise SoftPromptsError(f"no fault holds --only {options.only!r}; leave it out to try all {len(FAULTS)}.")
+        sys.exit(1 if run(chosen, options.processes) else 0)
+
+
+if __name__ == "__main__":
+    main()
