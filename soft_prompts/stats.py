@@ -158,21 +158,6 @@ def comparison_widths(draws: np.ndarray) -> np.ndarray:
     return widths
 
 
-def seed_interval(values: np.ndarray) -> list[float] | None:
-    """Student's interval [low, high], 95 %, of the mean over seeds; None for fewer than two.
-
-    Seeds are another source of variance than documents: the luck of the start and of the order of training documents.
-    No number of held-out documents says anything about it.
-    """
-    from scipy.stats import t as student_t  # scipy.stats takes most of a second to import
-
-    n = len(values)
-    if n < 2:
-        return None
-    half = student_t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / n**0.5
-    return [float(np.mean(values) - half), float(np.mean(values) + half)]
-
-
 def ratio(sums: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
     """A score from sums and counts by document. With the differences of two losses as sums it is their paired
     difference.

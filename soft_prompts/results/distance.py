@@ -20,6 +20,7 @@ SATURATED = 0.05
 better."""
 UPPER = (1 + CONFIDENCE) / 2
 NO_GAIN = "no gain"
+NO_GAP = "none, as it is no better than no prompt"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Distance:
     longest: int = 0
     """The longest prompt trained."""
     why: str = ""
-    """Why there is no value although the curve has been measured: "no gain"."""
+    """Why there is no value although the curve has been measured, such as "no gain"."""
 
     def __str__(self) -> str:
         if self.why:
@@ -140,9 +141,12 @@ class PairedLosses:
         """
         if self.anchor is None or self.n_tokens[0] != 0:
             raise ValueError("a share of the gap to the anchor needs an anchor and the loss at 0 tokens")
+        goal = float(self._per_token([self.anchor])[0])
+        if goal >= self.losses[0]:
+            return Distance(None, longest=self.longest, why=NO_GAP)
         if not self.gains().seen:
             return Distance(None, longest=self.longest, why=NO_GAIN)
-        return self._to_share(share, self._per_token([self.anchor])[0], self._drawn[:, -1])
+        return self._to_share(share, goal, self._drawn[:, -1])
 
     def distance_to_plateau(self, share: float) -> Distance:
         """The smallest P that closes ``share`` of the gap between L(0) and the curve's own plateau.

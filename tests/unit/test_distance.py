@@ -72,6 +72,12 @@ def test_the_distance_to_an_anchor_is_the_shortest_prompt_that_closes_the_share(
         losses_of([5, 3]).distance_to_anchor(0.5)
 
 
+def test_an_anchor_that_is_no_better_than_no_prompt_gives_no_distance() -> None:
+    for anchor in (5.0, 6.0):
+        distance = losses_of([5, 3, 1], anchor=anchor).distance_to_anchor(0.95)
+        assert (distance.value, str(distance)) == (None, "none, as it is no better than no prompt")
+
+
 def test_the_anchor_and_not_the_longest_prompt_sets_the_target() -> None:
     """The same curve cut at any length has the same distance, where its lengths reach that far."""
     for n in (3, 4, 5):

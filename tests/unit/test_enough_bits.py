@@ -87,6 +87,7 @@ def test_twice_the_steps_do_not_help_if_no_length_gets_better() -> None:
     assert not is_flat(before, [point(0, 5.0), point(1, 1.9), point(4, 1.0)])
     seeds = [*before, point(1, 2.2, seed=1)]  # the mean of 2.0 and 2.2 counts
     assert is_flat(seeds, [point(0, 5.0), point(1, 2.05), point(4, 1.0)])
+    assert not is_flat(seeds, [point(0, 5.0), point(1, 1.97), point(4, 1.0)])
     control = {"config": {**CONFIG, "control": "scrambled"}}
     assert is_flat([*before, point(1, 9.0, **control)], [*before, point(1, 1.0, **control)])
     little = [point(0, 1.0), point(1, 1.0)]  # no gain: 0.005 nats are what counts

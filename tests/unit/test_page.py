@@ -177,10 +177,11 @@ def test_random_targets_that_are_met_as_well_are_said() -> None:
         return curve_of(*(measured(n, loss, config=config, variant=variant) for n, loss in enumerate(losses)))
 
     natural = target(0, 6.0, 3.0, 1.5)
-    random = [target(1, 12.0, 2.9, 2.0), target(2, 12.0, 3.1, 2.0), target(3, 12.0, 7.0, 2.0)]
+    random = [target(1, 12.0, 2.9, 2.0), target(2, 12.0, 3.1, 2.0), target(3, 5.0, 7.0, 2.0)]
     flags = summarise(natural, [natural, *random]).flags
     assert "P=1 1 of 3 random targets have as low a loss" in flags
     assert not any("P=2" in flag and "random" in flag for flag in flags)
+    assert not any("P=0" in flag for flag in flags)  # there no prompt does anything
     assert not any("random" in f for f in summarise(random[0], [natural, *random]).flags)  # a control has none
 
 
