@@ -26,7 +26,7 @@ DEFAULT = Sweep(
 )
 
 # pocket's training games stand below a line of ratings: that line is the text whose distance is known.
-POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES), anchor_text="White {white}, Black {black}.\n"))
+POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES), anchor_text="White {white}, Black {black}.\n"), steps=64)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
