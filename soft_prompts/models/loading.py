@@ -8,10 +8,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models import deltas
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_fitness
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.names import local_folder, model_name
+from soft_prompts.pocket import MODELS
 
 
 def load(
@@ -24,7 +26,8 @@ def load(
     """A frozen model in evaluation mode, with sdpa attention, that has passed the fitness check.
 
     Args:
-        name_or_path: A hub name, a folder, or a model that ships with the project (pocket, pocket-chat).
+        name_or_path: A hub name, a folder, or a model that ships with the project (pocket, pocket-chat). A folder
+            may hold a change to pocket (deltas.FILE) in place of a model.
         revision: Branch, tag or commit on the hub.
         dtype: float32, bfloat16, float64, or auto: bfloat16 on a GPU that has it and float32 elsewhere.
         device: A device's name, or auto: the GPU if there is one.
@@ -37,7 +40,8 @@ def load(
     device = pick_device(device)
     dtype = getattr(torch, pick_dtype(dtype, device))
     folder = local_folder(name_or_path)
-    source = str(folder or name_or_path)
+    is_delta = folder is not None and (folder / deltas.FILE).exists()
+    source = str(MODELS["pocket"] if is_delta else folder or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **options)
@@ -50,6 +54,8 @@ def load(
         lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise SoftPromptsError(_why_not_loaded(name_or_path, revision, folder is not None, error)) from error
+    if is_delta:
+        deltas.merge(lm, deltas.load_delta(folder))
     lm = lm.to(device).eval().requires_grad_(False)  # the one place where a model is frozen
     name = model_name(name_or_path)
     model = LanguageModel(name, "local" if folder else revision, lm, tokenizer, _separator(name, tokenizer))
