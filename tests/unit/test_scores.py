@@ -537,7 +537,7 @@ def test_a_crossed_interval_covers_the_truth_where_independent_cells_would_not()
 
 
 def test_repetition_counts_greedy_and_drawn_continuations_by_themselves() -> None:
-    task = Repetition(strings=("ab",), control=(False,), n_repeated=5, continued=4)  # wanted: " ab" and " a"
+    task = Repetition(strings=("ab",), targets=(0,), n_repeated=5, continued=4)  # wanted: " ab" and " a"
     texts = ["first ", "second", "third", "fourth", "beyond"]
     tokens = [np.array([0, *coded(text + " ab ab ab")]) for text in texts]
     held_out = [
