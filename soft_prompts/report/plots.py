@@ -134,7 +134,7 @@ def draw_control(ax: Axes, control: Curve, color: tuple) -> None:
 def draw_baselines(ax: Axes, curve: Curve) -> None:
     """Trivial predictors as lines if they lie near the curve. Far ones are only named: they would press the curve
     flat."""
-    losses = np.concatenate([p.losses for p in curve.points])
+    losses = np.concatenate([p.losses for c in (curve, *curve.controls) for p in c.points])
     limit = losses.max() + 1.5 * np.ptp(losses)
     shown = {name: curve.baselines[name] for name in dict.fromkeys(["unigram", curve.best_baseline])}
     if curve.anchor:
