@@ -165,7 +165,7 @@ class Curve:
         return [name for name, score in self.points[0].results[0].scores.items() if "value" in score]
 
     def is_control_of(self, other: Curve) -> bool:
-        """Whether this is the control, knowing nothing, of another curve."""
+        """Whether this is one of the CONTROLS of another curve."""
         own = {name: value for name, value in self.config.items() if name != "control"}
         return (
             bool(self.control)

@@ -152,15 +152,13 @@ class PairedLosses:
         """The smallest P that closes ``share`` of the gap between L(0) and the curve's own plateau.
 
         The plateau is the mean loss of all lengths from saturation on. If saturation was not seen there is no plateau,
-        and
-        the distance is censored: "> longest".
+        and the distance is censored: "> longest".
         """
         if not self.gains().seen:
             return Distance(None, longest=self.longest, why=NO_GAIN)
-        saturation = self.saturation()
-        if saturation.value is None:
+        first = self._settled()
+        if first is None:
             return Distance(None, longest=self.longest)
-        first = int(np.flatnonzero(self.n_tokens == saturation.value)[0])
         return self._to_share(share, self.losses[first:].mean(), self.draws[:, first:].mean(1))
 
     def distance_to_contribution(self, share: float) -> Distance:
@@ -168,13 +166,17 @@ class PairedLosses:
         contribution = self.contribution()
         if contribution is None or not contribution.seen:
             return Distance(None, longest=self.longest, why="no contribution seen")
-        saturation = self.saturation()
-        if saturation.value is None:
+        first = self._settled()
+        if first is None:
             return Distance(None, longest=self.longest)
-        first = int(np.flatnonzero(self.n_tokens == saturation.value)[0])
         wanted = share * contribution.values[first:].mean()
         wanted_draws = share * contribution.draws[:, first:].mean(1)
         return self._crossing(-contribution.values, -contribution.draws, -wanted, -wanted_draws)
+
+    def _settled(self) -> int | None:
+        """Which of the lengths is the first that is saturated; None if saturation was not seen."""
+        value = self.saturation().value
+        return None if value is None else int(np.flatnonzero(self.n_tokens == value)[0])
 
     def saturation(self, tolerance: float | None = None) -> Distance:
         """The smallest P beyond which no longer prompt is better by more than ``tolerance``, with 95 % confidence.
@@ -263,9 +265,8 @@ def crossings(n_tokens: np.ndarray, losses: np.ndarray, targets: np.ndarray) -> 
     row = np.arange(len(losses))
     drop = losses[row, before] - losses[row, i]
     share = np.where(i > 0, (losses[row, before] - targets) / np.where(drop > 0, drop, 1.0), 1.0)
-    step = np.where(
-        n_tokens > 0, np.log2(np.maximum(n_tokens, 1)), -1.0
-    )  # a doubling is a step, and 0 stands one before 1
+    # A doubling is a step, and 0 stands one before 1.
+    step = np.where(n_tokens > 0, np.log2(np.maximum(n_tokens, 1)), -1.0)
     at = step[before] + share * (step[i] - step[before])
     tokens = np.where(at < 0, at + 1, 2.0**at)
     return np.where(reached.any(1), tokens, np.inf)

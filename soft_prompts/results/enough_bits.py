@@ -25,15 +25,15 @@ class EnoughBits:
     least the share that was asked for, but for the noise of both sets of documents."""
     trained_numbers: int | None = None
     """Weights of the generator that makes the prompts of all conditions; None if the prompt has no conditions."""
-    text_bits: float | None = None
-    """Code length of the best hard text known."""
+    text: str = ""
+    """The best hard text known and its code length, in words; "" if there is none."""
 
     def __str__(self) -> str:
         lengths = "/".join(str(n) for n in self.lengths)
         where = (
             f" in one condition (of a generator of {self.trained_numbers:,} weights)" if self.trained_numbers else ""
         )
-        text = f"; the trigger text has {self.text_bits:.0f} bits" if self.text_bits else ""
+        text = f"; {self.text}" if self.text else ""
         return f"{self.bits / 1000:.2f} kbit{where} at P={lengths}, {self.reached:.1%} of it held out{text}"
 
 
@@ -73,13 +73,14 @@ def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits |
             return None
         chosen.append(min(fit, key=lambda one: one[0]))
     *_, size = chosen[0]
+    known_text = curve.anchor and curve.anchor.get("bits")
     conditional = size["trained_numbers"] != size["numbers"]
     return EnoughBits(
         bits=float(np.mean([bits for bits, _, _ in chosen])),
         lengths=tuple(sorted({r.n_tokens for _, r, _ in chosen})),
         reached=float(np.mean([reached(r, size["loss"], "held_out") for _, r, size in chosen])),
         trained_numbers=size["trained_numbers"] if conditional else None,
-        text_bits=curve.anchor.get("bits") if curve.anchor else None,
+        text=f"{curve.anchor['name']} has {curve.anchor['bits']:.0f} bits" if known_text else "",
     )
 
 

@@ -39,7 +39,7 @@ def test_a_long_coarse_prompt_may_need_fewer_bits_than_a_short_fine_one() -> Non
     enough = of(point(0, 5.0), short, long)
     assert (enough.bits, enough.lengths) == (60, (4,))
     assert enough.reached == pytest.approx((5 - 1.5) / 4)  # chosen by validation, checked on what was held out
-    assert str(enough) == "0.06 kbit at P=4, 87.5% of it held out; the trigger text has 120 bits"
+    assert str(enough) == "0.06 kbit at P=4, 87.5% of it held out; a text has 120 bits"
     assert of(point(0, 5.0), short, long, share=0.92).bits == 90
 
 
