@@ -134,9 +134,9 @@ def comparison_widths(draws: np.ndarray) -> np.ndarray:
 
     If two of the intervals do not overlap, the two numbers differ with 95 % confidence. The interval of each number
     alone is no help there: what makes a document hard at every length is no difference between lengths. The widths are
-    fitted so that the sum of two comes close to the width of their difference's interval, by relative least squares (Goldstein
-    and Healy 1995, doi 10.2307/2983411, for unpaired means). Where a sum still falls short, the wider of the two is
-    widened.
+    fitted so that the sum of two comes close to the width of their difference's interval, by relative least squares
+    (Goldstein and Healy 1995, doi 10.2307/2983411, for unpaired means). Where a sum still falls short, the wider of the
+    two is widened.
 
     Args:
         draws: [resamples, K], draws of their joint sampling distribution; K at least 2.
