@@ -52,6 +52,10 @@ class Sweep:
     weights permuted within each matrix (scrambled) or initialised anew (untrained): what they reach, a prompt alone can
     teach. And the model itself with the task's labels permuted (permuted): what any target costs."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    anchor: str = ""
+    """What is known to bring the behaviour out; distances are shares of the way to its loss. lora: a LoRA fine-tune on
+    the same documents for as many steps, its learning rate chosen on the validation documents. "text:...": a text where
+    the prompt would stand. model:NAME: another model of the same tokenizer. Empty: what the task names, if anything."""
     doublings: int = 0
     """Train anew with twice the steps, at most so often, until that no longer helps: until the validation loss of no
     prompt length falls by more than 0.005 nats and 2 % of the largest gain."""
@@ -93,6 +97,10 @@ class Sweep:
             )
         if len(set(self.controls)) < len(self.controls):
             raise SoftPromptsError(f"--controls is {self.controls}, but must name none twice.")
+        if self.anchor and self.anchor != "lora" and not self.anchor.startswith(("text:", "model:")):
+            raise SoftPromptsError(
+                f"--anchor is {self.anchor!r}, but must be lora, text:... or model:NAME, or be left out."
+            )
         if self.doublings < 0:
             raise SoftPromptsError(f"--doublings is {self.doublings}, but must be at least 0.")
         if any(count is not None and count < 1 for count in (self.token_budget, self.runs_at_once)):
@@ -114,7 +122,7 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
     lengths = [(n, seed) for n in sweep.n_tokens for seed in (sweep.seeds if n else sweep.seeds[:1])]
     combinations = product(("", *sweep.controls), sweep.task.variants(), recipes, lengths)
     return [
-        Run(sweep.experiment, task, model, n, seed, train, dtype, control)
+        Run(sweep.experiment, task, model, n, seed, train, dtype, control, sweep.anchor)
         for control, task, train, (n, seed) in combinations
         if not (control and task.variant().control_of)
     ]
@@ -252,12 +260,15 @@ class Beside:
                 }
                 for b in measured
             }
-        return cls(baselines, None if run.control else _anchor(run.task, bench))
+        return cls(baselines, _anchor(run, bench) if asked_for(run) else None)
 
 
-def _anchor(task: Task, bench: Bench) -> dict[str, Any] | None:
-    """A task's anchor as results record it."""
-    held_out, validation = task.anchor(bench), task.anchor(bench.for_choices)
+def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:
+    """A run's anchor as results record it."""
+    from soft_prompts.training.anchors import anchor_of
+
+    measured = anchor_of(run, bench)
+    held_out, validation = measured(bench), measured(bench.for_choices)
     if held_out is None or validation is None:
         return None
     return {

@@ -71,6 +71,14 @@ class Point:
         scores = [r.scores[name] for r in self.results if r.scores.get(name)]
         return [score for score in scores if score["value"] is not None]
 
+    def score_interval(self, name: str) -> list[float]:
+        """[low, high] of a behavioural score: its mean over the seeds, and half the widest of their 95 % intervals to
+        both sides. Empty if it was not measured."""
+        scores = self.scores(name)
+        half = max((s["interval"][1] - s["interval"][0] for s in scores), default=0.0) / 2
+        mean = float(np.mean([s["value"] for s in scores])) if scores else 0.0
+        return [mean - half, mean + half] if scores else []
+
     def pairs_with(self, other: Point) -> bool:
         """Whether both were scored on the same tokens of the same documents."""
         return self.documents == other.documents and (self.counts == other.counts).all()
@@ -324,8 +332,9 @@ def _difference(curve: Curve, among: Sequence[Curve]) -> str:
 
 
 def _settings(curve: Curve) -> dict[str, Any]:
-    """Options of task and recipe, without the data."""
-    return {name: value for name, value in {**curve.task, **curve.recipe}.items() if name != "data"}
+    """Options of task and recipe, without the data, and an anchor that is not the task's own."""
+    anchor = {"anchor": curve.config["anchor"]} if "anchor" in curve.config else {}
+    return {name: value for name, value in {**curve.task, **curve.recipe, **anchor}.items() if name != "data"}
 
 
 def _words(value: object) -> str:

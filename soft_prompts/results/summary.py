@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from soft_prompts.results.curve import Curve, Point, random_targets
-from soft_prompts.results.distance import Distance
+from soft_prompts.results.distance import Distance, smallest_with_score
 from soft_prompts.results.enough_bits import EnoughBits, enough_bits
 from soft_prompts.stats import CONFIDENCE, ratio, ratio_interval
 
 SHARE = 0.95
 """Of a gap or a contribution, for which distances are given."""
+GOALS = {"exact": 0.95, "legal_after_10": 0.95, "arrives": 0.95, "gap_closed": 0.95}
+"""Behavioural score -> the value from which on the behaviour counts as brought out. A choice, and a strict one."""
 NO_CONTRIBUTION = "no contribution seen"
 
 
@@ -27,6 +29,8 @@ class Summary:
     """What the model brought, in words; "" if neither a control nor data baselines were measured."""
     distances: dict[str, Distance]
     """What 95 % of which is reached -> the distance. The first is the one to quote."""
+    behaviour: dict[str, Distance]
+    """Goal of a behavioural score, in words -> the distance as Nordby (arXiv 2505.14943) defines it."""
     bits: EnoughBits | None
     """Fewest bits over lengths and roundings that reach 95 % of what the first distance is measured by. None: no prompt
     is needed, none is known to reach it, or the results are of an older version."""
@@ -43,6 +47,7 @@ class Summary:
         parts.append(f"conditional distance (95 % of {first}): {quoted}")
         parts += [f"fewest bits for it: {self.bits}"] if self.bits else []
         parts += [f"of {what}: {distance}" for what, distance in others]
+        parts += [f"to {goal}: {distance}" for goal, distance in self.behaviour.items()]
         parts.append(f"saturation {self.saturation}")
         return "; ".join(parts) + (f" ({'; '.join(self.flags)})" if self.flags else "")
 
@@ -70,6 +75,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
     return Summary(
         contribution=_contribution(curve),
         distances=distances,
+        behaviour=_to_goals(curve),
         bits=enough_bits(curve, SHARE, losses.saturation().value) if _quoted(distances).value else None,
         saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
@@ -89,6 +95,16 @@ def _contribution(curve: Curve) -> str:
     against = curve.contribution[k]["against"]
     at = curve.points[k].n_tokens
     return f"contribution {estimates.values[k]:.3f} [{low:.3f}, {high:.3f}] nats at P={at} (against {against})"
+
+
+def _to_goals(curve: Curve) -> dict[str, Distance]:
+    """The smallest P whose behavioural score is at its goal, of every score that has a goal and was measured."""
+    found = {}
+    for name, goal in GOALS.items():
+        scores = {p.n_tokens: interval for p in curve.paired_points if (interval := p.score_interval(name))}
+        if scores:
+            found[f"{name} of {goal}"] = smallest_with_score(list(scores), list(scores.values()), goal)
+    return found
 
 
 def _quoted(distances: dict[str, Distance]) -> Distance:

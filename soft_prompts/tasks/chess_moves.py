@@ -144,23 +144,10 @@ class ChessMoves(Task):
         """The loss of the held-out games behind ``anchor_text``."""
         if not self.anchor_text:
             return None
-        from soft_prompts.engine.evaluate import evaluate
-        from soft_prompts.interventions.soft_prompt import SoftPrompt
+        from soft_prompts.engine.behind import behind_texts
 
         texts = [self.anchor_text.format(white=e.elos[0], black=e.elos[1]) for e in bench.held_out]
-        triggers = bench.encoding.tokens(texts)[0]  # the separator stands before each
-        behind = [
-            Example(
-                np.concatenate([trigger, e.tokens[1:]]),
-                np.concatenate([np.full(len(trigger), IGNORE), e.labels[1:]]),
-                e.document,
-            )
-            for e, trigger in zip(bench.held_out, triggers, strict=True)
-        ]
-        no_prompt = SoftPrompt(bench.model.vocabulary[:0].float())
-        (scores,) = evaluate(bench.model, [no_prompt], behind, bench.token_budget)
-        n_tokens = np.mean([len(trigger) - 1 for trigger in triggers])
-        return Anchor("the trigger text", scores, float(n_tokens * np.log2(len(bench.model.vocabulary))))
+        return Anchor("the trigger text", *behind_texts(bench, texts))
 
     def score(self, prompted: PromptedModel, held_out: Sequence[ChessExample]) -> TaskScores:
         """Predicted moves of held-out games, the use made of the ratings, and legal moves of free continuations.

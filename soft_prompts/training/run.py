@@ -37,6 +37,9 @@ class Run:
     """"scrambled" or "untrained": a model that knows nothing is in the model's place (models/controls.py). "permuted":
     the labels are permuted (tasks/permuted.py). "": neither."""
 
+    anchor: str = ""
+    """What distances go by: "" is what the task names; the others are in training/anchors.py."""
+
     @property
     def target(self) -> Task:
         """The task that is trained and measured: ``task``, or that with permuted labels."""
@@ -55,8 +58,10 @@ class Run:
         """
         folder = local_folder(self.model)
         control = {"control": self.control} if self.control else {}
+        anchor = {"anchor": self.anchor} if self.anchor else {}
         return {
             **control,
+            **anchor,
             "splits": SPLITS,
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},

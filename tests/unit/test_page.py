@@ -142,6 +142,21 @@ def test_the_bits_that_a_summary_says_are_saved_are_those_of_the_best_length() -
     assert summary.bits_saved["value"] == pytest.approx((5 - 2) * 10 / np.log(2), rel=1e-3)
 
 
+def test_the_distance_to_a_score_needs_the_mean_over_seeds_beyond_the_goal_by_half_the_widest_interval() -> None:
+    def exact(n: int, *values: float) -> list[Result]:
+        halves = (0.01, 0.03)
+        known = [{"value": v, "interval": [v - h, v + h], "n": 9} for v, h in zip(values, halves, strict=False)]
+        return [measured(n, 3.0 - n / 10, seed, scores={"exact": score}) for seed, score in enumerate(known)]
+
+    enough = summarise(curve_of(*exact(0, 0.1), *exact(1, 0.99, 0.95), *exact(4, 0.99, 0.98)))
+    assert {goal: str(distance) for goal, distance in enough.behaviour.items()} == {"exact of 0.95": "4"}
+    assert enough.behaviour["exact of 0.95"].low == 1  # one token has 0.97 +- 0.03
+    assert "to exact of 0.95: 4;" in str(enough)
+    missed = summarise(curve_of(*exact(0, 0.1), *exact(1, 0.98, 0.95), *exact(4, 0.99, 0.96)))
+    assert str(missed.behaviour["exact of 0.95"]) == "> 4"
+    assert summarise(curve_of(measured(0, 5.0), measured(1, 3.0))).behaviour == {}
+
+
 def test_seeds_that_disagree_and_lengths_that_got_worse_are_said() -> None:
     one, four = ([measured(1, 2.0 + seed, seed) for seed in (0, 1)], [measured(4, 2.9, seed) for seed in (0, 1)])
     flags = summarise(curve_of(measured(0, 5.0), *one, *four)).flags

@@ -1,0 +1,82 @@
+"""Anchors that any task can be given: what is known to bring a behaviour out, for distances to go by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+
+from soft_prompts.data.example import Example
+from soft_prompts.engine.behind import behind_texts
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.prompted import Bench
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.interventions.lora import LoRA
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.loading import load
+from soft_prompts.tasks.base import Anchor
+from soft_prompts.training.loop import accumulate_gradients
+from soft_prompts.training.run import Run
+
+RANK = 8
+"""Of a LoRA."""
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+"""Learning rates of LoRAs, of which the best on the validation documents is taken."""
+
+
+def anchor_of(run: Run, bench: Bench) -> Callable[[Bench], Anchor | None]:
+    """What measures a run's anchor on a bench's held-out documents.
+
+    Args:
+        run: ``run.anchor`` says which: "" is what the task names, "lora" a fine-tune on the same training documents,
+            "text:..." a text in the prompt's place, "model:..." another model of the same tokenizer.
+        bench: The model and the validation documents.
+
+    Raises:
+        SoftPromptsError: There is no such kind, the other model cannot be loaded, or it has another tokenizer.
+    """
+    kind, _, what = run.anchor.partition(":")
+    if kind == "lora":
+        return _fine_tuned(run, bench)
+    if kind == "text":
+        return lambda of: _of_text(of, what)
+    if kind == "model":
+        return _of_model(run, bench, what)
+    return run.task.anchor
+
+
+def _of_text(bench: Bench, text: str) -> Anchor:
+    scores, bits = behind_texts(bench, [text] * len(bench.held_out))
+    return Anchor(f"the text {text!r}", scores, bits)
+
+
+def _of_model(run: Run, bench: Bench, name: str) -> Callable[[Bench], Anchor]:
+    other = load(name, dtype=run.dtype, device=str(bench.model.device))
+    if other.tokenizer_hash != bench.model.tokenizer_hash:
+        raise SoftPromptsError(f"--anchor model:{name}: it has another tokenizer, so losses per token do not compare.")
+    no_prompt = SoftPrompt(other.vocabulary[:0].float()).to(other.device)
+    return lambda of: Anchor(f"the model {name}", evaluate(other, [no_prompt], of.held_out, of.token_budget)[0])
+
+
+def _fine_tuned(run: Run, bench: Bench) -> Callable[[Bench], Anchor]:
+    """A LoRA trained on the run's documents in its order, for as many steps; learning rate chosen on validation."""
+    model, recipe = bench.model, run.train
+    loras = [LoRA(model.lm, RANK, torch.Generator().manual_seed(run.seed)).to(model.device) for _ in RATES]
+    optimizers = [torch.optim.AdamW(lora.parameters(), rate) for lora, rate in zip(loras, RATES, strict=True)]
+    stream = run.target.examples("train", bench.encoding, run.seed)
+    for step in range(recipe.steps):
+        batch: list[Example] = list(islice(stream, recipe.batch_size))
+        accumulate_gradients(model, run.target, loras, [batch] * len(loras), bench.token_budget)
+        for lora, optimizer, rate in zip(loras, optimizers, RATES, strict=True):
+            torch.nn.utils.clip_grad_norm_(lora.parameters(), recipe.clip_norm)
+            optimizer.param_groups[0]["lr"] = rate * recipe.lr_share(step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    losses = [scores.loss for scores in evaluate(model, loras, bench.validation, bench.token_budget)]
+    finite = [(loss, i) for i, loss in enumerate(losses) if loss < float("inf")]  # nan is not below it either
+    if not finite:
+        raise SoftPromptsError("every LoRA diverged, at all learning rates; choose another --anchor.")
+    _, best = min(finite)
+    name = f"a LoRA of rank {RANK} (learning rate {RATES[best]:g})"
+    return lambda of: Anchor(name, evaluate(model, [loras[best]], of.held_out, of.token_budget)[0])
