@@ -118,8 +118,13 @@ def on_pocket(published: Sweep, task: Task, **train: int) -> Sweep:
     return replace(published, task=task, models=("pocket",), n_tokens=lengths, train=replace(published.train, **small))
 
 
-def in_full(pocket: Sweep) -> Sweep:
-    """The same with all lengths and controls, all of the text, and as many steps as help: hours."""
-    train = replace(pocket.train, max_tokens=2 * pocket.train.max_tokens, validation_documents=128)
+def in_full(pocket: Sweep, **train: int) -> Sweep:
+    """The same with longer prompts, all controls, and as many steps as help: hours.
+
+    Args:
+        pocket: The short experiment.
+        train: Further changes to its recipe.
+    """
+    recipe = replace(pocket.train, **{"validation_documents": 128, **train})
     controls = ("scrambled", "untrained", "permuted")
-    return replace(pocket, n_tokens=(0, 1, 2, 4, 8, 16, 32, 64), controls=controls, doublings=5, train=train)
+    return replace(pocket, n_tokens=(0, 1, 4, 16, 64), controls=controls, doublings=5, train=recipe)

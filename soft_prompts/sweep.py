@@ -57,8 +57,8 @@ class Sweep:
     the same documents for as many steps, its learning rate chosen on the validation documents. "text:...": a text where
     the prompt would stand. model:NAME: another model of the same tokenizer. Empty: what the task names, if anything."""
     doublings: int = 0
-    """Train anew with twice the steps, at most so often, until that no longer helps: until the validation loss of no
-    prompt length falls by more than 0.005 nats and 2 % of the largest gain."""
+    """Try twice the steps, at most so often, until that no longer helps: until the validation loss of no prompt length
+    falls by more than 0.005 nats and 2 % of the largest gain. Tried with the first seed, then all is measured."""
     recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
     """Training recipes to compare, as changes to ``train``; steps, batch size and evaluation must stay the same."""
     out: Path = Path(".")
@@ -160,23 +160,28 @@ def measure(sweep: Sweep, runs: Sequence[Run]) -> Measured:
 def measure_until_flat(sweep: Sweep, model: str) -> tuple[list[Run], Measured]:
     """Measure a model with as many steps as ``sweep.doublings`` allows and the validation losses ask for.
 
+    The number of steps is chosen with the first seed of the model itself. Then all is measured with it.
+
     Returns:
-        The runs of the last number of steps, and what became of them.
+        The runs of the number of steps that was chosen, and what became of them.
 
     Raises:
         SoftPromptsError: As ``measure``.
     """
-    runs = plan(sweep, model)
-    measured = measure(sweep, runs)
+    first = replace(sweep, controls=(), seeds=sweep.seeds[:1])
+    measured = measure(first, plan(first, model)) if sweep.doublings else None
     for _ in range(sweep.doublings):
-        sweep = replace(sweep, train=replace(sweep.train, steps=2 * sweep.train.steps))
-        shorter, runs = measured, plan(sweep, model)
-        measured = measure(sweep, runs)
+        steps = 2 * first.train.steps
+        twice = replace(first, train=replace(first.train, steps=steps))
+        shorter, measured = measured, measure(twice, plan(twice, model))
         flat = is_flat(shorter.results, measured.results)
-        say(f"{sweep.train.steps} steps instead of half as many: {'no better' if flat else 'better'} on validation.")
+        say(f"{steps} steps instead of {steps // 2}: {'no better' if flat else 'better'} on validation.")
         if flat:
             break
-    return runs, measured
+        first = twice
+    sweep = replace(sweep, train=first.train)
+    runs = plan(sweep, model)
+    return runs, measure(sweep, runs)
 
 
 def is_flat(shorter: Sequence[Result], longer: Sequence[Result]) -> bool:

@@ -29,4 +29,4 @@ DEFAULT = Sweep(
 POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES), anchor_text="White {white}, Black {black}.\n"), steps=64)
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, max_tokens=256))

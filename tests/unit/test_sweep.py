@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import exploratory_tests.recipe_test
 import tests.chess_test
+from soft_prompts import sweep
 from soft_prompts.cli import main, run
 from soft_prompts.data import sources
 from soft_prompts.data.documents import Encoding
@@ -295,6 +296,28 @@ def test_controls_that_know_nothing_are_curves_of_their_own_beside_the_model(che
     table = said[said.index("held-out loss") :]
     assert "scrambled" in table and "untrained" in table
     assert "untrained control" not in table  # they are columns beside the model, not tables of their own
+
+
+@pytest.mark.parametrize(("flat_at", "chosen"), [(4, 2), (8, 4), (99, 8)])
+def test_steps_are_doubled_with_one_seed_until_that_is_of_no_use_then_all_is_measured(
+    chess, monkeypatch, flat_at: int, chosen: int
+) -> None:
+    def is_flat(shorter: list[Result], longer: list[Result]) -> bool:
+        steps = [r[0].config["train"]["steps"] for r in (shorter, longer)]
+        assert steps[1] == 2 * steps[0] and {r.seed for r in longer} == {0}
+        return steps[1] >= flat_at
+
+    monkeypatch.setattr(sweep, "is_flat", is_flat)
+    more = ("--seeds", "0", "1", "--controls", "scrambled", "--train.steps", "2", "--doublings", "2")
+    code, said, paths = chess(*more)
+    assert code == 0
+    results = [Result.load(path) for path in paths]
+    complete = {r.config["train"]["steps"] for r in results if r.config.get("control")}
+    assert complete == {chosen}
+    assert {r.config["train"]["steps"] for r in results} == {2 * 2**i for i in range(3) if 2**i < flat_at}
+    assert sum(r.config["train"]["steps"] == chosen for r in results) == 6  # 0 and 2 tokens, 2 seeds, control
+    shown = said[said.index("chess on") :]
+    assert f"{chosen} steps of" in shown
 
 
 def test_data_baselines_are_counted_on_the_documents_that_the_seed_was_trained_on(chess) -> None:
