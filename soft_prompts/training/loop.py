@@ -24,6 +24,8 @@ from soft_prompts.training.run import Run
 from soft_prompts.training.state import Clock, TrainingState, make_prompt
 from soft_prompts.training.tensorboard import TensorBoardLog
 
+CHOSEN_AFTER = 0.25
+"""Share of the steps after which one of a prompt's starts is chosen."""
 LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
@@ -48,12 +50,17 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
     """
     model, task, config = bench.model, runs[0].target, runs[0].train
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
-    states = [TrainingState(r, make_prompt(model, r, conditions.shape[1]), TensorBoardLog(r, logs)) for r in runs]
+    states = [
+        TrainingState(r, make_prompt(model, r, conditions.shape[1], start), TensorBoardLog(r, logs, start))
+        for r in runs
+        for start in range(r.train.starts if r.n_tokens else 1)
+    ]
     live = [s for s in states if s.intervention.trainable]
     n_steps = config.steps if live else 0
     # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
     streams = {s.run.seed: _batches(bench, task, s.run.seed, config.batch_size) for s in live}
-    evaluation_steps = {round(x) for x in np.linspace(0, n_steps, config.n_evaluations + 2)}
+    choice = math.ceil(CHOSEN_AFTER * n_steps) if len(states) > len(runs) else None
+    evaluation_steps = {round(x) for x in np.linspace(0, n_steps, config.n_evaluations + 2)} | {choice}
     clock = Clock(model.device)
 
     with progress_bar(f"{runs[0].experiment} on {model.name}, {len(live)} prompts", n_steps) as advance:
@@ -80,10 +87,16 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
                     _validate(bench, live if step else states, step)
                     say(_progress_line(step, n_steps, states))
 
+            # Of several starts of a prompt, the best on the validation documents goes on.
+            if step == choice:
+                states = best_starts(states)
+                live = [s for s in states if s.intervention.trainable]
+
             # Go on with the runs whose numbers are finite.
             live = [s for s in live if not s.failure]
             if step and not live:
                 break
+    states = best_starts(states)
     _share_time(states, clock.read())
     # The held-out documents are looked at once, when nothing is left to decide.
     _measure(bench, [s for s in states if not s.failure], n_steps)
@@ -124,6 +137,24 @@ def accumulate_gradients(
         loss.sum().backward()
         losses.index_add_(0, run, loss.detach().float())
     return losses
+
+
+def best_starts(states: Sequence[TrainingState]) -> list[TrainingState]:
+    """Of the starts of each run, the one with the lowest validation loss so far, in the order of the runs.
+
+    It is charged with the work that all of them took. The logs of the others are closed.
+    """
+    by_run: dict[Path, list[TrainingState]] = {}
+    for s in states:
+        by_run.setdefault(s.run.path, []).append(s)
+    best = [min(starts, key=lambda s: (bool(s.failure), s.validation_loss)) for starts in by_run.values()]
+    for kept, starts in zip(best, by_run.values(), strict=True):
+        for other in starts:
+            if other is not kept:
+                kept.n_positions += other.n_positions
+                kept.n_data_tokens += other.n_data_tokens
+                other.log.close()
+    return best
 
 
 def _batches(bench: Bench, task: Task, seed: int, size: int) -> Iterator[list[Example]]:

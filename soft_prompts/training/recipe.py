@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.options import option
+from soft_prompts.options import added_later, option
 
 LEAST = {
     "steps": 0,
     "batch_size": 1,
     "max_tokens": 2,
+    "starts": 1,
     "width": 1,
     "depth": 1,
     "n_evaluations": 0,
@@ -48,6 +49,9 @@ class TrainConfig:
     --train.init-text, or zeros (as published)."""
     init_text: str = ""
     """Text whose tokens a prompt starts from with --train.init text, repeated or cut to the prompt's length."""
+    starts: int = added_later(1)
+    """Random starts of each prompt. After a quarter of the steps, the one with the lowest validation loss goes on.
+    Training can get stuck, above all a short prompt that has to say several things."""
     width: int = 64
     """Units in each hidden layer of the conditional prompt generator."""
     depth: int = 2

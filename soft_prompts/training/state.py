@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,11 @@ class TrainingState:
         """The learning rate of step ``step`` (from 1), in units of the vocabulary's root mean square."""
         return self.run.train.lr * self.run.train.lr_share(step - 1)
 
+    @property
+    def validation_loss(self) -> float:
+        """The latest, nats per scored token; inf before the first."""
+        return self.curve[-1]["loss"] if self.curve else math.inf
+
     def give_up(self, what: str, step: int) -> None:
         """Note that a number stopped being finite."""
         self.failure = (
@@ -70,9 +76,16 @@ class TrainingState:
         )
 
 
-def make_prompt(model: LanguageModel, run: Run, n_conditions: int) -> Intervention:
-    """The prompt that a run starts from: conditional if the task's examples have conditions."""
-    config, random = run.train, torch.Generator().manual_seed(run.seed)
+def make_prompt(model: LanguageModel, run: Run, n_conditions: int, start: int = 0) -> Intervention:
+    """The prompt that a run starts from: conditional if the task's examples have conditions.
+
+    Args:
+        model: The frozen model.
+        run: Its length, seed and recipe.
+        n_conditions: C of the task's examples.
+        start: Which of the run's starts.
+    """
+    config, random = run.train, torch.Generator().manual_seed(run.seed + 1_000_003 * start)
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
     sizes = (n_conditions, *[config.width] * config.depth)

@@ -16,9 +16,9 @@ from soft_prompts.training.run import Run
 class TensorBoardLog:
     """Writes what is known of a run while it trains and when it is done."""
 
-    def __init__(self, run: Run, folder: Path):
-        """Start a new log at the run's place below ``folder``."""
-        folder = folder / run.path
+    def __init__(self, run: Run, folder: Path, start: int = 0):
+        """Start a new log at the run's place below ``folder``; further starts of its prompt have folders within it."""
+        folder = folder / run.path / (f"start-{start}" if start else "")
         shutil.rmtree(folder, ignore_errors=True)  # points of an earlier or broken-off run would mix with ours
         self.writer = SummaryWriter(str(folder))
         self.writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")

@@ -19,6 +19,7 @@ from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.loading import load
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
+from soft_prompts.training import loop
 from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -71,6 +72,52 @@ def test_runs_trained_together_equal_each_alone(model, tmp_path, n_conditions: i
             torch.testing.assert_close(t.intervention.state_dict()[name], tensor, atol=1e-3 * t.run.train.lr, rtol=1e-5)
         assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
         assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
+
+
+def test_of_several_starts_the_best_on_validation_after_a_quarter_of_the_steps_goes_on(
+    neox, tmp_path, monkeypatch
+) -> None:
+    steps, choice = 6, 2
+    alone = []
+    for start in range(4):
+        monkeypatch.setattr(
+            loop, "make_prompt", lambda model, run, n, _, start=start: make_prompt(model, run, n, start)
+        )
+        runs = [run(n, seed=1, steps=steps, n_evaluations=2) for n in (0, 2)]
+        alone.append(train_all(neox, runs, tmp_path / f"alone-{start}")[1])
+    monkeypatch.undo()
+    early = [next(point["loss"] for point in t.curve if point["step"] == choice) for t in alone]
+    best = early.index(min(early))
+    assert best != 0  # or the test would say little
+
+    several = [run(n, seed=1, steps=steps, n_evaluations=2, starts=4) for n in (0, 2)]
+    nothing, kept = train_all(neox, several, tmp_path)
+    torch.testing.assert_close(kept.intervention.rows, alone[best].intervention.rows, atol=1e-4, rtol=1e-4)
+    assert kept.scores.loss == pytest.approx(alone[best].scores.loss, abs=1e-5)
+    curves = [[point["loss"] for point in t.curve] for t in (kept, alone[best])]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    # Four starts for two steps, one for the other four: it is charged with all of it.
+    tokens = [t.n_data_tokens for t in alone]
+    assert tokens[0] < kept.n_data_tokens < 4 * tokens[0]
+    assert not nothing.intervention.trainable and nothing.n_data_tokens == 0
+    place = tmp_path / kept.run.path
+    assert sorted(path.name for path in place.iterdir() if path.is_dir()) == ["start-1", "start-2", "start-3"]
+
+
+def test_of_several_starts_those_whose_numbers_stop_being_finite_are_passed_over(neox, tmp_path, monkeypatch) -> None:
+    def broken(model, of: Run, n_conditions: int, start: int):
+        prompt = make_prompt(model, of, n_conditions, start)
+        if start < bad:
+            prompt.rows.data[:] = torch.nan
+        return prompt
+
+    monkeypatch.setattr(loop, "make_prompt", broken)
+    bad = 2
+    (kept,) = train_all(neox, [run(2, starts=3)], tmp_path / "some")
+    assert not kept.failure and np.isfinite(kept.scores.loss)
+    bad = 3
+    (kept,) = train_all(neox, [run(2, starts=3)], tmp_path / "all")
+    assert "stopped being finite" in kept.failure and kept.scores is None
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
