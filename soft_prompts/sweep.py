@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 FLAT_NATS, FLAT_SHARE = 0.005, 0.02
 """Twice the steps do not help if no length's validation loss falls by more than both: so many nats per token, and this
 share of the largest gain."""
+TRIED = 8
+"""Training documents on which the token that opens texts is chosen."""
 SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
 """What recipes that are trained together must have in common."""
 
@@ -56,6 +58,9 @@ class Sweep:
     """What is known to bring the behaviour out; distances are shares of the way to its loss. lora: a LoRA fine-tune on
     the same documents for as many steps, its learning rate chosen on the validation documents. "text:...": a text where
     the prompt would stand. model:NAME: another model of the same tokenizer. Empty: what the task names, if anything."""
+    separator: str = ""
+    """The token that opens every text, such as "<|endoftext|>". Empty: the tokenizer's BOS (or EOS), unless another
+    special token gives a loss at 0 tokens that is lower by more than 0.05 nats on training documents of the task."""
     doublings: int = 0
     """Try twice the steps, at most so often, until that no longer helps: until the validation loss of no prompt length
     falls by more than 0.005 nats and 2 % of the largest gain. Tried with the first seed, then all is measured."""
@@ -122,7 +127,7 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
     lengths = [(n, seed) for n in sweep.n_tokens for seed in (sweep.seeds if n else sweep.seeds[:1])]
     combinations = product(("", *sweep.controls), sweep.task.variants(), recipes, lengths)
     return [
-        Run(sweep.experiment, task, model, n, seed, train, dtype, control, sweep.anchor)
+        Run(sweep.experiment, task, model, n, seed, train, dtype, control, sweep.anchor, sweep.separator)
         for control, task, train, (n, seed) in combinations
         if not (control and task.variant().control_of)
     ]
@@ -216,9 +221,37 @@ def _train(sweep: Sweep, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     name, revision = split_revision(runs[0].model)
     model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
     check_context(model, runs)
+    begun: dict[Task, LanguageModel] = {}  # controls read the same texts as the model, behind the same token
     for control, task in dict.fromkeys((run.control, run.task) for run in runs):
-        measured = control_of(model, control) if control in ("scrambled", "untrained") else model
-        yield from _train_task(sweep, measured, [run for run in runs if (run.control, run.task) == (control, task)])
+        of_task = [run for run in runs if (run.control, run.task) == (control, task)]
+        begun[task] = begun.get(task) or with_separator(sweep, model, of_task[0])
+        measured = control_of(begun[task], control) if control in ("scrambled", "untrained") else begun[task]
+        yield from _train_task(sweep, measured, of_task)
+
+
+def with_separator(sweep: Sweep, model: LanguageModel, run: Run) -> LanguageModel:
+    """The model with the token that opens its texts: the one that is asked for, or the best of its special tokens.
+
+    Raises:
+        SoftPromptsError: There is no token of this name.
+    """
+    from soft_prompts.engine.forward import usual_budget
+    from soft_prompts.engine.separator import best_separator, losses_behind, token_of
+
+    if run.separator:
+        return replace(model, separator=token_of(model, run.separator))
+    cache = sweep.out / "runs" / "cache"
+
+    def examples_behind(token: int) -> list[Example]:
+        encoding = Encoding(model.tokenizer, token, run.train.max_tokens, cache)
+        return list(islice(run.task.examples("train", encoding, 0), TRIED))
+
+    losses = losses_behind(model, examples_behind, sweep.token_budget or usual_budget(model.device))
+    best = best_separator(model.separator, losses)
+    if best != model.separator:
+        own, better = (f"{model.tokenizer.decode([i])!r} ({losses[i]:.2f} nats)" for i in (model.separator, best))
+        warn(f"texts open with {better} and not {own}, by {TRIED} training documents; --separator sets it.")
+    return replace(model, separator=best)
 
 
 def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:

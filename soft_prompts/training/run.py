@@ -40,6 +40,9 @@ class Run:
     anchor: str = ""
     """What distances go by: "" is what the task names; the others are in training/anchors.py."""
 
+    separator: str = ""
+    """The token that opens every text; "": the one that is measured to be the best."""
+
     @property
     def target(self) -> Task:
         """The task that is trained and measured: ``task``, or that with permuted labels."""
@@ -58,10 +61,10 @@ class Run:
         """
         folder = local_folder(self.model)
         control = {"control": self.control} if self.control else {}
-        anchor = {"anchor": self.anchor} if self.anchor else {}
+        asked_for = {"anchor": self.anchor, "separator": self.separator}
         return {
             **control,
-            **anchor,
+            **{name: value for name, value in asked_for.items() if value},
             "splits": SPLITS,
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
