@@ -9,6 +9,7 @@ from dataclasses import replace
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results.record import Result
+from soft_prompts.stopwatch import CLOCK, in_words
 from soft_prompts.sweep import Sweep, measure_until_flat
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
@@ -75,7 +76,9 @@ def run(sweep: Sweep) -> list[Result]:
         results += measured.results
         failures += measured.failures
         if measured.results:
-            show(sweep, runs, measured.results)
+            with CLOCK.stage("report"):
+                show(sweep, runs, measured.results)
+    say(f"time: {in_words(CLOCK.read())}")
     if failures:
         raise SoftPromptsError(" ".join(failures))
     return results

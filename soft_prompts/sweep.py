@@ -19,6 +19,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import split_revision
 from soft_prompts.options import option, recorded
 from soft_prompts.results.record import HeldOut, Result
+from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task, TaskScores
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -219,7 +220,8 @@ def _train(sweep: Sweep, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     from soft_prompts.models.loading import load
 
     name, revision = split_revision(runs[0].model)
-    model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
+    with CLOCK.stage("loading"):
+        model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
     check_context(model, runs)
     begun: dict[Task, LanguageModel] = {}  # controls read the same texts as the model, behind the same token
     for control, task in dict.fromkeys((run.control, run.task) for run in runs):
@@ -257,13 +259,17 @@ def with_separator(sweep: Sweep, model: LanguageModel, run: Run) -> LanguageMode
 def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
     from soft_prompts.training.loop import train
 
-    bench = make_bench(sweep, model, runs[0])
-    if not runs[0].control:
-        runs[0].task.check(bench)
-    beside = Beside.of(bench, runs)
+    with CLOCK.stage("data"):
+        bench = make_bench(sweep, model, runs[0])
+        if not runs[0].control:
+            runs[0].task.check(bench)
+    with CLOCK.stage("baselines"):
+        beside = Beside.of(bench, runs)
     size = sweep.runs_at_once or len(runs)
     for group in (runs[i : i + size] for i in range(0, len(runs), size)):
-        for state in train(bench, group, sweep.out / "runs"):
+        with CLOCK.stage("training"):
+            trained = train(bench, group, sweep.out / "runs")
+        for state in trained:
             if not state.failure:
                 save(state, bench, beside, sweep.out, len(group))
             state.log.close()
@@ -364,14 +370,17 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     run, loss, result_path = state.run, state.scores.loss, state.run.result_path(out)
     identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
     save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
-    behaviour = _behaviour(state, bench)
+    with CLOCK.stage("scores"):
+        behaviour = _behaviour(state, bench)
     state.log.samples(run.train.steps, behaviour.samples)
     state.log.scores(run.train.steps, behaviour.scores)
     state.log.pictures(run.train.steps, behaviour.pictures)
     state.log.final(run, loss, behaviour.scores)
     for name, picture in behaviour.pictures.items():
         save_picture(picture, result_path.with_suffix(f".{name}.png"))
-    sizes = rounded_sizes(bench, state.intervention, state.scores, state.curve[-1]["loss"]) if asked_for(run) else []
+    with CLOCK.stage("bits"):
+        last = state.curve[-1]["loss"]
+        sizes = rounded_sizes(bench, state.intervention, state.scores, last) if asked_for(run) else []
     Result(
         experiment=run.experiment,
         task=type(run.task).__name__,

@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.stopwatch import CLOCK
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "chess", "numpy", "scipy")
 """Packages whose versions a result records."""
@@ -41,6 +43,8 @@ def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> d
         "dtype": str(model.dtype).removeprefix("torch."),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "runs_together": n_together,
+        # Of the process so far, by stage; training is that of all prompts together.
+        "seconds": {stage: round(seconds, 2) for stage, seconds in CLOCK.read().items()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(model.device) if on_gpu else _peak_memory(),
     }
@@ -51,6 +55,7 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@lru_cache
 def _commit() -> str:
     """The commit of this code, with "+" behind it if files differ from it; "unknown" outside a repository."""
     here = Path(__file__)

@@ -19,6 +19,7 @@ from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import Clock, TrainingState, make_prompt
@@ -83,7 +84,7 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
 
             # Once in a while, and before and after training: look at the validation documents, off the clock.
             if step in evaluation_steps:
-                with clock.paused():
+                with clock.paused(), CLOCK.stage("validation"):
                     _validate(bench, live if step else states, step)
                     say(_progress_line(step, n_steps, states))
 
@@ -99,7 +100,8 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
     states = best_starts(states)
     _share_time(states, clock.read())
     # The held-out documents are looked at once, when nothing is left to decide.
-    _measure(bench, [s for s in states if not s.failure], n_steps)
+    with CLOCK.stage("held-out evaluation"):
+        _measure(bench, [s for s in states if not s.failure], n_steps)
     return states
 
 
