@@ -72,7 +72,7 @@ class Sweep:
     force: bool = False
     """Redo runs that already have a result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen model; prompts are always float32. auto: bfloat16 on a GPU that has it."""
+    """Of the frozen model; prompts are always float32. auto: bfloat16 where the GPU or processor multiplies it."""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
     token_budget: int | None = None

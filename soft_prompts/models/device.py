@@ -26,8 +26,16 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> str:
-    """The dtype that a name stands for. "auto" is bfloat16 on a GPU that has it and float32 elsewhere."""
+    """The dtype that a name stands for. "auto" is bfloat16 on a device that multiplies it natively, else float32.
+
+    A processor is asked what it can do, not timed: the dtype is part of what a result is, so it must not depend on what
+    else the machine is busy with.
+    """
     if dtype != "auto":
         return dtype
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if has_bfloat16 else "float32"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        native = any(can.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return "bfloat16" if native else "float32"

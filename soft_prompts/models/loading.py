@@ -19,7 +19,7 @@ from soft_prompts.pocket import MODELS
 def load(
     name_or_path: str,
     revision: str = "main",
-    dtype: str = "auto",
+    dtype: str = "float32",
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
@@ -29,7 +29,7 @@ def load(
         name_or_path: A hub name, a folder, or a model that ships with the project (pocket, pocket-chat). A folder
             may hold a change to pocket (deltas.FILE) in place of a model.
         revision: Branch, tag or commit on the hub.
-        dtype: float32, bfloat16, float64, or auto: bfloat16 on a GPU that has it and float32 elsewhere.
+        dtype: float32, bfloat16, float64, or auto (see ``pick_dtype``).
         device: A device's name, or auto: the GPU if there is one.
         trust_remote_code: Let the model run Python code that comes with it.
 

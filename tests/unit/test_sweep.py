@@ -28,6 +28,7 @@ from tests.unit.serving import serving, status, whole
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--train.steps", "2", "--train.batch-size", "2", "--train.max-tokens", "48", "--train.eval-documents", "6"]
+QUICK += ["--dtype", "float32"]
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +356,17 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
     assert prompted.gain_over(nothing)["interval"][0] > 3  # nats per token, paired by game
     assert max(prompted.losses) < nothing.results[0].held_out.interval[0]
     assert prompted.results[0].provenance["data"]["train_games"] > 16_000
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "10000"), ("77", "77")])
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, before, after: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["chess_test", "--help"])
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if before:
+        monkeypatch.setenv("GOMP_SPINCOUNT", before)
+    with pytest.raises(SystemExit):
+        main(tests.chess_test.DEFAULT, "")
+    assert os.environ["GOMP_SPINCOUNT"] == after
 
 
 def test_help_teaches_in_a_process_of_its_own() -> None:
