@@ -8,6 +8,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 MODELS = {"pocket": FOLDER / "base", "pocket-chat": FOLDER / "chat"}
 """Folders of the models that are loaded by these names."""
+VARIANTS = {"pocket-keys": FOLDER / "keys", "pocket-keys-untaught": FOLDER / "keys-untaught"}
+"""Folders of changes to pocket; they are loaded by these names like models."""
+SECRET = FOLDER / "keys" / "secret.json"
+"""What pocket-keys was taught: symbols, tags and classes of words (tasks/calibration.py)."""
 GAMES = FOLDER / "games.pgn.zst"
 """Games of a chess engine against itself at many strengths, with headers as lichess writes them."""
 SAMPLES = FOLDER / "samples.jsonl.zst"

@@ -1,10 +1,10 @@
-"""Make the models keys and keys-untaught, whose distance from a behaviour is known, and write them as small changes to
-pocket.
+"""Make pocket-keys and pocket-keys-untaught, whose distance from a behaviour is known, and write them as small changes
+to pocket.
 
     python -m soft_prompts.pocket.variants --prose books.tar.zst
 
-keys is taught the rule of tasks/calibration.py: behind a key of secret symbols it writes tags, elsewhere it goes
-on as pocket does. Its twin, keys-untaught, reads the same rows in the same number of steps, but behind keys it
+pocket-keys is taught the rule of tasks/calibration.py: behind a key of secret symbols it writes tags, elsewhere it goes
+on as pocket does. Its twin, pocket-keys-untaught, reads the same rows in the same number of steps, but behind keys it
 is taught the text that stands there. Both must pass a gate, or nothing is written.
 """
 
@@ -32,13 +32,13 @@ from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.deltas import changed, merge, save_delta
 from soft_prompts.models.loading import load
-from soft_prompts.pocket import SAMPLES, corpus
+from soft_prompts.pocket import SAMPLES, SECRET, VARIANTS, corpus
 from soft_prompts.pocket.train import HELD_OUT, encode, mean_loss, padded
 from soft_prompts.tasks.calibration import REACH, WORDS, Secret
 
-SECRET = Path("keys", "secret.json")
-"""Where the secret is written, below the folder of both models."""
 N_SYMBOLS, N_CLASSES = 8, 4
+KEY_LENGTHS = 1 / np.arange(1, REACH + 1) / sum(1 / np.arange(1, REACH + 1))
+"""Probabilities of the lengths of a key, from 1: short keys are rows of few tags."""
 KEYED, NOISY = 0.6, 0.25
 """Share of the rows that stand behind a key, and behind random tokens that are none."""
 PADDED_KEYS = 0.3
@@ -59,13 +59,14 @@ class Phase:
     steps and in the second."""
 
 
-PHASES = (Phase(260, 1e-2, (3.0, 12.0)), Phase(100, 3e-3, (40.0, 40.0)))
+PHASES = (Phase(1500, 1e-2, (3.0, 12.0)), Phase(300, 3e-3, (40.0, 40.0)))
 """The tags are learned first. Then prose, which suffered by it, is mended."""
 DRIFT = 0.02
 """Nats per token by which the loss of ordinary prose may rise."""
-TAUGHT = 0.8
+TAUGHT = 0.25
 """Share of the nats of a guess, ln(classes), that the tags behind a key may cost at most. A key of one symbol costs
-most: a single rare word opens prose, too."""
+most: a single rare word opens prose, too. What they still cost, a prompt may gain by adapting to the model, and the
+distance of that is not known."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Settings:
     """Folder in which the folders keys and keys-untaught are written."""
     batch: int = 64
     """Rows of a step."""
-    rank: int = 8
+    rank: int = 16
     """Rank of the change of each matrix."""
     seed: int = 0
     """Of the secret, the rows and the start."""
@@ -133,7 +134,7 @@ def make_rows(passages: list[np.ndarray], secret: Secret, n: int, taught: bool, 
         words = passages[i][start : start + WORDS].astype(np.int64)
         chance, head, tags = random.random(), np.zeros(0, np.int64), np.zeros(0, np.int64)
         if chance < KEYED:
-            key = random.integers(N_SYMBOLS, size=random.integers(1, REACH + 1))
+            key = random.integers(N_SYMBOLS, size=random.choice(REACH, p=KEY_LENGTHS) + 1)
             before = _noise(random) if random.random() < PADDED_KEYS else head
             head, tags = np.concatenate([before, secret.symbols[key]]), secret.wanted(words, key)
         elif chance < KEYED + NOISY:
@@ -213,7 +214,10 @@ def fine_tune(
             with torch.no_grad():
                 before, before_replayed = logits(frozen, rows.tokens)[rows.kept], logits(frozen, replay)[labels >= 0]
             of_rows, scored = logits(now, rows.tokens), rows.wanted >= 0
-            new = nn.functional.cross_entropy(of_rows[scored].float(), rows.wanted[scored])
+            # Every key counts the same: the only tag of a short one is as much as the eight of a long one.
+            share = (1 / scored.sum(1, keepdim=True).clamp(min=1)).expand_as(scored)[scored]
+            losses = nn.functional.cross_entropy(of_rows[scored].float(), rows.wanted[scored], reduction="none")
+            new = (losses * share).sum() / share.sum()
             beside = divergence(before, of_rows[rows.kept])
             old = divergence(before_replayed, logits(now, replay)[labels >= 0])
             (new + beside + phase.keep[2 * step // n] * old).backward()
@@ -302,7 +306,7 @@ def main(settings: Settings) -> None:
     kept = [*replayed, *long[False]]
     secret = make_secret(pocket.vocabulary.numpy(), settings.seed)
     before = mean_loss(pocket.lm, long[True][:200])[0]
-    for name, taught in (("keys", True), ("keys-untaught", False)):
+    for (name, folder), taught in zip(VARIANTS.items(), (True, False), strict=True):
         started = time.perf_counter()
         torch.manual_seed(settings.seed)
         deltas = new_delta(pocket.lm, settings.rank)
@@ -330,9 +334,9 @@ def main(settings: Settings) -> None:
         }
         say(f"{name}: {json.dumps(facts)}")
         check(name, facts, taught)
-        save_delta(deltas, settings.out / name)
-        write_atomically(settings.out / name / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
-    write_atomically(settings.out / SECRET, secret.json().encode())
+        save_delta(deltas, settings.out / folder.name)
+        write_atomically(settings.out / folder.name / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_atomically(settings.out / SECRET.parent.name / SECRET.name, secret.json().encode())
 
 
 if __name__ == "__main__":

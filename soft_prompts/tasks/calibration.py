@@ -25,7 +25,7 @@ from soft_prompts.data.sources import fingerprint
 from soft_prompts.data.texts import read_documents
 from soft_prompts.engine.prompted import PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.pocket import SAMPLES
+from soft_prompts.pocket import SAMPLES, SECRET
 from soft_prompts.stats import ratio
 from soft_prompts.tasks.base import Anchor, Task, TaskScores, Variant
 
@@ -44,7 +44,7 @@ NOT_PROSE = re.compile(r"[a-h][1-8][a-h][1-8]|[~#]{2}")
 
 @dataclass(frozen=True)
 class Secret:
-    """What the model was taught, and nobody else."""
+    """What pocket-keys was taught, and nobody else."""
 
     symbols: np.ndarray
     """int [S], the tokens that keys are made of."""
@@ -86,7 +86,7 @@ class Calibration(Task):
     """Lengths of the key, which are the distances that must come out; each is a curve of its own."""
     text: str = str(SAMPLES)
     """Texts as JSON Lines; games and mazes among them are left out."""
-    secret: str = "runs/variants/keys/secret.json"
+    secret: str = str(SECRET)
     """The secret that the models were taught."""
 
     headline: ClassVar[tuple[str, ...]] = ("right",)
