@@ -1,15 +1,14 @@
 """Does the measured distance come out where it is known?
 
-The model keys was taught to write tags behind a secret key: every token of the key decides one tag, from its own place.
+pocket-keys was taught to write tags behind a secret key: every token of the key decides one tag, from its own place.
 So a prompt of k tokens brings out the tags of a key of k tokens, and a shorter one has no place for all of them.
-keys-untaught read the same rows and was never taught the tags.
+pocket-keys-untaught read the same rows and was never taught the tags.
 
-Expected: on keys the loss falls until P = k and no further, for k = 1, 2, 4 and 8, down to the loss behind the
+Expected: on pocket-keys the loss falls until P = k and no further, for k = 1, 2, 4 and 8, down to the loss behind the
 key itself. On its twin no prompt brings anything that counting does not.
 
-    python -m soft_prompts.pocket.variants --prose books.tar.zst     # makes both models, a quarter of an hour
-    python -m exploratory_tests.calibration_test
-    python -m exploratory_tests.calibration_test --key-tokens 4 --n-tokens 0 1 2 3 4 5 6
+    python -m tests.calibration_test pocket          # the same as without the word: these models are changes to pocket
+    python -m tests.calibration_test --key-tokens 4 --n-tokens 0 1 2 3 4 5 6
 """
 
 from dataclasses import replace
@@ -17,17 +16,13 @@ from dataclasses import replace
 from soft_prompts import Sweep, main, on_pocket
 from soft_prompts.tasks.calibration import Calibration
 
-DEFAULT = replace(
-    on_pocket(
-        Sweep(experiment="calibration", task=Calibration(), models=(), n_tokens=()),
-        Calibration(),
-        steps=60,
-        max_tokens=16,
-        eval_documents=150,
-    ),
-    models=("runs/variants/keys", "runs/variants/keys-untaught"),
+PUBLISHED = Sweep(experiment="calibration", task=Calibration(), models=("pocket-keys",), n_tokens=(0, 1, 2, 4, 8, 16))
+POCKET = replace(
+    on_pocket(PUBLISHED, Calibration(), steps=100, max_tokens=16, eval_documents=400),
+    models=("pocket-keys", "pocket-keys-untaught"),
     n_tokens=(0, 1, 2, 4, 8, 16),
 )
+DEFAULT = POCKET
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__)
+    main(DEFAULT, __doc__, pocket=POCKET)

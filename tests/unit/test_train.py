@@ -24,6 +24,7 @@ from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState, make_prompt
+from soft_prompts.training.tensorboard import TensorBoardLog
 from tests.unit.conftest import make_examples
 
 CONFIG = TrainConfig(steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval_documents=5)
@@ -118,6 +119,17 @@ def test_of_several_starts_those_whose_numbers_stop_being_finite_are_passed_over
     bad = 3
     (kept,) = train_all(neox, [run(2, starts=3)], tmp_path / "all")
     assert "stopped being finite" in kept.failure and kept.scores is None
+
+
+def test_of_several_starts_one_that_failed_is_chosen_only_if_all_did(neox, tmp_path) -> None:
+    def started(failure: str, loss: float) -> TrainingState:
+        state = TrainingState(run(1), make_prompt(neox, run(1), 0), TensorBoardLog(run(1), tmp_path))
+        state.failure, state.curve = failure, [{"step": 2, "loss": loss}]
+        return state
+
+    sound, lucky = started("", 3.0), started("it stopped being finite", 1.0)
+    assert loop.best_starts([lucky, sound]) == [sound]
+    assert loop.best_starts([lucky]) == [lucky]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
