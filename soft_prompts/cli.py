@@ -15,10 +15,9 @@ from soft_prompts.sweep import Sweep, measure_until_flat
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
 
-
 SPINS = "10000"
-"""How often a waiting thread looks before it sleeps (GNU OpenMP). Its own default burns the cores that other processes of
-a busy machine need, and then this one waits for them."""
+"""How often a waiting thread looks before it sleeps (GNU OpenMP). The default of the library burns the cores that other
+processes of a busy machine need, and then this one waits for them."""
 
 
 def main(default: Sweep, description: str, **presets: Sweep) -> None:
