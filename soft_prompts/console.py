@@ -4,9 +4,10 @@ stdout."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,6 +17,61 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = "interrupted; finished runs are kept and will be skipped next time."
+SAVING = "saving what is trained so far; once more leaves at once."
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody wants the command to end."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.code = 128 + number
+        """The exit code: 130 after Ctrl-C, 143 after a polite kill."""
+
+
+class Signals:
+    """What Ctrl-C and a polite kill do: they end the command at once or, while it can save, when it has saved."""
+
+    def __init__(self) -> None:
+        self._deferred = False
+        self.received: int | None = None
+        """The signal that came while it was deferred."""
+
+    def install(self) -> None:
+        """From now on for this process. Only the main thread may do so; in others nothing changes."""
+        with suppress(ValueError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._handle)
+
+    def leave_if_received(self) -> None:
+        """Raises:
+        Interrupted: A signal came.
+        """
+        if self.received is not None:
+            number, self.received = self.received, None
+            raise Interrupted(number)
+
+    @contextmanager
+    def deferred(self, wanted: bool) -> Iterator[None]:
+        """Around work that looks at ``received`` by itself, if that is ``wanted``."""
+        self._deferred = wanted
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.leave_if_received()
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self._deferred and self.received is None:
+            self.received = number
+            sys.stderr.write(f"\n{SAVING}\n")
+            return
+        self.received = None
+        raise Interrupted(number)
+
+
+SIGNALS = Signals()
+"""Those of this process."""
 
 
 @lru_cache
@@ -64,21 +120,27 @@ def interrupts_end_in_a_sentence() -> None:
 @contextmanager
 def ends_in_a_sentence() -> Iterator[None]:
     """Around a command's work: what a person must read ends it with one sentence, and Ctrl-C does, too."""
+    SIGNALS.install()
     try:
         yield
     except SoftPromptsError as error:
         stop(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         sys.stderr.write(f"\n{INTERRUPTED}\n")
-        sys.exit(130)
+        sys.exit(getattr(interrupt, "code", 130))
     except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the output
         sys.exit(0)
 
 
 @contextmanager
-def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
+def progress_bar(title: str, n_steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
     """A bar with rate and time left on a terminal.
+
+    Args:
+        title: What stands before it.
+        n_steps: Of the whole work.
+        done: Steps taken before.
 
     Yields:
         The function that moves it one step on.
@@ -102,7 +164,7 @@ def progress_bar(title: str, n_steps: int) -> Iterator[Callable[[], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_console(), transient=True) as bar:
-        task = bar.add_task(title, total=n_steps, rate="")
+        task = bar.add_task(title, total=n_steps, completed=done, rate="")
 
         def advance() -> None:
             bar.advance(task)

@@ -78,6 +78,9 @@ class Sweep:
     token_budget: int | None = None
     """Positions computed in one forward pass, which sets the memory; no result depends on it. None: 4,096 on a CPU,
     where more is hardly faster, 16,384 on a GPU. Halve it if memory runs out."""
+    checkpoint_minutes: float = 5.0
+    """Time between two checkpoints. The same command goes on from the latest one if it was interrupted. One is also
+    made at every look at the validation documents."""
     runs_at_once: int | None = None
     """Prompts trained together; their results appear when all of them are done. None: all prompts of a model."""
     trust_remote_code: bool = False
@@ -107,6 +110,8 @@ class Sweep:
             raise SoftPromptsError(
                 f"--anchor is {self.anchor!r}, but must be lora, text:... or model:NAME, or be left out."
             )
+        if not self.checkpoint_minutes > 0:
+            raise SoftPromptsError(f"--checkpoint-minutes is {self.checkpoint_minutes}, but must be above 0.")
         if self.doublings < 0:
             raise SoftPromptsError(f"--doublings is {self.doublings}, but must be at least 0.")
         if any(count is not None and count < 1 for count in (self.token_budget, self.runs_at_once)):
@@ -257,6 +262,7 @@ def with_separator(sweep: Sweep, model: LanguageModel, run: Run) -> LanguageMode
 
 
 def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+    from soft_prompts.training.checkpoint import Checkpoints
     from soft_prompts.training.loop import train
 
     with CLOCK.stage("data"):
@@ -265,14 +271,19 @@ def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iter
             runs[0].task.check(bench)
     with CLOCK.stage("baselines"):
         beside = Beside.of(bench, runs)
+    checkpoints = Checkpoints(sweep.out / "runs" / "checkpoints", sweep.checkpoint_minutes)
+    if sweep.force:
+        for run in runs:
+            checkpoints.forget(run)
     size = sweep.runs_at_once or len(runs)
     for group in (runs[i : i + size] for i in range(0, len(runs), size)):
         with CLOCK.stage("training"):
-            trained = train(bench, group, sweep.out / "runs")
+            trained = train(bench, group, sweep.out / "runs", checkpoints)
         for state in trained:
             if not state.failure:
                 save(state, bench, beside, sweep.out, len(group))
             state.log.close()
+            checkpoints.forget(state.run)
             yield state.run, state.failure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soft_prompts.console import progress_bar, say
+from soft_prompts.console import SIGNALS, progress_bar, say
 from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
@@ -21,6 +21,7 @@ from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
+from soft_prompts.training.checkpoint import Checkpoints
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import Clock, TrainingState, make_prompt
 from soft_prompts.training.tensorboard import TensorBoardLog
@@ -31,7 +32,7 @@ LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
 
-def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
+def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
     The runs share task, steps, batch size and evaluation. They may differ in length, seed and the rest of the recipe.
@@ -42,6 +43,7 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
         bench: The frozen model, validation and held-out documents.
         runs: What to train.
         logs: Folder of the TensorBoard logs; each run's lies at its own path below.
+        checkpoints: Where training goes on from, and what is kept of it. None: nothing is.
 
     Returns:
         The final state of every run.
@@ -51,21 +53,18 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
     """
     model, task, config = bench.model, runs[0].target, runs[0].train
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
-    states = [
-        TrainingState(r, make_prompt(model, r, conditions.shape[1], start), TensorBoardLog(r, logs, start))
-        for r in runs
-        for start in range(r.train.starts if r.n_tokens else 1)
-    ]
-    live = [s for s in states if s.intervention.trainable]
+    states, done = _begin(model, runs, conditions.shape[1], logs, checkpoints)
+    live = [s for s in states if s.intervention.trainable and not s.failure]
     n_steps = config.steps if live else 0
     # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
-    streams = {s.run.seed: _batches(bench, task, s.run.seed, config.batch_size) for s in live}
+    streams = {s.run.seed: _batches(bench, task, s.run.seed, config.batch_size, done) for s in live}
     choice = math.ceil(CHOSEN_AFTER * n_steps) if len(states) > len(runs) else None
     evaluation_steps = {round(x) for x in np.linspace(0, n_steps, config.n_evaluations + 2)} | {choice}
-    clock = Clock(model.device)
+    clock = Clock(model.device, sum(s.seconds for s in states))
 
-    with progress_bar(f"{runs[0].experiment} on {model.name}, {len(live)} prompts", n_steps) as advance:
-        for step in range(n_steps + 1):
+    title = f"{runs[0].experiment} on {model.name}, {len(live)} prompts"
+    with progress_bar(title, n_steps, done) as advance, SIGNALS.deferred(checkpoints is not None):
+        for step in range(done + 1 if done else 0, n_steps + 1):
             # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
             if step:
                 # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.
@@ -97,12 +96,37 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path) -> list[TrainingState]:
             live = [s for s in live if not s.failure]
             if step and not live:
                 break
+
+            # Now and then, and if somebody wants to leave: keep what there is.
+            if checkpoints and step and (checkpoints.due or step in evaluation_steps or SIGNALS.received):
+                _share_time(states, clock.read())
+                checkpoints.save(states, model.weight_hash, step)
+                SIGNALS.leave_if_received()
     states = best_starts(states)
     _share_time(states, clock.read())
     # The held-out documents are looked at once, when nothing is left to decide.
     with CLOCK.stage("held-out evaluation"):
         _measure(bench, [s for s in states if not s.failure], n_steps)
     return states
+
+
+def _begin(
+    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path, checkpoints: Checkpoints | None
+) -> tuple[list[TrainingState], int]:
+    """The states that training begins with, and how many steps were taken already."""
+    found = checkpoints.latest(runs, model.weight_hash) if checkpoints else None
+    entrants = [(r, start) for r in runs for start in range(r.train.starts if r.n_tokens else 1)]
+    done, entrants = (found.step, found.entrants) if found else (0, entrants)
+    states = [
+        TrainingState(
+            r, make_prompt(model, r, n_conditions, start), TensorBoardLog(r, logs, start, done or None), start
+        )
+        for r, start in entrants
+    ]
+    if found:
+        found.restore(states)
+        say(f"{runs[0].experiment} on {model.name}: going on from step {done}, where it was interrupted.")
+    return states, done
 
 
 def accumulate_gradients(
@@ -159,10 +183,10 @@ def best_starts(states: Sequence[TrainingState]) -> list[TrainingState]:
     return best
 
 
-def _batches(bench: Bench, task: Task, seed: int, size: int) -> Iterator[list[Example]]:
-    """The training documents of one seed, ``size`` at a time."""
+def _batches(bench: Bench, task: Task, seed: int, size: int, done: int) -> Iterator[list[Example]]:
+    """The training documents of one seed, ``size`` at a time, without the first ``done`` batches."""
     apart = {e.document for e in (*bench.validation, *bench.held_out)}
-    examples = task.examples("train", bench.encoding, seed)
+    examples = islice(task.examples("train", bench.encoding, seed), done * size, None)
     while batch := list(islice(examples, size)):
         if leaked := [e.document for e in batch if e.document in apart]:
             raise SoftPromptsError(

@@ -22,8 +22,10 @@ from soft_prompts.training.tensorboard import TensorBoardLog
 class TrainingState:
     """One run in training."""
 
-    def __init__(self, run: Run, intervention: Intervention, log: TensorBoardLog):
+    def __init__(self, run: Run, intervention: Intervention, log: TensorBoardLog, start: int = 0):
         self.run, self.intervention, self.log = run, intervention, log
+        self.start = start
+        """Which of the run's starts this is."""
         self.curve: list[dict[str, float]] = []
         """Loss on the validation documents so far: {"step", "loss"}, nats per scored token."""
         self.scores: TokenScores | None = None
@@ -96,8 +98,8 @@ def make_prompt(model: LanguageModel, run: Run, n_conditions: int, start: int = 
 class Clock:
     """Wall-clock seconds of training, without held-out evaluation."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.seconds, self._since = device, 0.0, time.perf_counter()
+    def __init__(self, device: torch.device, seconds: float = 0.0):
+        self.device, self.seconds, self._since = device, seconds, time.perf_counter()
 
     def read(self) -> float:
         """Seconds so far. Waits for the device."""

@@ -16,9 +16,19 @@ from soft_prompts.training.run import Run
 class TensorBoardLog:
     """Writes what is known of a run while it trains and when it is done."""
 
-    def __init__(self, run: Run, folder: Path, start: int = 0):
-        """Start a new log at the run's place below ``folder``; further starts of its prompt have folders within it."""
+    def __init__(self, run: Run, folder: Path, start: int = 0, done: int | None = None):
+        """Start a log at the run's place below ``folder``; further starts of its prompt have folders within it.
+
+        Args:
+            run: What it is the log of.
+            folder: That of all logs.
+            start: Which of the run's starts.
+            done: Go on with the log that is there: what it holds of later steps than this does not count.
+        """
         folder = folder / run.path / (f"start-{start}" if start else "")
+        if done is not None:
+            self.writer = SummaryWriter(str(folder), purge_step=done + 1)
+            return
         shutil.rmtree(folder, ignore_errors=True)  # points of an earlier or broken-off run would mix with ours
         self.writer = SummaryWriter(str(folder))
         self.writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")

@@ -1,0 +1,165 @@
+"""Checkpoints: what changes while prompts are trained, kept now and then, so that a kill costs minutes and no hours.
+
+Examples depend on (split, seed) alone, so the documents that were read are skipped again and not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from soft_prompts.console import warn
+from soft_prompts.files import write_atomically
+from soft_prompts.training.run import Run
+from soft_prompts.training.state import TrainingState
+
+KEPT = 2
+"""Checkpoints of a prompt that are kept, the latest ones."""
+COUNTERS = ("curve", "n_data_tokens", "n_positions", "seconds", "failure")
+"""What a training state holds beside tensors."""
+
+
+class Checkpoints:
+    """The checkpoints of all runs below one folder: a file for each prompt and step."""
+
+    def __init__(self, folder: Path, minutes: float):
+        """
+        Args:
+            folder: Where they lie.
+            minutes: Time between two of them.
+        """
+        self.folder, self._seconds, self._last = folder, 60 * minutes, time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the time between two checkpoints has passed."""
+        return time.monotonic() - self._last >= self._seconds
+
+    def save(self, states: Sequence[TrainingState], weights: str, step: int) -> None:
+        """Keep the states of all prompts that are trained together, and of each only the latest KEPT.
+
+        Args:
+            states: After ``step`` steps.
+            weights: The hash of the model's weights.
+            step: How many steps were taken.
+
+        Raises:
+            SoftPromptsError: A file cannot be written.
+        """
+        for state in states:
+            write_atomically(self._folder_of(state.run) / _name(state.start, step), _written(state, weights))
+        for state in states:
+            of_start = sorted(self._folder_of(state.run).glob(f"start-{state.start}-step-*.safetensors"))
+            for old in of_start[:-KEPT]:
+                old.unlink(missing_ok=True)
+        self._last = time.monotonic()
+
+    def latest(self, runs: Sequence[Run], weights: str) -> Found | None:
+        """The latest step that all runs have a checkpoint of; None if there is none. A damaged one counts as missing.
+
+        Args:
+            runs: What is trained together.
+            weights: The hash of the model's weights.
+        """
+        by_step: dict[int, dict[Run, list[int]]] = {}
+        for run in runs:
+            for path in self._folder_of(run).glob("start-*-step-*.safetensors"):
+                _, start, _, step = path.stem.split("-")
+                by_step.setdefault(int(step), {}).setdefault(run, []).append(int(start))
+        for step in sorted(by_step, reverse=True):
+            if len(by_step[step]) < len(runs):
+                continue
+            entrants = [(run, start) for run in runs for start in sorted(by_step[step][run])]
+            contents = [_read(self._folder_of(run) / _name(start, step), weights) for run, start in entrants]
+            if all(contents):
+                return Found(step, entrants, contents)
+        return None
+
+    def forget(self, run: Run) -> None:
+        """Remove the checkpoints of a run whose result is saved."""
+        shutil.rmtree(self._folder_of(run), ignore_errors=True)
+
+    def _folder_of(self, run: Run) -> Path:
+        return self.folder / run.path
+
+
+class Found:
+    """Checkpoints of one step."""
+
+    def __init__(self, step: int, entrants: list[tuple[Run, int]], contents: list[tuple[dict[str, Tensor], Any]]):
+        self.step = step
+        self.entrants = entrants
+        """Run and start of each prompt that was still trained."""
+        self._contents = contents
+
+    def restore(self, states: Sequence[TrainingState]) -> None:
+        """Put what was kept into new states, one of each of ``entrants``."""
+        for state, (tensors, counters) in zip(states, self._contents, strict=True):
+            parts: dict[str, dict[str, Tensor]] = {"prompt": {}, "optimizer": {}}
+            for name, tensor in tensors.items():
+                kind, _, rest = name.partition("/")
+                parts[kind][rest] = tensor
+            if parts["prompt"]:
+                state.intervention.load_state_dict(parts["prompt"])
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in parts["optimizer"].items():
+                number, _, moment = name.partition("/")
+                moments.setdefault(int(number), {})[moment] = tensor
+            groups = state.optimizer.state_dict()["param_groups"]
+            state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            for name in COUNTERS:
+                setattr(state, name, counters[name])
+
+
+def _name(start: int, step: int) -> str:
+    return f"start-{start}-step-{step:08d}.safetensors"
+
+
+def _written(state: TrainingState, weights: str) -> bytes:
+    """A state as the content of a file, with a checksum."""
+    tensors = {f"prompt/{name}": x for name, x in state.intervention.state_dict().items()} if _trained(state) else {}
+    for number, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": x for name, x in moments.items()}
+    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    counters = json.dumps({"weights": weights, **{name: getattr(state, name) for name in COUNTERS}})
+    return safetensors.torch.save(tensors, {"counters": counters, "checksum": _checksum(tensors, counters)})
+
+
+def _trained(state: TrainingState) -> bool:
+    return state.intervention.trainable
+
+
+def _checksum(tensors: dict[str, Tensor], counters: str) -> str:
+    digest = hashlib.blake2b(counters.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype}{list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], Any] | None:
+    """What a file holds; None, with a warning, if it is damaged or of other weights."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        counters = metadata["counters"]
+        if metadata["checksum"] != _checksum(tensors, counters):
+            raise ValueError("its checksum is wrong")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        warn(f"the checkpoint {path} is damaged ({error}); one before it is used, if there is one.")
+        return None
+    kept = json.loads(counters)
+    if kept.pop("weights") != weights:
+        warn(f"the checkpoint {path} was made with other weights of the model; it is not used.")
+        return None
+    return tensors, kept
