@@ -78,7 +78,11 @@ def run(sweep: Sweep) -> list[Result]:
     settle_process(pick_device(sweep.device))
     results, failures = [], []
     for model in sweep.models:
-        runs, measured = measure_until_flat(sweep, model)
+        try:
+            runs, measured = measure_until_flat(sweep, model)
+        except SoftPromptsError as error:  # the models behind it are measured all the same
+            failures.append(str(error))
+            continue
         results += measured.results
         failures += measured.failures
         if measured.results:

@@ -155,7 +155,7 @@ def progress_bar(title: str, n_steps: int, done: int = 0) -> Iterator[Callable[[
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import re
+import time
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
 
 _MIB = 2**20
+_LEFT_OVER = 3600
+"""Seconds after which a temporary file is what a killed process left."""
+_LONGEST = 100
+"""Characters of a file's name that come from outside."""
+
+
+def safe_name(text: str) -> str:
+    """Any text as one part of a path: it leads nowhere else, and a file system takes it."""
+    return re.sub(r"[^\w.@-]+", "--", text)[:_LONGEST].lstrip(".") or "-"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -21,6 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left_over(path)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -33,6 +46,14 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"could not write {path} ({error.strerror}): free some space or choose another folder with --out, then run "
             f"again; finished runs are kept."
         ) from error
+
+
+def _clear_left_over(path: Path) -> None:
+    """Remove temporary files of this name that a kill left."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # somebody else may have removed it
+            if time.time() - left.stat().st_mtime > _LEFT_OVER:
+                left.unlink()
 
 
 def fingerprint(path: Path) -> str:

@@ -18,7 +18,7 @@ from soft_prompts.tasks.calibration import Calibration
 
 PUBLISHED = Sweep(experiment="calibration", task=Calibration(), models=("pocket-keys",), n_tokens=(0, 1, 2, 4, 8, 16))
 POCKET = replace(
-    on_pocket(PUBLISHED, Calibration(), steps=100, max_tokens=16, eval_documents=400),
+    on_pocket(PUBLISHED, Calibration(), steps=100, starts=3, max_tokens=16, eval_documents=300),
     models=("pocket-keys", "pocket-keys-untaught"),
     n_tokens=(0, 1, 2, 4, 8, 16),
 )

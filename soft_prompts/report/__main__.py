@@ -10,7 +10,7 @@ import tyro
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import write_atomically
+from soft_prompts.files import safe_name, write_atomically
 from soft_prompts.report.collection import Collection, Filter, collect
 
 
@@ -67,7 +67,7 @@ def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> 
     for i, curve in enumerate(collection.curves):
         figure = saturation_figure([curve], scores)
         for kind in ("png", "svg"):
-            save_figure(figure, out / f"curve-{i}-{curve.experiment}.{kind}")
+            save_figure(figure, out / f"curve-{i}-{safe_name(curve.experiment)}.{kind}")
     write_atomically(out / "report.html", page(collection, scores).encode())
     say(f"page: {out / 'report.html'}   table: {out / 'table.md'}   curves: {out}/curve-*.png and .svg")
 

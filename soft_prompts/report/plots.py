@@ -21,6 +21,7 @@ from soft_prompts.stats import band
 COLORS = matplotlib.colormaps["tab10"].colors
 CONTROL_LINES = {"scrambled": ":", "untrained": "-.", "permuted": "--"}
 CONTROL_OF = {"scrambled": "weights", "untrained": "weights", "permuted": "labels"}
+matplotlib.rcParams["text.parse_math"] = False  # a name may hold a dollar
 INK = "#010203"
 """Colour of text and axes in SVGs, which becomes the page's own text colour."""
 

@@ -164,7 +164,7 @@ def print_tables(named: Sequence[Table], caption: str = CAPTION) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console()
+    console = Console(markup=False)  # a name may hold what looks like markup
     for name, (header, *body) in named:
         table = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left")
         table.pad_edge = False

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from soft_prompts.files import fingerprint
+from soft_prompts.files import fingerprint, safe_name
 from soft_prompts.models.names import local_folder, model_name
 from soft_prompts.options import recorded
 from soft_prompts.tasks.base import Task
@@ -81,8 +80,12 @@ class Run:
         Runs of one curve share a folder. Another setting is another folder, so no result can be mistaken for another's.
         """
         digest = hashlib.blake2b(json.dumps(self.config, sort_keys=True).encode(), digest_size=4).hexdigest()
-        model = re.sub(r"[^\w.@-]+", "--", self.model_name)
-        return Path(self.experiment, model, digest, f"tokens-{self.n_tokens:04d}-seed-{self.seed}")
+        return Path(
+            safe_name(self.experiment),
+            safe_name(self.model_name),
+            digest,
+            f"tokens-{self.n_tokens:04d}-seed-{self.seed}",
+        )
 
     def result_path(self, out: Path) -> Path:
         """Where the result lies, with ``out`` as the folder above results/, runs/ and snapshots/."""

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+from soft_prompts.console import progress_bar, say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.report.documents import filled
-from soft_prompts.report.tables import markdown, rows, tables
+from soft_prompts.report.plots import saturation_figure, save_figure
+from soft_prompts.report.tables import markdown, print_table, rows, tables
 from soft_prompts.results.curve import curves
 from tests.unit.test_results import result
 
@@ -83,3 +85,28 @@ def test_a_page_is_filled_with_the_tables_it_names_and_a_filled_one_stays(tmp_pa
     assert filled(full, tmp_path) == full
     with pytest.raises(SoftPromptsError, match="no results in .*none"):
         filled(page.replace("results/e", "results/none"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["[/INST]", "[red]", "$\\frac{$", "a_{b^", "\x1b[31m", "</svg>"])
+def test_names_that_look_like_markup_are_shown_as_they_stand(name: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    variant = {"label": name, "options": ["name"], "control_of": None}
+    named = [
+        result(n, losses=(3.0, 3.0 - n), variant=variant | {"label": label}, config=config(label))
+        for n in (0, 1)
+        for label in (name, "plain")
+    ]
+    found = curves(named)
+    print_table(found, ["hits"])
+    say(name)
+    with progress_bar(name, 1):
+        pass
+    shown = capsys.readouterr()
+    if "\x1b" not in name:
+        assert name in shown.out and name in shown.err
+    save_figure(saturation_figure(found, ["hits"]), tmp_path / "curve.svg")
+    assert (tmp_path / "curve.svg").stat().st_size > 1000
+
+
+def config(name: str) -> dict:
+    return {"task": {"name": name}, "train": {"steps": 5, "batch_size": 2}}

@@ -272,9 +272,11 @@ def test_a_result_that_is_not_json_is_named_and_force_replaces_it(chess) -> None
     assert Result.load(paths[0]).n_tokens == 0
 
 
-def test_an_unknown_model_does_not_lose_the_one_before_it(chess, folders, monkeypatch) -> None:
+@pytest.mark.parametrize("unknown_first", [False, True])
+def test_an_unknown_model_does_not_lose_the_others(chess, folders, monkeypatch, unknown_first: bool) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    code, said, paths = chess("--models", str(folders["neox"]), "nobody/no-such-model")
+    models = [str(folders["neox"]), "nobody/no-such-model"]
+    code, said, paths = chess("--models", *(models[::-1] if unknown_first else models))
     assert code == 2
     assert "'nobody/no-such-model'" in said
     assert len(paths) == 2
