@@ -8,7 +8,10 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from soft_prompts.errors import SoftPromptsError
 
@@ -48,11 +51,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
+def checksum(arrays: Mapping[str, np.ndarray], words: Mapping[str, str]) -> str:
+    """32 hex digits over named arrays and words: a flipped bit of a file that holds them changes it."""
+    digest = hashlib.blake2b(repr(sorted(words.items())).encode(), digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def _clear_left_over(path: Path) -> None:
     """Remove temporary files of this name that a kill left."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):  # somebody else may have removed it
-            if time.time() - left.stat().st_mtime > _LEFT_OVER:
+            if time.time() - left.lstat().st_mtime > _LEFT_OVER:
                 left.unlink()
 
 

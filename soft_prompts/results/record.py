@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -113,6 +114,7 @@ class Result:
         """
         values = asdict(self)
         _validate(values, path)
+        values["checksum"] = _checksum(values)
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
         write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
@@ -127,7 +129,7 @@ class Result:
             values = json.loads(path.read_text())
         except OSError as error:
             raise SoftPromptsError(f"could not read the result {path} ({error.strerror}).") from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of 5,000 digits, 10,000 brackets
             raise SoftPromptsError(f"{path} is not JSON ({error}); delete it, or redo the run with --force.") from error
         if not isinstance(values, dict) or "schema" not in values:
             raise SoftPromptsError(f"{path} is JSON but not a result; delete it, or redo the run with --force.")
@@ -135,11 +137,25 @@ class Result:
             raise SoftPromptsError(
                 f"{path} has schema version {values['schema']}, this program reads 1 to {SCHEMA}; redo it with --force."
             )
+        if (checksum := values.pop("checksum", None)) is not None and checksum != _checksum(values):
+            raise SoftPromptsError(
+                f"{path} is damaged or was edited: its checksum is wrong; redo the run with --force, or delete it."
+            )
         version, values = values["schema"], completed(values)
         _validate(values, path)
         if version < 3:
             values = described(values)
         return cls(**{**values, "held_out": HeldOut(**values["held_out"])})
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """32 hex digits over the content of a result, however it is laid out. Files of before have none.
+
+    Raises:
+        ValueError: A number is nan or infinite.
+    """
+    content = json.dumps(values, sort_keys=True, allow_nan=False)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 @lru_cache

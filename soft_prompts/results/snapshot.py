@@ -11,13 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import write_atomically
+from soft_prompts.files import checksum, write_atomically
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.language_model import LanguageModel
 
-SCHEMA = 2
-"""Version of the snapshot files. 1 had no configuration."""
+SCHEMA = 3
+"""Version of the snapshot files. 1 had no configuration, 1 and 2 no checksum."""
 KINDS: dict[str, type[Intervention]] = {kind.__name__: kind for kind in (SoftPrompt, PromptGenerator)}
 """What can be loaded back, by the name in the file."""
 
@@ -42,6 +42,7 @@ def save_prompt(intervention: Intervention, model: LanguageModel, run: dict[str,
         "run": json.dumps(run),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in intervention.state_dict().items()}
+    metadata["checksum"] = checksum({name: tensor.numpy() for name, tensor in tensors.items()}, metadata)
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -59,11 +60,30 @@ def load_prompt(path: Path, model: LanguageModel) -> Intervention:
         raise SoftPromptsError(
             f"could not read the snapshot {path} ({error}); train the prompt again with --force."
         ) from error
-    if metadata.get("schema") not in ("1", str(SCHEMA)) or metadata.get("kind") not in KINDS:
+    if metadata.get("schema") not in ("1", "2", str(SCHEMA)) or metadata.get("kind") not in KINDS:
         raise SoftPromptsError(
-            f"{path} is no snapshot of schema version 1 or {SCHEMA} (it says {metadata.get('schema')}, kind "
+            f"{path} is no snapshot of schema version 1 to {SCHEMA} (it says {metadata.get('schema')}, kind "
             f"{metadata.get('kind')}); train the prompt again with --force."
         )
+    try:
+        return _restored(path, tensors, metadata, model)
+    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise SoftPromptsError(
+            f"the snapshot {path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]}); train the "
+            f"prompt again with --force."
+        ) from error
+
+
+def _restored(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], model: LanguageModel
+) -> Intervention:
+    """The prompt that a snapshot holds."""
+    if metadata["schema"] not in ("1", "2"):
+        wanted = metadata.pop("checksum")
+        if wanted != checksum({name: tensor.numpy() for name, tensor in tensors.items()}, metadata):
+            raise SoftPromptsError(
+                f"the snapshot {path} is damaged: its checksum is wrong; train the prompt again with --force."
+            )
     saved, own = json.loads(metadata["model"]), model.identity()
     for part in ("weights", "tokenizer"):
         if saved[part] != own[part]:

@@ -5,7 +5,6 @@ Examples depend on (split, seed) alone, so the documents that were read are skip
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -13,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from soft_prompts.console import warn
-from soft_prompts.files import write_atomically
+from soft_prompts.files import checksum, write_atomically
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState
 
@@ -126,24 +126,21 @@ def _name(start: int, step: int) -> str:
 
 def _written(state: TrainingState, weights: str) -> bytes:
     """A state as the content of a file, with a checksum."""
-    tensors = {f"prompt/{name}": x for name, x in state.intervention.state_dict().items()} if _trained(state) else {}
+    tensors = (
+        {f"prompt/{name}": x for name, x in state.intervention.state_dict().items()}
+        if state.intervention.trainable
+        else {}
+    )
     for number, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": x for name, x in moments.items()}
     tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     counters = json.dumps({"weights": weights, **{name: getattr(state, name) for name in COUNTERS}})
-    return safetensors.torch.save(tensors, {"counters": counters, "checksum": _checksum(tensors, counters)})
+    words = {"counters": counters}
+    return safetensors.torch.save(tensors, {**words, "checksum": checksum(_arrays(tensors), words)})
 
 
-def _trained(state: TrainingState) -> bool:
-    return state.intervention.trainable
-
-
-def _checksum(tensors: dict[str, Tensor], counters: str) -> str:
-    digest = hashlib.blake2b(counters.encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype}{list(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: x.numpy() for name, x in tensors.items()}
 
 
 def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], Any] | None:
@@ -153,7 +150,7 @@ def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], Any] | None:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         counters = metadata["counters"]
-        if metadata["checksum"] != _checksum(tensors, counters):
+        if metadata["checksum"] != checksum(_arrays(tensors), {"counters": counters}):
             raise ValueError("its checksum is wrong")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         warn(f"the checkpoint {path} is damaged ({error}); one before it is used, if there is one.")

@@ -7,6 +7,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from soft_prompts.engine.evaluate import TokenScores, evaluate
 from soft_prompts.errors import SoftPromptsError
@@ -81,6 +83,78 @@ def test_a_damaged_result_is_one_sentence_with_its_path(tmp_path, content: str, 
     path.write_text(content)
     with pytest.raises(SoftPromptsError, match=f"{path}.*{message}"):
         Result.load(path)
+
+
+def flipped(content: bytes, n: int, seed: int):
+    """The content with one bit flipped, ``n`` times anew."""
+    random = np.random.default_rng(seed)
+    for at, bit in zip(random.integers(len(content), size=n), random.integers(8, size=n), strict=True):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(bit)
+        yield bytes(damaged)
+
+
+def test_a_flipped_bit_of_a_result_is_seen(tmp_path) -> None:
+    path = tmp_path / "r.json"
+    result().save(path)
+    n_seen = 0
+    for damaged in flipped(path.read_bytes(), 500, 0):
+        path.write_bytes(damaged)
+        try:
+            assert Result.load(path) == result()  # a space became a tab, say
+        except SoftPromptsError as error:
+            n_seen += 1
+            assert str(path) in str(error)
+    assert n_seen > 450
+
+
+def test_an_edited_result_is_refused_and_one_of_before_checksums_is_read(tmp_path) -> None:
+    path = tmp_path / "r.json"
+    result().save(path)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "seed": 5}))
+    with pytest.raises(SoftPromptsError, match="is damaged or was edited: its checksum is wrong"):
+        Result.load(path)
+    del values["checksum"]
+    path.write_text(json.dumps({**values, "seed": 5}))
+    assert Result.load(path).seed == 5
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}", b"\xff\xfe"])
+def test_json_that_python_cannot_hold_is_one_sentence(tmp_path, content) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SoftPromptsError, match="is not JSON"):
+        Result.load(path)
+
+
+def test_a_flipped_bit_of_a_snapshot_is_seen(neox, tmp_path) -> None:
+    path = tmp_path / "p.safetensors"
+    prompt, n_seen = SoftPrompt(torch.randn(2, 32), 0.02), 0
+    save_prompt(prompt, neox, {"seed": 1}, path)
+    for damaged in flipped(path.read_bytes(), 300, 1):
+        path.write_bytes(damaged)
+        try:
+            assert torch.equal(load_prompt(path, neox)(torch.zeros(1, 0)), prompt(torch.zeros(1, 0)))  # a space, say
+        except SoftPromptsError:
+            n_seen += 1
+    assert n_seen > 290
+
+
+@pytest.mark.parametrize("lacking", ["rows", "config", "model", "weights"])
+def test_a_snapshot_that_lacks_a_part_is_one_sentence(neox, tmp_path, lacking: str) -> None:
+    path = tmp_path / "p.safetensors"
+    save_prompt(SoftPrompt(torch.randn(2, 32), 0.02), neox, {"seed": 1}, path)
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del metadata["checksum"]
+    metadata["schema"] = "2"
+    if lacking == "weights":
+        metadata["model"] = "{}"
+    (tensors if lacking == "rows" else metadata).pop(lacking, None)
+    save_file(tensors, path, metadata)
+    with pytest.raises(SoftPromptsError, match=f"{path}.*train the prompt again with --force"):
+        load_prompt(path, neox)
 
 
 def test_a_result_with_a_number_that_is_none_is_never_written(tmp_path) -> None:
