@@ -254,10 +254,10 @@ def test_smollm2_knows_english_and_has_a_chat_template() -> None:
     assert (model.name, model.lm.config.model_type, len(model.vocabulary)) == (SMOLLM2, "llama", 49_152)
     assert plan(Sweep("test", Task(), (SMOLLM2,), (0,)), SMOLLM2)[0].config["model"] == SMOLLM2
     assert file.stat().st_size == 98_362_432
-    texts = [[model.separator, *model.tokenizer(text, add_special_tokens=False).input_ids] for text in ENGLISH]
-    examples = [Example(np.array(t), np.array([IGNORE, *t[1:]]), str(i)) for i, t in enumerate(texts)]
+    tokens = np.array([model.separator, *model.tokenizer(" ".join(ENGLISH), add_special_tokens=False).input_ids])
+    examples = [Example(tokens, np.array([IGNORE, *tokens[1:]]), "English")]
     (scores,) = evaluate(model, [SoftPrompt(model.vocabulary[:0].float())], examples, 4096)
-    assert scores.loss < 4.0
+    assert scores.loss < 4.0  # 10.8 without any knowledge
     chat = model.tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
     assert "<|im_start|>user\nHello<|im_end|>" in chat
     assert model.tokenizer("e2e4 g1f3", add_special_tokens=False).tokens()[:4] == ["e", "2", "e", "4"]
