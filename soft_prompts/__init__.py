@@ -21,6 +21,7 @@ _USED_BY_SCRIPTS = {
     "main": "cli",
     "in_full": "cli",
     "on_pocket": "cli",
+    "on_smollm2": "cli",
     "rate": "stats",
     "ratio": "stats",
 }

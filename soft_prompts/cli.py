@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models.names import SMOLLM2
 from soft_prompts.results.record import Result
 from soft_prompts.stopwatch import CLOCK, in_words
 from soft_prompts.sweep import Sweep, measure_until_flat
@@ -135,6 +136,21 @@ def on_pocket(published: Sweep, task: Task, **train: int) -> Sweep:
         train=replace(published.train, **small),
         dtype="float32",  # a model this small gains little by bfloat16, and its results are the same everywhere
     )
+
+
+def on_smollm2(published: Sweep, task: Task, **train: int) -> Sweep:
+    """An experiment on a real pretrained model, which a package brings: a quarter of an hour on two processor cores.
+
+    Args:
+        published: The experiment with published settings.
+        task: Its task on data that ship.
+        train: Further changes to its recipe.
+    """
+    few = {"n_evaluations": 1, "eval_documents": 48, "validation_documents": 16}
+    small = {"steps": 40, "batch_size": 4, "max_tokens": 128, **few, **train}
+    recipe = replace(published.train, **small)
+    short = {"n_tokens": (0, 1, 4, 16), "seeds": (0,), "dtype": "bfloat16"}  # twice as fast as float32
+    return replace(published, task=task, models=(SMOLLM2,), train=recipe, **short)
 
 
 def in_full(pocket: Sweep, **train: int) -> Sweep:

@@ -45,7 +45,8 @@ class Sweep:
     experiment: Annotated[str, tyro.conf.Suppress]
     task: Annotated[Task, tyro.conf.arg(name="")]
     models: tuple[str, ...]
-    """Frozen models: hub names (a revision behind @, as in EleutherAI/pythia-70m-deduped@step3000) or folders."""
+    """Frozen models: hub names (a revision behind @, as in EleutherAI/pythia-70m-deduped@step3000), folders, .gguf
+    files, pocket and pocket-chat, which ship, or smollm2, which `make real` installs."""
     n_tokens: tuple[int, ...]
     """Prompt lengths. 0 is the baseline: the model as it is."""
     seeds: tuple[int, ...] = (0, 1, 2)

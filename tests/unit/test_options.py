@@ -113,6 +113,7 @@ def test_older_files_say_what_they_are_as_new_ones_do(tmp_path, options, label: 
     config = {"task": {"name": "T", **options}, "train": {"steps": 1, "batch_size": 1}}
     result(1, config=config, task="Repetition", samples=[{"text": "a", "continuation": " pee pee"}]).save(path)
     values = json.loads(path.read_text())
+    del values["checksum"]
     del values["variant"]
     path.write_text(json.dumps({**values, "schema": 2}))
     read = Result.load(path)
