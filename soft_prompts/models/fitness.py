@@ -11,6 +11,8 @@ from soft_prompts.models.language_model import LanguageModel
 
 N_LONG, N_SHORT = 8, 5
 """Tokens of the two rows that are tried."""
+PROMPT = slice(1, 4)
+"""Where a prompt stands in them."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest error of a logit, as a share of the logits' standard deviation. Rounding is a small share of it; a scale or a
 cap that is missing is of its own size."""
@@ -44,8 +46,13 @@ def check_fitness(model: LanguageModel) -> None:
                 f"(tolerated: {tolerance:.2g}); choose a model that computes from inputs_embeds as from input_ids."
             )
 
-    in_parts = model.head(model.body(model.embed(tokens)))
-    compare(in_parts, wanted, "feeding embeddings through its body and head instead of tokens")
+    # A prompt made of a text's embeddings is that text, and one of embeddings that no token has is read as it stands.
+    rows = model.embed(tokens)
+    rows[:, PROMPT] = model.vocabulary[tokens[:, PROMPT]]
+    compare(model.head(model.body(rows)), wanted, "feeding embeddings through its body and head instead of tokens")
+    rows[:, PROMPT] = -rows[:, PROMPT].flip(1)
+    whole = model.lm(inputs_embeds=rows, use_cache=False).logits
+    compare(model.head(model.body(rows)), whole.float(), "reading embeddings that no token has in parts")
 
     # A padded batch is read into a cache, then one token more. The short row must not notice the long one.
     lengths = torch.tensor([N_LONG, N_SHORT], device=model.device)

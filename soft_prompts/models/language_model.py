@@ -42,7 +42,7 @@ class LanguageModel:
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 2**31
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids [B, T] to embeddings [B, T, D]."""
+        """Token ids [...] to embeddings [..., D]."""
         return self.lm.get_input_embeddings()(tokens)
 
     def body(self, embeddings: Tensor) -> Tensor:
@@ -75,9 +75,11 @@ class LanguageModel:
 
     @cached_property
     def vocabulary(self) -> Tensor:
-        """The embeddings [V, D] of the entries that the tokenizer can produce. Models pad the matrix beyond them."""
-        matrix = self.lm.get_input_embeddings().weight.detach()
-        return matrix[: min(len(matrix), len(self.tokenizer))]
+        """The embeddings [V, D] of the entries that the tokenizer can produce, as ``embed`` gives them: some models
+        scale the rows of the matrix. Models pad the matrix beyond the entries."""
+        n_entries = min(len(self.lm.get_input_embeddings().weight), len(self.tokenizer))
+        with torch.no_grad():
+            return self.embed(torch.arange(n_entries, device=self.device))
 
     @cached_property
     def scale(self) -> float:

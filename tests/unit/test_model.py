@@ -1,6 +1,7 @@
 """Loading a model: it is frozen and whole, and what cannot be measured is refused in one sentence."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GemmaConfig,
     GPT2Config,
     GraniteConfig,
     MistralConfig,
@@ -19,6 +21,7 @@ from transformers import (
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.device import pick_device
+from soft_prompts.models.fitness import check_fitness
 from soft_prompts.models.loading import load
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.loop import accumulate_gradients
@@ -67,6 +70,36 @@ def test_other_causal_models_pass_the_fitness_check(config, dtype: str, tmp_path
     options = {**TINY, "ffn_dim": 64, "word_embed_proj_dim": 32, "num_key_value_heads": 4, "n_positions": CONTEXT}
     model = load(str(save_random_model(config(**options), tmp_path)), dtype=dtype)
     assert model.lm.config.model_type == config.model_type
+
+
+def test_the_vocabulary_is_what_the_embedding_module_gives_not_its_matrix(tmp_path) -> None:
+    """Gemma's embedding module multiplies by the square root of D. Rows, scale and learning rate must follow."""
+    config = GemmaConfig(**TINY, num_key_value_heads=2, head_dim=8)
+    model = load(str(save_random_model(config, tmp_path)))
+    matrix = model.lm.get_input_embeddings().weight[: len(model.tokenizer)]
+    torch.testing.assert_close(model.vocabulary, matrix * 32**0.5)
+    assert model.scale == pytest.approx(32**0.5 * matrix.square().mean().sqrt().item(), rel=1e-5)
+    assert not model.vocabulary.requires_grad
+
+
+def test_a_vocabulary_that_the_model_reads_otherwise_is_refused(neox) -> None:
+    wrong = replace(neox)
+    wrong.__dict__["vocabulary"] = neox.vocabulary * 2
+    with pytest.raises(SoftPromptsError, match="feeding embeddings.*changes its logits"):
+        check_fitness(wrong)
+
+
+def test_a_model_that_reads_only_embeddings_of_tokens_is_refused(neox, monkeypatch) -> None:
+    """Such models find the token of an embedding. A trained prompt has none."""
+    wrong, plain = replace(neox), type(neox).body
+
+    def nearest(model, embeddings):
+        of_tokens = model.vocabulary[torch.cdist(embeddings, model.vocabulary).argmin(-1)]
+        return plain(model, of_tokens)
+
+    monkeypatch.setattr(type(neox), "body", nearest)
+    with pytest.raises(SoftPromptsError, match="embeddings that no token has.*changes its logits"):
+        check_fitness(wrong)
 
 
 def test_a_model_that_scales_its_logits_is_refused_with_the_difference(tmp_path) -> None:
