@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -51,9 +53,17 @@ def load(
             )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
-        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options)
+        lm, loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,  # so that their names come back; _check_weights refuses them
+            output_loading_info=True,
+            **options,
+        )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise SoftPromptsError(_why_not_loaded(name_or_path, revision, folder is not None, error)) from error
+    _check_weights(name_or_path, loaded)
     if is_delta:
         deltas.merge(lm, deltas.load_delta(folder))
     lm = lm.to(device).eval().requires_grad_(False)  # the one place where a model is frozen
@@ -61,6 +71,30 @@ def load(
     model = LanguageModel(name, "local" if folder else revision, lm, tokenizer, _separator(name, tokenizer))
     check_fitness(model)
     return model
+
+
+def _check_weights(name: str, loaded: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights: transformers fills them at random. Tied weights do not count as lacking.
+
+    Args:
+        name: The model's.
+        loaded: What ``from_pretrained`` says of the weights.
+
+    Raises:
+        SoftPromptsError: Weights are missing, or have other shapes than the model.
+    """
+    lacking = sorted(loaded["missing_keys"])
+    lacking += sorted(
+        f"{key} ({list(there)} instead of {list(wanted)})" for key, there, wanted in loaded["mismatched_keys"]
+    )
+    if lacking:
+        named = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        unknown = sorted(loaded["unexpected_keys"])
+        others = f"; it holds others that the model has no place for, such as {unknown[0]}" if unknown else ""
+        raise SoftPromptsError(
+            f"the checkpoint of {name!r} lacks {len(lacking)} of the model's weights, which would be random numbers: "
+            f"{named}{others}; save the whole causal language model again with save_pretrained."
+        )
 
 
 def _why_not_loaded(name: str, revision: str, is_folder: bool, error: Exception) -> str:

@@ -1,10 +1,13 @@
 """Loading a model: it is frozen and whole, and what cannot be measured is refused in one sentence."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -12,6 +15,7 @@ from transformers import (
     GemmaConfig,
     GPT2Config,
     GraniteConfig,
+    LlamaConfig,
     MistralConfig,
     OPTConfig,
     Qwen2Config,
@@ -31,6 +35,13 @@ from tests.unit.conftest import CONFIGS, CONTEXT, TINY, make_examples, save_rand
 def bits(model) -> str:
     """A hash of everything that the model holds."""
     return hashlib.sha256(b"".join(p.numpy().tobytes() for p in model.lm.state_dict().values())).hexdigest()
+
+
+def rewrite_weights(folder: Path, change: Callable[[str], str | None]) -> None:
+    """Give the weights in a folder other names; without a name a weight is left out."""
+    file = folder / "model.safetensors"
+    weights = {change(name): weight for name, weight in load_file(file).items()}
+    save_file({name: weight for name, weight in weights.items() if name}, file, {"format": "pt"})
 
 
 def test_a_loaded_model_is_frozen_in_evaluation_mode_and_keeps_its_bits_through_training(model) -> None:
@@ -132,6 +143,36 @@ def test_a_truncated_weight_file_is_one_sentence(tmp_path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(SoftPromptsError, match="cannot be loaded as a causal language model"):
         load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda name: None if name == "lm_head.weight" else name, "lacks 1 of .*: lm_head.weight; save"),
+        (lambda name: "_orig_mod." + name, "lacks 21 of .* and 18 more; it holds others .* such as _orig_mod"),
+    ],
+)
+def test_a_checkpoint_that_lacks_weights_is_refused_with_their_names(change, said: str, tmp_path) -> None:
+    """transformers fills them at random and goes on."""
+    rewrite_weights(folder := save_random_model(CONFIGS["llama"], tmp_path), change)
+    with pytest.raises(SoftPromptsError, match=said):
+        load(str(folder))
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused_with_both_shapes(tmp_path) -> None:
+    folder = save_random_model(CONFIGS["llama"], tmp_path)
+    config = AutoConfig.from_pretrained(folder)
+    config.vocab_size += 3
+    config.save_pretrained(folder)
+    with pytest.raises(SoftPromptsError, match=r"lm_head.weight \(\[264, 32\] instead of \[267, 32\]\)"):
+        load(str(folder))
+
+
+def test_a_tied_head_is_not_lacking(tmp_path) -> None:
+    folder = save_random_model(LlamaConfig(**TINY, tie_word_embeddings=True), tmp_path)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    model = load(str(folder))
+    assert model.head.weight is model.lm.get_input_embeddings().weight
 
 
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
