@@ -9,12 +9,13 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from soft_prompts.console import say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models import deltas
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_fitness
 from soft_prompts.models.language_model import LanguageModel
-from soft_prompts.models.names import local_folder, model_name
+from soft_prompts.models.names import local_folder, model_name, which_was_taken
 from soft_prompts.pocket import MODELS
 
 
@@ -41,7 +42,9 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(device)
     dtype = getattr(torch, pick_dtype(dtype, device))
-    folder = local_folder(name_or_path)
+    folder = local_folder(name_or_path if revision == "main" else f"{name_or_path}@{revision}")
+    if sentence := which_was_taken(name_or_path):
+        say(sentence)
     is_delta = folder is not None and (folder / deltas.FILE).exists()
     source = str(MODELS["pocket"] if is_delta else folder or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}

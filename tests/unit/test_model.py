@@ -27,8 +27,11 @@ from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.device import pick_device
 from soft_prompts.models.fitness import check_fitness
 from soft_prompts.models.loading import load
+from soft_prompts.models.names import split_revision
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.loop import accumulate_gradients
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
 from tests.unit.conftest import CONFIGS, CONTEXT, TINY, make_examples, save_random_model
 
 
@@ -135,6 +138,39 @@ def test_an_unknown_model_name_without_network_is_one_sentence(monkeypatch) -> N
 def test_a_folder_without_a_model_is_one_sentence(tmp_path) -> None:
     with pytest.raises(SoftPromptsError, match=r"cannot be loaded as a causal language model.*config\.json"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("revision", ["main", "step3000"])
+def test_a_folder_with_a_revision_is_refused_before_anything_is_recorded(folders, revision: str) -> None:
+    for name in (str(folders["neox"]), "pocket"):
+        run = Run("test", Task(), f"{name}@{revision}", 0, 0, TrainConfig(), "float32")
+        for refused in (lambda run=run: run.config, lambda run=run: split_revision(run.model)):
+            with pytest.raises(SoftPromptsError, match=rf"@{revision}' asks for a revision of a folder.*leave @"):
+                refused()
+    with pytest.raises(SoftPromptsError, match="'pocket@step3000' asks for a revision of a folder"):
+        load("pocket", "step3000")
+
+
+def test_names_of_the_hub_have_revisions_and_folders_may_have_an_at_sign(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine@home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert split_revision("owner/name@step3000") == ("owner/name", "step3000")
+    assert split_revision("owner/name") == ("owner/name", "main")
+    assert split_revision("mine@home") == ("mine@home", "main")
+
+
+def test_what_a_name_of_two_models_stands_for_is_said(folders, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner/name").symlink_to(folders["neox"])
+    (tmp_path / "pocket").symlink_to(folders["neox"])
+    monkeypatch.chdir(tmp_path)
+    load("owner/name")
+    assert "'owner/name' could be a model of the hub, too; the folder" in " ".join(capsys.readouterr().err.split())
+    assert load("pocket").lm.config.hidden_size > 32
+    assert "the model that ships was taken; ./pocket" in " ".join(capsys.readouterr().err.split())
+    assert load("./pocket").lm.config.hidden_size == 32
+    load(str(folders["neox"]))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_truncated_weight_file_is_one_sentence(tmp_path) -> None:
