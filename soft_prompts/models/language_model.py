@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
+"""What configurations call the width of a sliding window."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     separator: int
     """Token id that opens every sequence: BOS, or EOS if there is none."""
+    has_cache: bool = True
+    """Whether a key-value cache computes the same as reading anew. Without it every new token reads the whole text."""
 
     @property
     def device(self) -> torch.device:
@@ -35,6 +40,12 @@ class LanguageModel:
     def head(self) -> nn.Linear:
         """The unembedding: hidden states [..., D] to logits [..., V]."""
         return self.lm.get_output_embeddings()
+
+    @property
+    def window(self) -> int:
+        """Tokens that a layer looks back at most, if any layer has a sliding window; 0 if none has."""
+        config = self.lm.config.get_text_config()
+        return min((size for name in WINDOWS if isinstance(size := getattr(config, name, None), int)), default=0)
 
     @property
     def context(self) -> int:
@@ -52,26 +63,27 @@ class LanguageModel:
         """
         return self.lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
-    def extend(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Read on behind what ``cache`` holds, and add what was read to it.
+    def reader(self) -> Callable[[Tensor], Tensor]:
+        """A function that reads texts piece by piece: it keeps what it read, and every call reads on behind that.
 
-        Args:
-            embeddings: [B, n, D], what is read.
-            mask: [B, cached + n], 0 on padding.
-            positions: [B, n], the position of each within the real tokens of its row.
-            cache: Keys and values of what was read before.
+        All rows of a piece have real tokens only. So there is no mask, positions count up, and a sliding window holds
+        the same tokens as in a row alone.
 
         Returns:
-            Hidden states [B, n, D].
+            Embeddings [B, n, D] of the next n tokens to their hidden states [B, n, D].
         """
-        extra = {"position_ids": positions} if self._takes_positions else {}
-        return self.lm.base_model(
-            inputs_embeds=embeddings, attention_mask=mask, past_key_values=cache, use_cache=True, **extra
-        ).last_hidden_state
+        if self.has_cache:
+            cache = DynamicCache(config=self.lm.config)
+            return lambda piece: (
+                self.lm.base_model(inputs_embeds=piece, past_key_values=cache, use_cache=True).last_hidden_state
+            )
+        pieces: list[Tensor] = []
 
-    @cached_property
-    def _takes_positions(self) -> bool:
-        return "position_ids" in inspect.signature(self.lm.base_model.forward).parameters
+        def read_anew(piece: Tensor) -> Tensor:
+            pieces.append(piece)
+            return self.body(torch.cat(pieces, 1))[:, -piece.shape[1] :]
+
+        return read_anew
 
     @cached_property
     def vocabulary(self) -> Tensor:

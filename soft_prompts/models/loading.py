@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from soft_prompts.console import say
+from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models import deltas
 from soft_prompts.models.device import pick_device, pick_dtype
-from soft_prompts.models.fitness import check_fitness
+from soft_prompts.models.fitness import check_cache, check_fitness
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.names import local_folder, model_name, which_was_taken
 from soft_prompts.pocket import MODELS
@@ -73,7 +74,22 @@ def load(
     name = model_name(name_or_path)
     model = LanguageModel(name, "local" if folder else revision, lm, tokenizer, _separator(name, tokenizer))
     check_fitness(model)
-    return model
+    return replace(model, has_cache=_has_cache(model))
+
+
+def _has_cache(model: LanguageModel) -> bool:
+    """Whether the model's key-value cache can be used; if not, it is said why."""
+    try:
+        check_cache(model)
+    except Exception as error:  # a model's own code may raise anything
+        warn(f"{model.name!r} continues texts without its key-value cache, which is slow: {_in_short(error)}")
+        return False
+    return True
+
+
+def _in_short(error: Exception) -> str:
+    kind = "" if isinstance(error, SoftPromptsError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:300]
 
 
 def _check_weights(name: str, loaded: dict[str, Any]) -> None:
