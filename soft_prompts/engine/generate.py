@@ -41,7 +41,7 @@ def generate(
         random: Source of chance for the draws, on the model's device.
 
     Returns:
-        The new tokens of each start, int64 [<= n_new]. A row ends before the separator or EOS.
+        The new tokens of each start, int64 [<= n_new]. A row ends before the first of ``model.ends``.
 
     Raises:
         SoftPromptsError: The longest row would outgrow the model's context.
@@ -65,13 +65,13 @@ def generate(
         last = read(given[:, :n_common])[:, -1]  # [B, D]
 
         # Then one position of every row at a time: the next token of its text or, behind that, the one it picks.
-        stops = torch.tensor(sorted(_stops(model)), device=model.device)
+        ends = torch.tensor(model.ends, device=model.device)
         new = torch.empty(len(starts), 0, dtype=torch.long, device=model.device)  # what was picked, wanted or not
         ended = torch.zeros(len(starts), dtype=torch.bool, device=model.device)
         for position in range(n_common, n_longest + n_new):
             token = _pick(model.head(last).float(), temperature, random)
             new = torch.cat([new, token[:, None]], 1)
-            ended |= (position >= lengths) & torch.isin(token, stops) | (position + 1 >= lengths + n_new)
+            ended |= (position >= lengths) & torch.isin(token, ends) | (position + 1 >= lengths + n_new)
             if ended.all():
                 break
             following = model.embed(token)
@@ -80,7 +80,7 @@ def generate(
             last = read(following[:, None])[:, 0]
     firsts = (lengths - n_common).tolist()
     return [
-        _until(row[first : first + n_new], _stops(model)) for row, first in zip(new.cpu().numpy(), firsts, strict=True)
+        _until(row[first : first + n_new], model.ends) for row, first in zip(new.cpu().numpy(), firsts, strict=True)
     ]
 
 
@@ -110,11 +110,6 @@ def batches(starts: Sequence[Example], n_tokens: int, n_new: int, token_budget: 
         yield batch
 
 
-def _stops(model: LanguageModel) -> set[int]:
-    """Tokens that end a text."""
-    return {model.separator} | ({model.tokenizer.eos_token_id} - {None})
-
-
 def _pick(logits: Tensor, temperature: float, random: torch.Generator) -> Tensor:
     """The next token [B] of each row, from logits [B, V]."""
     if temperature == 0:
@@ -122,7 +117,7 @@ def _pick(logits: Tensor, temperature: float, random: torch.Generator) -> Tensor
     return torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)[:, 0]
 
 
-def _until(tokens: np.ndarray, stops: set[int]) -> np.ndarray:
+def _until(tokens: np.ndarray, ends: list[int]) -> np.ndarray:
     """What comes before the first token that ends a text."""
-    ends = np.flatnonzero(np.isin(tokens, list(stops)))
-    return tokens[: ends[0]] if len(ends) else tokens
+    found = np.flatnonzero(np.isin(tokens, ends))
+    return tokens[: found[0]] if len(found) else tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.language_model import LanguageModel
@@ -12,6 +12,7 @@ N_LONG, N_SHORT = 9, 5
 """Tokens of the rows that are tried, and of those of them that are also tried alone."""
 PROMPT = slice(1, 4)
 """Where a prompt stands in them."""
+HEAD = "taking its head for a matrix with the factor and the cap that its configuration names"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest error of a logit, as a share of the logits' standard deviation. Rounding is a small share of it; a scale or a
 cap that is missing is of its own size."""
@@ -27,10 +28,6 @@ def check_fitness(model: LanguageModel) -> None:
     Raises:
         SoftPromptsError: The model is refused; the sentence says what changes its logits and by how much.
     """
-    if not isinstance(model.head, nn.Linear):
-        raise SoftPromptsError(
-            f"model {model.name!r} has no plain linear unembedding; its loss cannot be computed here."
-        )
     tokens = _tokens(model, n_rows=2, n=N_LONG)
     wanted = model.lm(input_ids=tokens, use_cache=False).logits
 
@@ -39,15 +36,18 @@ def check_fitness(model: LanguageModel) -> None:
         if not worst <= tolerated:  # written so that nan is refused, too
             raise SoftPromptsError(
                 f"model {model.name!r} cannot be measured with soft prompts: {what} changes its logits by {worst:.3g} "
-                f"(tolerated: {tolerated:.2g}); choose a model that computes from inputs_embeds as from input_ids."
+                f"(tolerated: {tolerated:.2g}); choose another model."
             )
 
+    # Rows are padded on the right, which is right only if nothing looks ahead.
+    alone = model.lm(input_ids=tokens[:, :N_SHORT], use_cache=False).logits
+    compare(alone, wanted[:, :N_SHORT], "what stands behind a token")
     # A prompt made of a text's embeddings is that text, and one of embeddings that no token has is read as it stands.
     rows = model.embed(tokens)
     rows[:, PROMPT] = model.vocabulary[tokens[:, PROMPT]]
-    compare(model.head(model.body(rows)), wanted, "feeding embeddings through its body and head instead of tokens")
-    # Rows are padded on the right, which is right only if nothing looks ahead.
-    compare(model.head(model.body(rows[:, :N_SHORT])), wanted[:, :N_SHORT], "what stands behind a token")
+    whole = model.lm(inputs_embeds=rows, use_cache=False).logits
+    compare(whole, wanted, "reading the embeddings of tokens instead of tokens")
+    compare(model.head(model.body(rows)), wanted, HEAD)
     rows[:, PROMPT] = -rows[:, PROMPT].flip(1)
     whole = model.lm(inputs_embeds=rows, use_cache=False).logits
     compare(model.head(model.body(rows)), whole, "reading embeddings that no token has in parts")

@@ -11,8 +11,60 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from soft_prompts.errors import SoftPromptsError
+
+
+def n_entries(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Entries of a tokenizer's vocabulary, V: one more than the largest token id."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
 """What configurations call the width of a sliding window."""
+
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+"""What configurations call the cap on logits."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The unembedding: logits from hidden states, with all that the model does to them behind the matrix."""
+
+    weight: Tensor
+    """[V, D]"""
+    bias: Tensor | None = None
+    """[V]"""
+    factor: float = 1.0
+    """The model multiplies its logits by it."""
+    cap: float | None = None
+    """Then it bends them: cap * tanh(logit / cap)."""
+
+    @classmethod
+    def of(cls, lm: PreTrainedModel) -> Head:
+        """The head of a causal LM.
+
+        Raises:
+            SoftPromptsError: It has no plain linear unembedding.
+        """
+        linear, config = lm.get_output_embeddings(), lm.config.get_text_config()
+        if not isinstance(linear, nn.Linear):
+            raise SoftPromptsError(f"{type(lm).__name__} has no linear unembedding; its loss cannot be computed here.")
+        factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+        if config.model_type.startswith("granite"):
+            factor /= getattr(config, "logits_scaling", None) or 1.0
+        cap = next((cap for name in CAPS if (cap := getattr(config, name, None))), None)
+        return cls(linear.weight, linear.bias, factor, cap)
+
+    @property
+    def out_features(self) -> int:
+        """V"""
+        return len(self.weight)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to logits [..., V]."""
+        logits = nn.functional.linear(hidden, self.weight, self.bias) * self.factor
+        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
 
 @dataclass(frozen=True)
@@ -37,9 +89,18 @@ class LanguageModel:
         return self.lm.dtype
 
     @property
-    def head(self) -> nn.Linear:
+    def head(self) -> Head:
         """The unembedding: hidden states [..., D] to logits [..., V]."""
-        return self.lm.get_output_embeddings()
+        return Head.of(self.lm)
+
+    @property
+    def ends(self) -> list[int]:
+        """Token ids that end a text: the separator, and all end tokens of tokenizer and generation configuration."""
+        found = {self.separator}
+        for source in (self.tokenizer, getattr(self.lm, "generation_config", None)):
+            ids = getattr(source, "eos_token_id", None)
+            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        return sorted(found)
 
     @property
     def window(self) -> int:
@@ -89,9 +150,8 @@ class LanguageModel:
     def vocabulary(self) -> Tensor:
         """The embeddings [V, D] of the entries that the tokenizer can produce, as ``embed`` gives them: some models
         scale the rows of the matrix. Models pad the matrix beyond the entries."""
-        n_entries = min(len(self.lm.get_input_embeddings().weight), len(self.tokenizer))
         with torch.no_grad():
-            return self.embed(torch.arange(n_entries, device=self.device))
+            return self.embed(torch.arange(n_entries(self.tokenizer), device=self.device))
 
     @cached_property
     def scale(self) -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from soft_prompts.console import say, warn
@@ -15,7 +14,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models import deltas
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_cache, check_fitness
-from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.models.language_model import LanguageModel, n_entries
 from soft_prompts.models.names import local_folder, model_name, which_was_taken
 from soft_prompts.pocket import MODELS
 
@@ -27,7 +26,10 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """A frozen model in evaluation mode, with sdpa attention, that has passed the fitness check.
+    """A frozen model in evaluation mode that has passed the fitness check.
+
+    Attention is torch's own (sdpa) where the architecture has it. Elsewhere, such as where attention scores are capped,
+    transformers computes it step by step (eager).
 
     Args:
         name_or_path: A hub name, a folder, or a model that ships with the project (pocket, pocket-chat). A folder
@@ -60,20 +62,30 @@ def load(
         lm, loaded = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
-            attn_implementation="sdpa",
             ignore_mismatched_sizes=True,  # so that their names come back; _check_weights refuses them
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except SoftPromptsError:
+        raise
+    except Exception as error:  # besides files that cannot be read, a model's own code, which may raise anything
         raise SoftPromptsError(_why_not_loaded(name_or_path, revision, folder is not None, error)) from error
     _check_weights(name_or_path, loaded)
     if is_delta:
         deltas.merge(lm, deltas.load_delta(folder))
     lm = lm.to(device).eval().requires_grad_(False)  # the one place where a model is frozen
     name = model_name(name_or_path)
+    _check_tokenizer(name, tokenizer, len(lm.get_input_embeddings().weight))
     model = LanguageModel(name, "local" if folder else revision, lm, tokenizer, _separator(name, tokenizer))
-    check_fitness(model)
+    try:
+        check_fitness(model)
+    except SoftPromptsError:
+        raise
+    except Exception as error:  # as above
+        raise SoftPromptsError(
+            f"model {name!r} cannot be measured with soft prompts: fed with embeddings, its own code stops with "
+            f"{_in_short(error)}; choose another model."
+        ) from error
     return replace(model, has_cache=_has_cache(model))
 
 
@@ -117,17 +129,40 @@ def _check_weights(name: str, loaded: dict[str, Any]) -> None:
 
 
 def _why_not_loaded(name: str, revision: str, is_folder: bool, error: Exception) -> str:
-    cause = " ".join(str(error).split())[:300]
+    cause = _in_short(error)
     if is_folder:
         return (
             f"the folder {name!r} cannot be loaded as a causal language model ({cause}); it needs config.json, "
-            f"*.safetensors, a tokenizer and sdpa attention."
+            f"*.safetensors and a tokenizer."
         )
     return (
         f"model {name!r} (revision {revision!r}) could not be loaded: it is no folder here, and the hub does not know "
         f"it or cannot be reached; check the spelling and the network, or give the path of a downloaded model. "
         f"({cause})"
     )
+
+
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
+    """Refuse a tokenizer that cannot be used with the model.
+
+    Args:
+        name: The model's.
+        tokenizer: Its tokenizer.
+        n_rows: Rows of the model's embedding matrix.
+
+    Raises:
+        SoftPromptsError: It is not fast, or it has more entries than the model.
+    """
+    if not tokenizer.is_fast:
+        raise SoftPromptsError(
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) cannot say where in a text its tokens stand; put "
+            f"a tokenizer.json into the model's folder, which only fast tokenizers have."
+        )
+    if n_entries(tokenizer) > n_rows:
+        raise SoftPromptsError(
+            f"the tokenizer of {name!r} has token ids up to {n_entries(tokenizer) - 1}, but the model has "
+            f"{n_rows} embeddings; use the model's own tokenizer, or resize the model's embeddings."
+        )
 
 
 def _separator(name: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -18,18 +18,13 @@ from soft_prompts.models import language_model
 from soft_prompts.models.loading import load
 from tests.unit.conftest import CONTEXT, TINY, make_examples, save_random_model
 
+SLIDING = {**TINY, "num_key_value_heads": 2, "sliding_window": 8}
 WINDOWS = {
-    "mistral": (MistralConfig, {"sliding_window": 8, "num_key_value_heads": 2}),
-    "phi3": (Phi3Config, {"sliding_window": 8, "num_key_value_heads": 2, "pad_token_id": 0}),
-    "qwen2": (
-        Qwen2Config,
-        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "num_key_value_heads": 2},
-    ),
-    "olmo3": (
-        Olmo3Config,
-        {"num_key_value_heads": 2, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    ),
-    "starcoder2": (Starcoder2Config, {"num_key_value_heads": 2, "sliding_window": 8}),
+    "mistral": MistralConfig(**SLIDING),
+    "phi3": Phi3Config(**SLIDING, pad_token_id=0),
+    "qwen2": Qwen2Config(**SLIDING, use_sliding_window=True, max_window_layers=1),
+    "olmo3": Olmo3Config(**SLIDING, layer_types=["sliding_attention", "full_attention"]),
+    "starcoder2": Starcoder2Config(**SLIDING),
 }
 """Architectures with windows narrower than the texts."""
 
@@ -76,8 +71,7 @@ def test_a_model_without_a_cache_continues_texts_as_one_with_a_cache(model) -> N
 @pytest.mark.parametrize("name", WINDOWS)
 def test_behind_a_window_texts_continue_as_each_does_alone(name: str, tmp_path) -> None:
     """A short row must not be pushed out of its own window by a long one."""
-    options = {**TINY, **WINDOWS[name][1]}
-    model = load(str(save_random_model(WINDOWS[name][0](**options), tmp_path)))
+    model = load(str(save_random_model(WINDOWS[name], tmp_path)))
     assert model.window == 8
     behind, starts = prompted(model, 3), [make_examples(40, longest=60)[i] for i in range(4)]
     assert min(map(len, starts)) < 8 and max(map(len, starts)) > 40
@@ -106,6 +100,21 @@ def test_batches_hold_all_texts_once_by_length_within_the_budget_and_within_the_
     assert list(batches(starts, n_tokens=2, n_new=5, token_budget=10**6)) == [[0, 4, 2, 6], [1], [3, 5], [7]]
     assert list(batches(starts, n_tokens=2, n_new=5, token_budget=30)) == [[0, 4], [2, 6], [1], [3], [5], [7]]
     assert list(batches([], 2, 5, 10)) == []
+
+
+@pytest.mark.parametrize("where", ["tokenizer", "generation_config"])
+def test_a_text_ends_before_any_end_token_of_tokenizer_and_generation_config(where: str, folders) -> None:
+    """Chat models often name the end of a turn in the generation configuration only."""
+    model, start = load(str(folders["neox"])), make_examples(1)
+    (whole,) = prompted(model, 3).generate(start, 12)
+    assert len(whole) == 12
+    if where == "tokenizer":
+        model.tokenizer.eos_token_id = int(whole[4])
+    else:
+        model.lm.generation_config.eos_token_id = [255, int(whole[4])]
+    assert set(model.ends) >= {model.separator, whole[4]}
+    (cut,) = prompted(model, 3).generate(start, 12)
+    assert cut.tolist() == whole[: whole.tolist().index(whole[4])].tolist()
 
 
 def test_sampling_follows_its_seed(neox) -> None:

@@ -12,12 +12,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BertConfig,
     GemmaConfig,
     GPT2Config,
-    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
 )
@@ -26,6 +27,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.device import pick_device
 from soft_prompts.models.fitness import check_fitness
+from soft_prompts.models.language_model import Head, LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.models.names import split_revision
 from soft_prompts.tasks.base import Task
@@ -99,7 +101,7 @@ def test_the_vocabulary_is_what_the_embedding_module_gives_not_its_matrix(tmp_pa
 def test_a_vocabulary_that_the_model_reads_otherwise_is_refused(neox) -> None:
     wrong = replace(neox)
     wrong.__dict__["vocabulary"] = neox.vocabulary * 2
-    with pytest.raises(SoftPromptsError, match="feeding embeddings.*changes its logits"):
+    with pytest.raises(SoftPromptsError, match="reading the embeddings of tokens.*changes its logits"):
         check_fitness(wrong)
 
 
@@ -116,10 +118,41 @@ def test_a_model_that_reads_only_embeddings_of_tokens_is_refused(neox, monkeypat
         check_fitness(wrong)
 
 
-def test_a_model_that_scales_its_logits_is_refused_with_the_difference(tmp_path) -> None:
-    config = GraniteConfig(**TINY, num_key_value_heads=2, logits_scaling=8.0)
-    with pytest.raises(SoftPromptsError, match=r"cannot be measured.*body and head.*changes its logits by [\d.]+"):
-        load(str(save_random_model(config, tmp_path)))
+def test_a_head_with_a_factor_that_no_configuration_names_is_refused(neox, monkeypatch) -> None:
+    wrong = Head(neox.head.weight, factor=2.0)
+    monkeypatch.setattr(LanguageModel, "head", wrong)
+    with pytest.raises(SoftPromptsError, match=r"taking its head for a matrix .* changes its logits by [\d.]+"):
+        check_fitness(neox)
+
+
+def test_a_model_that_looks_ahead_is_refused(tmp_path) -> None:
+    with pytest.raises(SoftPromptsError, match=r"what stands behind a token changes its logits by"):
+        load(str(save_random_model(BertConfig(**TINY), tmp_path)))
+
+
+def test_what_stops_inside_a_models_own_code_is_one_sentence(neox, monkeypatch) -> None:
+    def needs_tokens(*_, **given):
+        assert "input_ids" in given, "no token ids"
+
+    monkeypatch.setattr(type(neox.lm), "forward", needs_tokens)
+    message = "fed with embeddings, its own code stops with AttributeError: .*; choose another model"
+    with pytest.raises(SoftPromptsError, match=message):
+        load(neox.lm.config.name_or_path)
+
+
+def test_a_tokenizer_of_more_entries_than_the_model_has_is_refused_with_both_numbers(tmp_path) -> None:
+    folder = save_random_model(CONFIGS["llama"], tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<new-{i}>" for i in range(8)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(SoftPromptsError, match="token ids up to 264, but the model has 264 embeddings"):
+        load(str(folder))
+
+
+def test_a_tokenizer_that_does_not_know_where_tokens_stand_is_refused(folders, monkeypatch) -> None:
+    monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
+    with pytest.raises(SoftPromptsError, match="cannot say where in a text its tokens stand; put a tokenizer.json"):
+        load(str(folders["neox"]))
 
 
 def test_an_encoder_decoder_is_refused(tmp_path) -> None:
