@@ -296,15 +296,15 @@ FAULTS = [
         (' if (path / "config.json").exists() else', " if False else"),
         ("_only_gguf(path) or path", "path"),
         ("if len(files) > 1:", "if len(files) > 2:"),
-        ("if at and not Path(model).exists()", "if at"),
+        ("if at and not local_path(model)", "if at"),
         (" or path.suffix == GGUF)", ")"),
         among="known or several or names",
     ),
     *of(
         "models/loading.py",
         "test_model",
-        ("    if missing:", "    if len(missing) > 4:"),
-        ("    except Exception as error:", "    except OSError as error:"),
+        ("    if lacking:", "    if len(lacking) > 4:"),
+        ("    except Exception as error:  # damaged", "    except OSError as error:  # damaged"),
         among="sentence or lacks",
     ),
     *of(

@@ -1,14 +1,18 @@
-"""Continuing texts behind an intervention, with a key-value cache and rows of any length in one batch."""
+"""Continuing texts behind an intervention, rows of any length in one batch.
+
+No row is padded, so none can notice its neighbours: while short texts are being continued, long ones are still being
+read, a token at a time. A padded batch would need a mask, positions and a window for every row, and models whose layers
+carry a state along cannot have it at all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from soft_prompts.data.example import Example
 from soft_prompts.engine.batch import collate, insert
@@ -37,7 +41,7 @@ def generate(
         random: Source of chance for the draws, on the model's device.
 
     Returns:
-        The new tokens of each start, int64 [<= n_new]. A row ends before the separator or EOS.
+        The new tokens of each start, int64 [<= n_new]. A row ends before the first of ``model.ends``.
 
     Raises:
         SoftPromptsError: The longest row would outgrow the model's context.
@@ -50,37 +54,60 @@ def generate(
             f"a prompt of {intervention.n_tokens} tokens, {batch.tokens.shape[1]} of text and {n_new} new ones need "
             f"{n_read + n_new} positions, but {model.name} has {model.context}; use fewer of any."
         )
-    row = torch.arange(len(starts), device=model.device)
     with ExitStack() as hooks:
         for hook in intervention.hooks(model.lm, slice(0, len(starts))):
             hooks.enter_context(hook)
 
-        # Read the prompt and the texts.
-        mask = (torch.arange(n_read, device=model.device) < lengths[:, None]).long()
-        positions = torch.arange(n_read, device=model.device).expand(len(starts), -1)
-        cache = DynamicCache(config=model.lm.config)
-        embeddings = insert(model.embed(batch.tokens), intervention(batch.condition), batch.insert_at)
-        hidden = model.extend(embeddings, mask, positions, cache)
-        last = hidden[row, lengths - 1]  # [B, D], at each row's last real token
+        # Read what all rows have: the prompt and the start of each text.
+        given = insert(model.embed(batch.tokens), intervention(batch.condition), batch.insert_at)  # [B, L, D]
+        n_common, n_longest = int(lengths.min()), given.shape[1]
+        read = model.reader()
+        last = read(given[:, :n_common])[:, -1]  # [B, D]
 
-        # Then write one token of every row at a time.
-        stops = torch.tensor(sorted(_stops(model)), device=model.device)
-        new = torch.empty(len(starts), 0, dtype=torch.long, device=model.device)
+        # Then one position of every row at a time: the next token of its text or, behind that, the one it picks.
+        ends = torch.tensor(model.ends, device=model.device)
+        new = torch.empty(len(starts), 0, dtype=torch.long, device=model.device)  # what was picked, wanted or not
         ended = torch.zeros(len(starts), dtype=torch.bool, device=model.device)
-        for i in range(n_new):
+        for position in range(n_common, n_longest + n_new):
             token = _pick(model.head(last).float(), temperature, random)
             new = torch.cat([new, token[:, None]], 1)
-            ended |= torch.isin(token, stops)
-            if i + 1 == n_new or ended.all():
+            ended |= (position >= lengths) & torch.isin(token, ends) | (position + 1 >= lengths + n_new)
+            if ended.all():
                 break
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            last = model.extend(model.embed(token[:, None]), mask, (lengths + i)[:, None], cache)[:, 0]
-    return [_until(tokens, _stops(model)) for tokens in new.cpu().numpy()]
+            following = model.embed(token)
+            if position < n_longest:
+                following = torch.where((position < lengths)[:, None], given[:, position], following)
+            last = read(following[:, None])[:, 0]
+    firsts = (lengths - n_common).tolist()
+    return [
+        _until(row[first : first + n_new], model.ends) for row, first in zip(new.cpu().numpy(), firsts, strict=True)
+    ]
 
 
-def _stops(model: LanguageModel) -> set[int]:
-    """Tokens that end a text."""
-    return {model.separator} | ({model.tokenizer.eos_token_id} - {None})
+def batches(starts: Sequence[Example], n_tokens: int, n_new: int, token_budget: int) -> Iterator[list[int]]:
+    """Share texts out to batches of like length, the shortest first.
+
+    A batch takes a step for every token by which its longest text is longer than its shortest. A batch more takes
+    ``n_new`` steps, so there is one where that is fewer.
+
+    Args:
+        starts: The texts.
+        n_tokens: P.
+        n_new: Tokens of a continuation at most.
+        token_budget: Positions of a batch at most. A longer text has a batch to itself.
+
+    Yields:
+        Which texts are in a batch.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(starts)), key=lambda i: len(starts[i])):
+        full = (len(batch) + 1) * (len(starts[i]) + n_tokens + n_new) > token_budget
+        if batch and (full or len(starts[i]) - len(starts[batch[0]]) > n_new):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _pick(logits: Tensor, temperature: float, random: torch.Generator) -> Tensor:
@@ -90,7 +117,7 @@ def _pick(logits: Tensor, temperature: float, random: torch.Generator) -> Tensor
     return torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)[:, 0]
 
 
-def _until(tokens: np.ndarray, stops: set[int]) -> np.ndarray:
+def _until(tokens: np.ndarray, ends: list[int]) -> np.ndarray:
     """What comes before the first token that ends a text."""
-    ends = np.flatnonzero(np.isin(tokens, list(stops)))
-    return tokens[: ends[0]] if len(ends) else tokens
+    found = np.flatnonzero(np.isin(tokens, ends))
+    return tokens[: found[0]] if len(found) else tokens

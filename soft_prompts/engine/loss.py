@@ -17,12 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from soft_prompts.models.language_model import Head
+
 SLICE_LOGITS = {"cpu": 2**22, "cuda": 2**26}
 """Logits held at once: 16 and 256 MiB in float32. More is no faster on a CPU. On a GPU it is not measured; small slices
 would cost many small kernels."""
 
 
-def cross_entropy(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
     """The loss of every token. Differentiable once, and in ``hidden`` only.
 
     Args:
@@ -37,7 +39,7 @@ def cross_entropy(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score_tokens(head: nn.Linear, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def score_tokens(head: Head, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of every token and whether it was the model's first choice. Not differentiable.
 
     Args:
@@ -66,13 +68,15 @@ class _Slice(NamedTuple):
     """[n, D], the head's rows."""
     logits: Tensor
     """[N, n], in float32 or finer. Whoever takes a slice may overwrite them; the next slice does so, too."""
+    slope: Tensor | None
+    """[N, n], how a logit grows with what it was before the head's cap; None without a cap."""
     column: Tensor
     """int64 [N, 1], where each token's label stands among the entries. Means nothing if it is not among them."""
     holds_label: Tensor
     """bool [N, 1], whether it is among them."""
 
 
-def _slices(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Iterator[_Slice]:
+def _slices(head: Head, hidden: Tensor, labels: Tensor) -> Iterator[_Slice]:
     """The logits of all vocabulary entries, some entries at a time."""
     size = max(1, SLICE_LOGITS.get(hidden.device.type, SLICE_LOGITS["cuda"]) // max(1, len(hidden)))
     wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -88,7 +92,14 @@ def _slices(head: nn.Linear, hidden: Tensor, labels: Tensor) -> Iterator[_Slice]
         holds_label = (column >= 0) & (column < len(weight))
         if logits.dtype != wide:
             logits = kept[: logits.numel()].view_as(logits).copy_(logits)
-        yield _Slice(start, weight, logits, column.clamp(0, len(weight) - 1), holds_label)
+        if head.factor != 1:
+            logits.mul_(head.factor)
+        slope = None
+        if head.cap is not None:
+            bent = logits.div_(head.cap).tanh_()
+            slope = 1 - bent.square()
+            logits = bent.mul_(head.cap)
+        yield _Slice(start, weight, logits, slope, column.clamp(0, len(weight) - 1), holds_label)
 
 
 class _OnlineSums:
@@ -130,24 +141,28 @@ class _CrossEntropy(torch.autograd.Function):
 
     The gradient in the hidden state is the mean of the head's rows under the model's probabilities, minus the label's
     row. The label's own share is left out of the mean and added at the end as probability - 1 = expm1(-loss). So
-    nothing cancels where the model is sure.
+    nothing cancels where the model is sure. Where the head caps its logits, each row counts by the slope of its logit.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
+    def forward(ctx, hidden: Tensor, head: Head, labels: Tensor) -> Tensor:
         sums = _OnlineSums(hidden)
         # Sum over the slices so far of exp(logit - largest) times the head's rows, without the label's.
         gradient = torch.zeros_like(hidden, dtype=sums.total.dtype)  # [N, D]
+        slope_of_label = torch.ones_like(sums.total)  # [N, 1]
         for part in _slices(head, hidden, labels):
             shrink = sums.add(part, part.logits.amax(1, keepdim=True))
             label_left_out = part.logits.gather(1, part.column).masked_fill_(part.holds_label, 0)
             part.logits.scatter_(1, part.column, label_left_out)
+            if part.slope is not None:
+                slope_of_label = torch.where(part.holds_label, part.slope.gather(1, part.column), slope_of_label)
+                part.logits.mul_(part.slope)
             gradient.mul_(shrink).add_(part.logits.to(hidden.dtype) @ part.weight)
         losses = sums.losses()
         # Divided by the total, exponentials are probabilities. Then the label's row comes in.
         rows_of_labels = head.weight[labels].to(gradient.dtype)
-        gradient = gradient.div_(sums.total).addcmul_(rows_of_labels, torch.expm1(-losses))
-        ctx.gradient = gradient.to(hidden.dtype)
+        gradient = gradient.div_(sums.total).addcmul_(rows_of_labels, torch.expm1(-losses) * slope_of_label)
+        ctx.gradient = gradient.mul_(head.factor).to(hidden.dtype)
         return losses[:, 0]
 
     @staticmethod

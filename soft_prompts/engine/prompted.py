@@ -73,17 +73,15 @@ class PromptedModel:
         """
         import torch
 
-        from soft_prompts.engine.generate import generate
+        from soft_prompts.engine.generate import batches, generate
 
-        longest = max((len(e) for e in starts), default=0) + self.intervention.n_tokens + n_new
-        size = max(1, self.bench.token_budget // max(1, longest))
-        random = torch.Generator(self.bench.model.device).manual_seed(seed)
-        parts = (starts[i : i + size] for i in range(0, len(starts), size))
-        return [
-            row
-            for part in parts
-            for row in generate(self.bench.model, self.intervention, part, n_new, temperature, random)
-        ]
+        model, budget = self.bench.model, self.bench.token_budget
+        random = torch.Generator(model.device).manual_seed(seed)
+        new = {}
+        for batch in batches(starts, self.intervention.n_tokens, n_new, budget):
+            rows = generate(model, self.intervention, [starts[i] for i in batch], n_new, temperature, random)
+            new.update(zip(batch, rows, strict=True))
+        return [new[i] for i in range(len(starts))]
 
     def decode(self, tokens: np.ndarray) -> str:
         """Text as the model wrote it: special tokens stay visible, spaces untouched."""

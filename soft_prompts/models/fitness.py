@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.language_model import LanguageModel
 
-N_LONG, N_SHORT = 8, 5
-"""Tokens of the two rows that are tried."""
+N_LONG, N_SHORT = 9, 5
+"""Tokens of the rows that are tried, and of those of them that are also tried alone."""
+PROMPT = slice(1, 4)
+"""Where a prompt stands in them."""
+HEAD = "taking its head for a matrix with the factor and the cap that its configuration names"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest error of a logit, as a share of the logits' standard deviation. Rounding is a small share of it; a scale or a
 cap that is missing is of its own size."""
@@ -18,43 +20,72 @@ cap that is missing is of its own size."""
 
 @torch.no_grad()
 def check_fitness(model: LanguageModel) -> None:
-    """Refuse a model that computes something else from embeddings than from tokens, or with a cache than without.
+    """Refuse a model that computes something else from embeddings than from tokens, or that looks ahead.
 
-    Some models scale embeddings inside their forward pass, add embeddings in every layer, cap their logits or ignore
-    positions. A soft prompt trained on such a model would be measured on another model than the one that was named.
+    Some models scale embeddings inside their forward pass, add embeddings in every layer, or change their logits behind
+    the head. A soft prompt trained on such a model would be measured on another model than the one that was named.
 
     Raises:
         SoftPromptsError: The model is refused; the sentence says what changes its logits and by how much.
     """
-    if not isinstance(model.head, nn.Linear):
-        raise SoftPromptsError(
-            f"model {model.name!r} has no plain linear unembedding; its loss cannot be computed here."
-        )
-    random = torch.Generator().manual_seed(0)
-    tokens = torch.randint(len(model.vocabulary), (2, N_LONG + 1), generator=random).to(model.device)
-    tokens[:, 0] = model.separator
-    wanted = model.lm(input_ids=tokens, use_cache=False).logits.float()
-    tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]) * wanted.std().item()
+    tokens = _tokens(model, n_rows=2, n=N_LONG)
+    wanted = model.lm(input_ids=tokens, use_cache=False).logits
 
     def compare(logits: Tensor, wanted: Tensor, what: str) -> None:
-        worst = (logits.float() - wanted).abs().max().item()
-        if not worst <= tolerance:  # written so that nan is refused, too
+        worst, tolerated = _error(logits, wanted), _tolerated(model, wanted)
+        if not worst <= tolerated:  # written so that nan is refused, too
             raise SoftPromptsError(
                 f"model {model.name!r} cannot be measured with soft prompts: {what} changes its logits by {worst:.3g} "
-                f"(tolerated: {tolerance:.2g}); choose a model that computes from inputs_embeds as from input_ids."
+                f"(tolerated: {tolerated:.2g}); choose another model."
             )
 
-    in_parts = model.head(model.body(model.embed(tokens)))
-    compare(in_parts, wanted, "feeding embeddings through its body and head instead of tokens")
+    # Rows are padded on the right, which is right only if nothing looks ahead.
+    alone = model.lm(input_ids=tokens[:, :N_SHORT], use_cache=False).logits
+    compare(alone, wanted[:, :N_SHORT], "what stands behind a token")
+    # A prompt made of a text's embeddings is that text, and one of embeddings that no token has is read as it stands.
+    rows = model.embed(tokens)
+    rows[:, PROMPT] = model.vocabulary[tokens[:, PROMPT]]
+    whole = model.lm(inputs_embeds=rows, use_cache=False).logits
+    compare(whole, wanted, "reading the embeddings of tokens instead of tokens")
+    compare(model.head(model.body(rows)), wanted, HEAD)
+    rows[:, PROMPT] = -rows[:, PROMPT].flip(1)
+    whole = model.lm(inputs_embeds=rows, use_cache=False).logits
+    compare(model.head(model.body(rows)), whole, "reading embeddings that no token has in parts")
 
-    # A padded batch is read into a cache, then one token more. The short row must not notice the long one.
-    lengths = torch.tensor([N_LONG, N_SHORT], device=model.device)
-    mask = torch.arange(N_LONG, device=model.device) < lengths[:, None]
-    positions = torch.arange(N_LONG, device=model.device).expand(2, -1)
-    cache = DynamicCache(config=model.lm.config)
-    model.extend(model.embed(tokens[:, :N_LONG]), mask.long(), positions, cache)
-    next_token = tokens.gather(1, lengths[:, None])
-    mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    hidden = model.extend(model.embed(next_token), mask.long(), lengths[:, None], cache)
-    of_next = wanted[torch.arange(2, device=model.device), lengths]
-    compare(model.head(hidden[:, 0]), of_next, "reading through a key-value cache in a padded batch")
+
+@torch.no_grad()
+def check_cache(model: LanguageModel) -> None:
+    """Refuse a key-value cache with which a model computes something else than without.
+
+    Read are a text that begins with one token, and one that is longer than the model's window, if it has one.
+
+    Raises:
+        SoftPromptsError: It does; the sentence says by how much.
+    """
+    longer = model.window + N_LONG if model.window + N_LONG <= model.context else N_LONG
+    for n_first, n in ((1, N_SHORT), (longer - N_SHORT, longer)):
+        rows = model.embed(_tokens(model, n_rows=1, n=n))
+        wanted = model.head(model.body(rows)[:, n_first - 1 :])
+        read = model.reader()
+        pieces = [read(rows[:, :n_first])[:, -1:]] + [read(rows[:, i : i + 1]) for i in range(n_first, n)]
+        worst, tolerated = _error(model.head(torch.cat(pieces, 1)), wanted), _tolerated(model, wanted)
+        if not worst <= tolerated:
+            raise SoftPromptsError(
+                f"reading {n} tokens through the key-value cache of {model.name!r} changes its logits by {worst:.3g} "
+                f"(tolerated: {tolerated:.2g})."
+            )
+
+
+def _tokens(model: LanguageModel, n_rows: int, n: int) -> Tensor:
+    """Random tokens behind the separator, [n_rows, n]."""
+    tokens = torch.randint(len(model.vocabulary), (n_rows, n), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0] = model.separator
+    return tokens.to(model.device)
+
+
+def _error(logits: Tensor, wanted: Tensor) -> float:
+    return (logits.float() - wanted.float()).abs().max().item()
+
+
+def _tolerated(model: LanguageModel, wanted: Tensor) -> float:
+    return TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]) * wanted.float().std().item()

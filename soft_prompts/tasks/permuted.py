@@ -13,7 +13,9 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.tasks.base import Task
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from soft_prompts.models.language_model import Head
 
 
 @dataclass(frozen=True)
@@ -31,5 +33,5 @@ class PermutedLabels(Task):
             labels = np.where(scored, permutation[np.where(scored, e.labels, 0)], IGNORE)
             yield replace(e, labels=labels)
 
-    def loss(self, head: nn.Linear, hidden: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
         return self.task.loss(head, hidden, labels)

@@ -1,16 +1,32 @@
 """Continuations with a key-value cache equal those of the whole model, token by token."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache, MistralConfig, Olmo3Config, Phi3Config, Qwen2Config, Starcoder2Config
 
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import Example
 from soft_prompts.engine.batch import insert
+from soft_prompts.engine.generate import batches
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
-from tests.unit.conftest import CONTEXT, make_examples
+from soft_prompts.models import language_model
+from soft_prompts.models.loading import load
+from tests.unit.conftest import CONTEXT, TINY, make_examples, save_random_model
+
+SLIDING = {**TINY, "num_key_value_heads": 2, "sliding_window": 8}
+WINDOWS = {
+    "mistral": MistralConfig(**SLIDING),
+    "phi3": Phi3Config(**SLIDING, pad_token_id=0),
+    "qwen2": Qwen2Config(**SLIDING, use_sliding_window=True, max_window_layers=1),
+    "olmo3": Olmo3Config(**SLIDING, layer_types=["sliding_attention", "full_attention"]),
+    "starcoder2": Starcoder2Config(**SLIDING),
+}
+"""Architectures with windows narrower than the texts."""
 
 
 def prompted(model, n_tokens: int, token_budget: int = 10**6) -> PromptedModel:
@@ -42,6 +58,63 @@ def test_cached_generation_in_padded_batches_is_the_teacher_forced_argmax(
     wanted = [greedy_without_cache(model, behind.intervention, start, 12) for start in starts]
     assert [row.tolist() for row in behind.generate(starts, 12)] == wanted
     assert any(wanted)
+
+
+def test_a_model_without_a_cache_continues_texts_as_one_with_a_cache(model) -> None:
+    starts, behind = make_examples(5), prompted(model, 3)
+    wanted = behind.generate(starts, 12)
+    bench = replace(behind.bench, model=replace(model, has_cache=False))
+    got = replace(behind, bench=bench).generate(starts, 12)
+    assert [row.tolist() for row in got] == [row.tolist() for row in wanted]
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_behind_a_window_texts_continue_as_each_does_alone(name: str, tmp_path) -> None:
+    """A short row must not be pushed out of its own window by a long one."""
+    model = load(str(save_random_model(WINDOWS[name], tmp_path)))
+    assert model.window == 8
+    behind, starts = prompted(model, 3), [make_examples(40, longest=60)[i] for i in range(4)]
+    assert min(map(len, starts)) < 8 and max(map(len, starts)) > 40
+    wanted = [greedy_without_cache(model, behind.intervention, start, 16) for start in starts]
+    assert [row.tolist() for row in behind.generate(starts, 16)] == wanted
+    assert model.has_cache
+
+
+def test_a_cache_that_is_wrong_only_in_long_texts_is_not_used(tmp_path, monkeypatch, capsys) -> None:
+    config = MistralConfig(**TINY, num_key_value_heads=2, sliding_window=32)
+    folder = save_random_model(config, tmp_path)
+    forgets_early = MistralConfig(**TINY, num_key_value_heads=2, sliding_window=20)
+    monkeypatch.setattr(language_model, "DynamicCache", lambda config: DynamicCache(config=forgets_early))
+    model = load(str(folder))
+    assert not model.has_cache
+    said = " ".join(capsys.readouterr().err.split())
+    assert "without its key-value cache, which is slow: reading 41 tokens through" in said
+    behind, starts = prompted(model, 3), [make_examples(40, longest=60)[i] for i in range(4)]
+    wanted = [greedy_without_cache(model, behind.intervention, start, 12) for start in starts]
+    assert [row.tolist() for row in behind.generate(starts, 12)] == wanted
+
+
+def test_batches_hold_all_texts_once_by_length_within_the_budget_and_within_the_steps_of_a_continuation() -> None:
+    lengths = [3, 9, 4, 30, 3, 31, 8, 100]
+    starts = [Example(np.zeros(n, int), np.full(n, -100), "d") for n in lengths]
+    assert list(batches(starts, n_tokens=2, n_new=5, token_budget=10**6)) == [[0, 4, 2, 6], [1], [3, 5], [7]]
+    assert list(batches(starts, n_tokens=2, n_new=5, token_budget=30)) == [[0, 4], [2, 6], [1], [3], [5], [7]]
+    assert list(batches([], 2, 5, 10)) == []
+
+
+@pytest.mark.parametrize("where", ["tokenizer", "generation_config"])
+def test_a_text_ends_before_any_end_token_of_tokenizer_and_generation_config(where: str, folders) -> None:
+    """Chat models often name the end of a turn in the generation configuration only."""
+    model, start = load(str(folders["neox"])), make_examples(1)
+    (whole,) = prompted(model, 3).generate(start, 12)
+    assert len(whole) == 12
+    if where == "tokenizer":
+        model.tokenizer.eos_token_id = int(whole[4])
+    else:
+        model.lm.generation_config.eos_token_id = [255, int(whole[4])]
+    assert set(model.ends) >= {model.separator, whole[4]}
+    (cut,) = prompted(model, 3).generate(start, 12)
+    assert cut.tolist() == whole[: whole.tolist().index(whole[4])].tolist()
 
 
 def test_sampling_follows_its_seed(neox) -> None:

@@ -170,6 +170,29 @@ def test_dialogues_are_read_in_the_chat_template_without_a_second_bos(chat) -> N
     )
 
 
+SAYS_SO = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+OF_USERS = "{% for m in messages %}{% if m.role == 'user' %}<u>{{ m.content }}</u>{% endif %}{% endfor %}<a>"
+
+
+@pytest.mark.parametrize("template", [SAYS_SO + OF_USERS, OF_USERS])
+def test_a_system_message_opens_the_users_where_the_template_knows_no_system_role(folders, template: str) -> None:
+    model = load(str(folders["neox"]))
+    model.tokenizer.chat_template = template
+    for system, user, example in dialogues(unprompted(model).bench):
+        message = f"{system}\n\n{user}" if system else user
+        assert model.tokenizer.decode(example.tokens) == f"<|endoftext|><u>{message}</u><a>"
+
+
+@pytest.mark.parametrize(
+    ("template", "cause"), [("{{ raise_exception('not today') }}", "not today"), ("<a>", "it leaves the messages out")]
+)
+def test_a_chat_template_that_cannot_be_used_is_refused(folders, template: str, cause: str) -> None:
+    model = load(str(folders["neox"]))
+    model.tokenizer.chat_template = template
+    with pytest.raises(SoftPromptsError, match=rf"chat template of 'neox' cannot be used \({cause}\)"):
+        dialogues(unprompted(model).bench)
+
+
 def test_a_base_with_another_tokenizer_and_a_model_without_template_are_refused_before_training(chat, folders) -> None:
     task = ChatDetuning(text=TEXT, base=str(folders["neox"]))
     held_out = list(islice(task.examples("held_out", encoding(chat), 0), 4))

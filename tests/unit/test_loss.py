@@ -1,6 +1,7 @@
 """Cross-entropy in slices equals the plain computation, and held-out scores are of documents and runs."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,18 +12,36 @@ from soft_prompts.engine import loss as loss_module
 from soft_prompts.engine.evaluate import TokenScores, evaluate
 from soft_prompts.engine.loss import cross_entropy, score_tokens
 from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.language_model import Head
 from tests.unit.conftest import make_examples
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest difference of gradients, by dtype. Losses are float32 or finer."""
 
+HEADS = {"plain": {}, "scaled": {"factor": 0.25}, "capped": {"cap": 0.7}, "both": {"factor": 3.0, "cap": 1.5}}
+"""What models do to their logits behind the matrix. The caps are so low that most logits are bent."""
 
-@pytest.fixture(params=list(TOLERANCE))
+
+@pytest.fixture(params=product(TOLERANCE, HEADS), ids=lambda p: f"{p[0]}-{p[1]}".removeprefix("torch."))
 def case(request):
-    """An unembedding, hidden states and labels, in each dtype."""
+    """An unembedding, hidden states and labels, in each dtype and for each kind of head."""
+    dtype, kind = request.param
     torch.manual_seed(0)
-    head = nn.Linear(6, 11, bias=True).to(request.param).requires_grad_(False)
-    return head, torch.randn(23, 6, dtype=request.param), torch.randint(11, (23,))
+    weight, bias = torch.randn(11, 6, dtype=dtype) / 2, torch.randn(11, dtype=dtype) / 2
+    return Head(weight, bias, **HEADS[kind]), torch.randn(23, 6, dtype=dtype), torch.randint(11, (23,))
+
+
+def test_a_head_multiplies_its_logits_and_then_bends_them() -> None:
+    head = Head(torch.tensor([[1.0], [2.0]]), torch.tensor([0.0, 4.0]), factor=0.5, cap=3.0)
+    wanted = [3 * math.tanh(0.5 / 3), 3 * math.tanh(3 / 3)]
+    assert head(torch.tensor([1.0])).tolist() == pytest.approx(wanted)
+
+
+def plain_logits(head: Head, hidden: torch.Tensor) -> torch.Tensor:
+    """As ``head`` makes them, but bent in float32 or finer."""
+    linear = nn.functional.linear(hidden, head.weight, head.bias)
+    logits = linear.to(torch.promote_types(hidden.dtype, torch.float32)) * head.factor
+    return logits if head.cap is None else head.cap * (logits / head.cap).tanh()
 
 
 @pytest.mark.parametrize("slice_logits", [1, 23 * 4, 10**6])
@@ -31,7 +50,7 @@ def test_losses_and_gradients_equal_the_plain_computation(case, slice_logits: in
     head, hidden, labels = case
     upstream = torch.randn(23, dtype=hidden.dtype)
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    logits = head(plain).to(torch.promote_types(hidden.dtype, torch.float32))
+    logits = plain_logits(head, plain)
     got, wanted = cross_entropy(head, ours, labels), nn.functional.cross_entropy(logits, labels, reduction="none")
     tolerance = TOLERANCE[hidden.dtype]
     torch.testing.assert_close(got, wanted, atol=min(tolerance, 1e-5), rtol=0)
@@ -44,17 +63,16 @@ def test_losses_and_gradients_equal_the_plain_computation(case, slice_logits: in
 def test_scored_tokens_are_the_losses_and_the_favourites(case, slice_logits: int, monkeypatch) -> None:
     monkeypatch.setitem(loss_module.SLICE_LOGITS, "cpu", slice_logits)
     head, hidden, labels = case
-    labels[:7] = head(hidden[:7]).argmax(1)
+    labels[:7] = plain_logits(head, hidden[:7]).argmax(1)
     losses, correct = score_tokens(head, hidden, labels)
-    logits = head(hidden).to(losses.dtype)
+    logits = plain_logits(head, hidden)
     assert torch.equal(correct, logits.argmax(1) == labels)
     torch.testing.assert_close(losses, nn.functional.cross_entropy(logits, labels, reduction="none"))
 
 
 def test_of_equal_logits_the_first_is_the_choice(monkeypatch) -> None:
     """As in greedy decoding, whether both stand in one slice or not. In bfloat16 many logits are equal."""
-    head = nn.Linear(1, 3, bias=False).requires_grad_(False)
-    head.weight.copy_(torch.tensor([[1.0], [2.0], [2.0]]))
+    head = Head(torch.tensor([[1.0], [2.0], [2.0]]))
     for slice_logits in (1, 3, 9):
         monkeypatch.setitem(loss_module.SLICE_LOGITS, "cpu", slice_logits)
         _, correct = score_tokens(head, torch.ones(3, 1), torch.arange(3))
@@ -62,15 +80,14 @@ def test_of_equal_logits_the_first_is_the_choice(monkeypatch) -> None:
 
 
 def test_no_tokens_have_no_losses() -> None:
-    head = nn.Linear(6, 11).requires_grad_(False)
+    head = Head(torch.randn(11, 6))
     nothing = torch.zeros(0, 6, requires_grad=True)
     assert cross_entropy(head, nothing, torch.zeros(0, dtype=torch.long)).shape == (0,)
     assert [x.shape for x in score_tokens(head, nothing.detach(), torch.zeros(0, dtype=torch.long))] == [(0,), (0,)]
 
 
 def test_logits_beyond_the_range_of_exp_stay_finite() -> None:
-    head = nn.Linear(1, 2, bias=False).requires_grad_(False)
-    head.weight.copy_(torch.tensor([[1000.0], [-1000.0]]))
+    head = Head(torch.tensor([[1000.0], [-1000.0]]))
     hidden = torch.ones(1, 1, requires_grad=True)
     loss = cross_entropy(head, hidden, torch.tensor([1]))
     loss.sum().backward()
@@ -79,8 +96,7 @@ def test_logits_beyond_the_range_of_exp_stay_finite() -> None:
 
 
 def test_the_gradient_of_a_token_that_is_nearly_sure_keeps_its_digits_in_bfloat16() -> None:
-    head = nn.Linear(1, 2, bias=False).requires_grad_(False).to(torch.bfloat16)
-    head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    head = Head(torch.tensor([[1.0], [-1.0]], dtype=torch.bfloat16))
     hidden = torch.full((1, 1), 4.0, dtype=torch.bfloat16, requires_grad=True)  # the label has probability 0.99966
     cross_entropy(head, hidden, torch.tensor([0])).sum().backward()
     assert hidden.grad.item() == pytest.approx(-2 / (1 + math.e**8), rel=0.01)
