@@ -162,16 +162,30 @@ class PairedLosses:
         return self._to_share(share, self.losses[first:].mean(), self.draws[:, first:].mean(1))
 
     def distance_to_contribution(self, share: float) -> Distance:
-        """The smallest P whose contribution is ``share`` of the largest; censored unless saturation was seen."""
+        """The smallest P whose contribution is ``share`` of the anchor's.
+
+        Without an anchor, or with one that contributes nothing, it is a share of the largest contribution: the mean of
+        all lengths from saturation on. If saturation was not seen, the distance is censored: "> longest".
+        """
         contribution = self.contribution()
         if contribution is None or not contribution.seen:
             return Distance(None, longest=self.longest, why="no contribution seen")
-        first = self._settled()
-        if first is None:
-            return Distance(None, longest=self.longest)
-        wanted = share * contribution.values[first:].mean()
-        wanted_draws = share * contribution.draws[:, first:].mean(1)
+        goal = self._contribution_of_anchor(contribution)
+        if goal is None:
+            first = self._settled()
+            if first is None:
+                return Distance(None, longest=self.longest)
+            goal = contribution.values[first:].mean(), contribution.draws[:, first:].mean(1)
+        wanted, wanted_draws = (share * x for x in goal)
         return self._crossing(-contribution.values, -contribution.draws, -wanted, -wanted_draws)
+
+    def _contribution_of_anchor(self, contribution: Estimates) -> tuple[float, np.ndarray] | None:
+        """By how much the anchor beats what knows nothing, without a prompt: its value and draws. None: by nothing."""
+        if self.anchor is None:
+            return None
+        rival, rival_draws = contribution.values[0] + self.losses[0], contribution.draws[:, 0] + self.draws[:, 0]
+        value = float(rival - self._per_token([self.anchor])[0])
+        return (value, rival_draws - self._drawn[:, -1]) if value > 0 else None
 
     def _settled(self) -> int | None:
         """Which of the lengths is the first that is saturated; None if saturation was not seen."""

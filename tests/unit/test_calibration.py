@@ -4,6 +4,7 @@ refuses."""
 import copy
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from soft_prompts.models.deltas import FILE, load_delta, merge, save_delta
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import VARIANTS
 from soft_prompts.pocket.variants import check, make_rows, make_secret
+from soft_prompts.results import load_results
+from soft_prompts.results.curve import Curve, curves, without_controls
+from soft_prompts.results.enough_bits import enough_bits
 from soft_prompts.tasks.calibration import REACH, WORDS, Calibration, Secret
 
 SECRET = Secret(
@@ -151,3 +155,43 @@ def test_a_folder_with_a_delta_is_pocket_changed_by_it(tmp_path, pocket) -> None
     for other, now in changed.lm.named_parameters():
         before = dict(pocket.lm.named_parameters())[other]
         assert torch.equal(now, before + 0.5) if other == name else torch.equal(now, before)
+
+
+# --- what came out ---
+
+KEYS = (1, 2, 4, 8)
+RESULTS = Path(__file__).parents[2] / "results" / "calibration"
+
+
+def measured(model: str, seed: int | None = None) -> dict[int, Curve]:
+    """Length of the key -> its committed curve, of all seeds or of one."""
+    results = load_results([RESULTS / model])
+    of_seed = [r for r in results if seed is None or r.seed == seed or not r.n_tokens]
+    return {c.task["key_tokens"][0]: c for c in without_controls(curves(of_seed))}
+
+
+def test_distances_to_the_key_are_its_length_and_not_less() -> None:
+    for k, curve in measured("pocket-keys").items():
+        distance = curve.paired.distance_to_anchor(0.95)
+        assert distance.value == k and distance.low > distance.below
+
+
+def test_distances_to_the_contribution_rank_the_keys() -> None:
+    by_seed = [measured("pocket-keys", seed) for seed in (0, 1, 2)]
+    at = {(k, seed): own[k].paired.distance_to_contribution(0.95).at for seed, own in enumerate(by_seed) for k in KEYS}
+    pairs = [(a, b) for a in at for b in at if a[0] < b[0]]
+    assert len(pairs) == 54
+    assert sum(at[a] < at[b] for a, b in pairs) >= 0.95 * len(pairs)
+
+
+def test_bits_grow_with_the_length_of_the_key() -> None:
+    found = [enough_bits(curve, 0.95, None).bits for curve in measured("pocket-keys").values()]
+    slope, _ = np.polyfit(np.log2(KEYS), np.log2(found), 1)
+    assert slope == pytest.approx(1, abs=0.15)
+
+
+def test_no_twin_that_was_never_taught_has_a_contribution() -> None:
+    twins = measured("pocket-keys-untaught")
+    assert set(twins) == set(KEYS)
+    assert not any(curve.paired.contribution().seen for curve in twins.values())
+    assert all(curve.paired.contribution().seen for curve in measured("pocket-keys").values())

@@ -147,6 +147,22 @@ def test_the_distance_to_a_contribution_is_where_it_is_nearly_all_there() -> Non
     assert losses.distance_to_contribution(0.5).value == 4
 
 
+def test_with_an_anchor_a_contribution_is_a_share_of_the_anchors_own() -> None:
+    still_falling = losses_of([5, 3, 1.1, 0.9, 0.7], baselines=[2.0, 2.5], anchor=1.2)  # the anchor contributes 0.8
+    distance = still_falling.distance_to_contribution(0.5)  # 0.4 is there at a loss of 1.6
+    assert (distance.below, distance.value) == (1, 4)
+    assert distance.at == pytest.approx(4 ** ((3 - 1.6) / (3 - 1.1)))
+    assert distance.low < distance.at < distance.high
+    assert losses_of([5, 3, 1.1, 0.9, 0.7], baselines=[2.0]).distance_to_contribution(0.5).value is None  # censored
+    # Without a prompt the control is the better rival here, so the anchor contributes 0.4; with one it knows nothing.
+    control = [1.6, 5, 5, 5, 5]
+    other = losses_of([5, 3, 1.5, 0.9, 0.7], baselines=[2.0], control=control, anchor=1.2)
+    assert other.distance_to_contribution(1.0).at == pytest.approx(4 ** ((3 - 1.6) / (3 - 1.5)))
+    useless = losses_of([5, 3, 1.1, 1.0, 1.04], baselines=[2.0], anchor=2.5)
+    alone = losses_of([5, 3, 1.1, 1.0, 1.04], baselines=[2.0])
+    assert useless.distance_to_contribution(0.5).at == alone.distance_to_contribution(0.5).at
+
+
 def test_the_largest_contribution_is_the_mean_from_saturation_on() -> None:
     losses = losses_of([5, 3, 1.1, 1.0, 1.04], baselines=[2.0])  # contributions from saturation on: 1 and 0.96
     distance = losses.distance_to_contribution(0.5)  # half of 0.98 is there at a loss of 1.51
