@@ -52,10 +52,10 @@ EVENT = re.compile(rb'\n\[Event[ \t]+"([^\n]*?)"\]')
 COMMENT = re.compile(rb"\{[^}]*\}|;[^\n]*|^%[^\n]*", re.MULTILINE)
 GAME_END = re.compile(
     rb"\{[^}]*(?:\}|\Z)|;[^\n]*|^%[^\n]*"  # no game ends in a comment
-    rb"|(?P<end>(?:1-0|0-1|1/2|\*)(?:[ \t]|\n(?!\n)|\{[^}]*\}|;[^\n]*)*\n\n)",
+    rb"|(?P<end>(?:1-0|0-1|1/2|\*)(?:[ \t]|\n(?!\n)|\{[^}]*\}|;[^\n]*)*(?:\n\n|(?=\[\w+[ \t]+\")))",
     re.MULTILINE,
 )
-"""A result, comments on it, and an empty line."""
+"""A result, comments on it, and an empty line or, where a file without a last line end was joined, headers."""
 PARENTHESIS_OR_RESULT = re.compile(rb"[()]|1-0|0-1|1/2-1/2|\*")
 NOTATIONS = (
     (re.compile(rb"(x[a-h][36][+#]*)\s*e\.?p\.?(?![\w.])"), rb"\1"),  # en passant
@@ -240,11 +240,9 @@ def _tidied(text: bytes) -> bytes:
         text = re.sub(rb"\r+\n", b"\n", known).replace(b"\r", b"\n") + text[len(known) :]
     if END_OF_FILE in text:
         text = text.replace(END_OF_FILE, b"\n")
-    if BYTE_ORDER_MARK in text:
+    if BYTE_ORDER_MARK[:1] in text:  # one byte is found ten times as fast as three
         text = text.replace(BYTE_ORDER_MARK + b"[", b"\n[").replace(b"\n" + BYTE_ORDER_MARK, b"\n")
-    if b"\n " in text or b"\n\t" in text:
-        text = BLANKS.sub(b"\n", text)
-    return text
+    return BLANKS.sub(b"\n", text)
 
 
 def _at_headers(text: bytes) -> list[bytes]:
@@ -270,14 +268,14 @@ def _begins_a_game(text: bytes, start: int, header: re.Match[bytes]) -> bool:
 
 
 def _with_those_behind(text: bytes) -> list[bytes]:
-    """A game, and the games without headers behind it."""
+    """A game, and those behind it that do not begin with a line of headers."""
     # Nearly all games have one blank line behind their headers, and then none before their end.
     first = text.find(b"\n\n", 1)
     second = text.find(b"\n\n", first + 2)
     if first > 0 and text.endswith(b'"]', 0, first) and (second < 0 or text[second:].isspace()):
         return [text]
     ends = [match.end() for match in GAME_END.finditer(text, _header_end(text)) if match["end"]]
-    games = [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
+    games = [text[: ends[0] if ends else None], *(b"\n" + text[a:b].lstrip() for a, b in pairwise([*ends, len(text)]))]
     return [game for game in games if COMMENT.sub(b"", game).strip()]
 
 
