@@ -236,7 +236,7 @@ FAULTS = [
         "data/pgn.py",
         "test_pgn",
         ("known = text.rstrip(b", "known = text + (b"),
-        ('text.replace(BYTE_ORDER_MARK + b"[", b"\\n[")', 'text.replace(BYTE_ORDER_MARK + b"[", b"[")'),
+        ('JOINED.sub(b"\\n[", text)', 'JOINED.sub(b"[", text)'),
         ("text.replace(END_OF_FILE, b", "text.replace(END_OF_FILE + END_OF_FILE, b"),
         ('+ rb"[ \\t]", before) is not None', '+ rb"[ \\t]", before) is None'),
         ("return blank or b", "return b"),

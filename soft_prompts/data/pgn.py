@@ -42,8 +42,8 @@ RESULTS = (b"1-0", b"0-1", b"1/2-1/2", b"*")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 END_OF_FILE = b"\x1a"
 """Ctrl-Z, with which DOS ended a text. It stands between games where files were joined."""
-JOINED = re.compile(rb'\[(?<=[012*}]\[)(?=[A-Z]\w*[ \t]+")')
-"""A header right behind a result or a comment: the file joined before had no last line end."""
+JOINED = re.compile(rb'\[(?<!\n\[)(?=[A-Z]\w*[ \t]+")')
+"""A header that begins no line: the file joined before had no last line end."""
 BLANKS = re.compile(rb"\n[ \t]+(?=\n)")
 HEADERS = re.compile(rb'\n(?<!"\]\n)\[([\w+#=:-]+)[ \t]+"')
 """A header whose line above is none: a game may begin here."""
@@ -243,8 +243,7 @@ def _tidied(text: bytes) -> bytes:
     if END_OF_FILE in text:
         text = text.replace(END_OF_FILE, b"\n")
     if BYTE_ORDER_MARK[:1] in text:  # one byte is found ten times as fast as three
-        text = text.replace(BYTE_ORDER_MARK + b"[", b"\n[")
-        text = re.sub(BYTE_ORDER_MARK + b"(?=.)", b"", text, flags=re.DOTALL)  # what follows decides what it is
+        text = text.replace(BYTE_ORDER_MARK, b"")
     return BLANKS.sub(b"\n", JOINED.sub(b"\n[", text))
 
 

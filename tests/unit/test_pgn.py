@@ -116,6 +116,7 @@ def test_random_legal_games_equal_python_chess(tmp_path: Path) -> None:
         ("1. e4 e5 (1... c5 1/2) 2. Nf3 1/2", "e2e4 e7e5 g1f3"),
         ("1. e4 e5 {0-1 is not yet} 1-0 {a\n\nb} ; 0-1", "e2e4 e7e5"),
         ("1. e4 e5 1-0 1-0", "e2e4 e7e5"),
+        ('1. e4 {see [Event "y"]\n[Event "z"]} e5 *', "e2e4 e7e5"),
     ],
 )
 def test_movetext_equals_python_chess(tmp_path: Path, movetext: str, uci: str | None) -> None:
@@ -135,6 +136,7 @@ def test_movetext_equals_python_chess(tmp_path: Path, movetext: str, uci: str | 
         "1. e4 Z0 2. d4 *",
         "1. e4 e5 2. N",  # cut off in a move
         "1. e4 e5 { cut off in a comm",
+        "1. e4 e5 {\n; cut off in a comm",
         "1. e4 e5 (1... c5 2. Nf3",
         "1. e4 [%clk 0:10:00] e5 *",  # the parser takes the bracket for the end of the game
         "1. e4 e5\n\n2. Nf3 Nc6 *",
@@ -374,6 +376,13 @@ def test_where_python_chess_is_odd(tmp_path: Path, text: str, skipped: dict[str,
     games = read_text(tmp_path, text)
     assert (all_moves(games), games.skipped) == (["e2e4", "e2e4"], skipped)
     assert judged_by_python_chess(text)[0] == seen
+
+
+def test_files_joined_without_a_line_end_are_parted(tmp_path: Path) -> None:
+    for moves in ("1. e4 e5", "1. e4 e5 *", "1. e4 e5 * {x}"):
+        for mark in ("", "\ufeff", "\x1a", "\x1a\ufeff"):
+            games = read_text(tmp_path, game(moves).rstrip() + mark + game("1. d4 *"))
+            assert (all_moves(games), games.skipped) == (["e2e4 e7e5", "d2d4"], {})
 
 
 def test_a_file_of_games_without_headers_is_refused(tmp_path: Path) -> None:
