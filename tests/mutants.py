@@ -250,6 +250,17 @@ FAULTS = [
         ("if outcome is None else", "if outcome is not None else"),
     ),
     *of(
+        "data/texts.py",
+        "test_text",
+        ('return text or ""', "return text"),
+        ("if not n_good and n_bad == 3", 'if not n_good and skipped["not JSON"] == 3'),
+        ('if encoding is None and b"\\0" in data', "if encoding is None and not data"),
+        ("return data.decode()", 'return data.decode(errors="replace")'),
+        ("elif not _is_unicode(text)", "elif not text"),
+        ("if len(documents) == 1 and n_lines > 1", "if len(documents) == 1"),
+        ("wanted, characters, split, FORMAT]", "wanted, characters, FORMAT]"),
+    ),
+    *of(
         "data/sources.py",
         "test_pgn",
         ("if len(head) >= tarfile.BLOCKSIZE", "if head"),

@@ -3,7 +3,6 @@
 import gzip
 import io
 import random
-import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from soft_prompts.data import pgn, sources
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
 from soft_prompts.errors import SoftPromptsError
-from tests.unit.made_up import write
+from tests.unit.made_up import tar, write
 from tests.unit.serving import Handler, serving, stall_silently, status, whole
 
 ANY = GameFilter()
@@ -532,16 +531,6 @@ def test_corrupt_files_are_refused(tmp_path: Path, name: str) -> None:
     data[len(data) // 2 + 1] ^= 0xFF
     with pytest.raises(SoftPromptsError, match="truncated or corrupt: the .* data is corrupt"):
         read_games(write(tmp_path / name, bytes(data)), ANY, None, None)
-
-
-def tar(content: bytes) -> bytes:
-    """A tar file of one PGN file."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        info = tarfile.TarInfo("games.pgn")
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
 
 
 NOT_COMPRESSED = r"although .*\(it is not compressed\); rename it without \.\w+ or"
