@@ -565,6 +565,13 @@ def test_content_that_is_not_what_it_should_be_is_named(
     assert source in str(caught.value)
 
 
+def test_a_tar_file_is_noticed_however_little_comes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "READ_BYTES", 100)
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 10)
+    with pytest.raises(SoftPromptsError, match="is tar data; unpack it"):
+        read_text(tmp_path, tar(GAMES[0].encode()))
+
+
 def test_missing_files_folders_and_counts_are_refused(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.pgn")
     for call in (lambda: read_games(missing, ANY, None, None), lambda: fingerprint(missing)):

@@ -225,7 +225,7 @@ def test_a_text_of_one_document_a_line_says_how_to_split_it(tmp_path, capsys) ->
     said = " ".join(capsys.readouterr().err.split())
     assert "has no blank lines, so its 300 lines are one document" in said and "give --text-split line" in said
     for content in ("one line", "a\nb\n\nc", "a\nb<|endoftext|>c"):
-        read_texts([write(tmp_path / "a.txt", content)], None, 10, 10_000)
+        read_texts([write(tmp_path / "b.txt", content)], None, 10, 10_000)
         assert "warning" not in capsys.readouterr().err
     task = TextTask(text=(file,), text_split="line")
     assert sum(task.facts(encoding())[f"{name}_documents"] for name in ("train", "validation", "held_out")) == 300
