@@ -162,6 +162,19 @@ def _validate(values: dict[str, Any], path: Path) -> None:
         )
 
 
+def check_behaviour(scores: dict[str, Any], samples: list[dict[str, str]]) -> None:
+    """Raises:
+    SoftPromptsError: A result cannot hold these scores or samples.
+    """
+    from jsonschema.exceptions import best_match
+
+    of_field = _validator().schema["properties"]
+    for name, values in (("scores", scores), ("samples", samples)):
+        if error := best_match(_validator().descend(values, of_field[name], path=name)):
+            where = "/".join(str(part) for part in error.absolute_path)
+            raise SoftPromptsError(f"a result cannot hold them: at {where}, {error.message[:200]}.")
+
+
 def load_results(folders: Sequence[Path]) -> list[Result]:
     """All results below some folders, or files named one by one."""
     return [Result.load(path) for folder in folders for path in result_files(folder)]
