@@ -263,6 +263,7 @@ FAULTS = [
         ("isinstance(value, float) and math.isfinite(value)", "isinstance(value, float)"),
         ("if isinstance(value, Path) and is_file", "if isinstance(value, Path) and not is_file"),
         ("(list, tuple, range, np.ndarray)", "(tuple, range, np.ndarray)"),
+        among="of_numpy or its_text or json_cannot",
     ),
     *of(
         "data/pgn.py",

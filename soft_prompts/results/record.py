@@ -81,7 +81,7 @@ class Result:
     config: dict[str, Any]
     """All that the result depends on but length and seed."""
     provenance: dict[str, Any]
-    """Where the result comes from."""
+    """Where the result comes from; "not_scored" says why there are no scores, if the task's score failed."""
     seconds: float
     """This run's share of the wall clock of training."""
     tokens_per_second: float | None

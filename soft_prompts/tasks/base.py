@@ -148,7 +148,10 @@ class Task:
         """
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
-        """Behaviour on the held-out examples. By default there are no scores, but a few continuations to read."""
+        """Behaviour on the held-out examples. By default there are no scores, but a few continuations to read.
+
+        If it raises an error, the run is saved without scores, and its provenance says why.
+        """
         return TaskScores({}, continuations(prompted, held_out))
 
 
