@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from soft_prompts.errors import SoftPromptsError
 
 _BEFORE = "before"
 
@@ -24,6 +29,24 @@ def added_later(default: Any, before: Any = MISSING) -> Any:
     return field(default=default, metadata={_BEFORE: default if before is MISSING else before})
 
 
+def settle(options: Any) -> None:
+    """Give a frozen dataclass of options the values that its code counts on, whatever kind a script gave them in.
+
+    Numbers of numpy become Python's, lists, ranges and arrays become tuples, and a path becomes text where the field is
+    not declared as a path.
+    """
+    for f in fields(options):
+        object.__setattr__(options, f.name, _settled(getattr(options, f.name), is_path="Path" in str(f.type)))
+
+
+def _settled(value: Any, is_path: bool) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple, range, np.ndarray)):
+        return tuple(_settled(item, is_path) for item in value)
+    return str(value) if isinstance(value, Path) and not is_path else value
+
+
 def recorded(options: Any, file_options: Collection[str] = ()) -> dict[str, Any]:
     """A frozen dataclass's fields as plain JSON values.
 
@@ -34,21 +57,48 @@ def recorded(options: Any, file_options: Collection[str] = ()) -> dict[str, Any]
 
     Returns:
         Name -> value. Options that are as they were before they existed are left out.
+
+    Raises:
+        SoftPromptsError: JSON cannot hold a value.
     """
     values = {f.name: getattr(options, f.name) for f in fields(options) if not _is_as_before(f, options)}
-    return {name: _plain(value, is_file=name in file_options) for name, value in values.items()}
+    of = type(options).__name__
+    return {
+        name: plain(value, f"the option {name} of {of}", is_file=name in file_options) for name, value in values.items()
+    }
 
 
 def _is_as_before(f: Field, options: Any) -> bool:
     return _BEFORE in f.metadata and getattr(options, f.name) == f.metadata[_BEFORE]
 
 
-def _plain(value: Any, is_file: bool) -> Any:
+def plain(value: Any, what: str, is_file: bool = False) -> Any:
+    """A value as JSON can hold it: text, numbers, None, and lists and dicts of them.
+
+    Args:
+        value: May also hold tuples, numbers and arrays of numpy, and paths.
+        what: What it is, for the error.
+        is_file: It may name a local file.
+
+    Raises:
+        SoftPromptsError: It is something else, or a number that is not finite.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     if isinstance(value, (tuple, list)):
-        return [_plain(item, is_file) for item in value]
+        return [plain(item, what, is_file) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, what, is_file) for key, item in value.items()}
+    if isinstance(value, Path) and is_file:
+        value = str(value)
     if isinstance(value, Path) or (is_file and isinstance(value, str) and os.path.exists(value)):
         return Path(value).name
-    return value
+    if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise SoftPromptsError(
+        f"{what} is or holds {str(value)[:60]!r} ({type(value).__name__}), which a result cannot record; give text, "
+        f"finite numbers, None, or tuples of them."
+    )
 
 
 def option(name: str) -> str:

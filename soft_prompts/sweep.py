@@ -17,8 +17,8 @@ from soft_prompts.data.example import Example
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import split_revision
-from soft_prompts.options import option, recorded
-from soft_prompts.results.record import HeldOut, Result
+from soft_prompts.options import option, plain, recorded, settle
+from soft_prompts.results.record import HeldOut, Result, check_behaviour
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task, TaskScores
 from soft_prompts.training.recipe import TrainConfig
@@ -86,6 +86,10 @@ class Sweep:
     """Prompts trained together; their results appear when all of them are done. None: all prompts of a model."""
     trust_remote_code: bool = False
     """Let a model run Python code that comes with it."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+        object.__setattr__(self, "out", Path(self.out))
 
     def check(self) -> None:
         """Refuse options that cannot work, before anything is loaded.
@@ -268,8 +272,9 @@ def _train_task(sweep: Sweep, model: LanguageModel, runs: Sequence[Run]) -> Iter
 
     with CLOCK.stage("data"):
         bench = make_bench(sweep, model, runs[0])
+        _facts(runs[0], bench), _variant(runs[0])  # what cannot be saved is said before training
         if not runs[0].control:
-            runs[0].task.check(bench)
+            runs[0].task.check(bench, max(run.n_tokens for run in runs))
     with CLOCK.stage("baselines"):
         beside = Beside.of(bench, runs)
     checkpoints = Checkpoints(sweep.out / "runs" / "checkpoints", sweep.checkpoint_minutes)
@@ -375,7 +380,6 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         SoftPromptsError: A file cannot be written.
     """
     from soft_prompts.probes.bits import rounded_sizes
-    from soft_prompts.report.plots import save_picture
     from soft_prompts.results.provenance import provenance
     from soft_prompts.results.snapshot import save_prompt
 
@@ -383,13 +387,8 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
     save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
     with CLOCK.stage("scores"):
-        behaviour = _behaviour(state, bench)
-    state.log.samples(run.train.steps, behaviour.samples)
-    state.log.scores(run.train.steps, behaviour.scores)
-    state.log.pictures(run.train.steps, behaviour.pictures)
+        behaviour, not_scored = _behaviour(state, bench, result_path)
     state.log.final(run, loss, behaviour.scores)
-    for name, picture in behaviour.pictures.items():
-        save_picture(picture, result_path.with_suffix(f".{name}.png"))
     with CLOCK.stage("bits"):
         last = state.curve[-1]["loss"]
         sizes = rounded_sizes(bench, state.intervention, state.scores, last) if asked_for(run) else []
@@ -406,10 +405,10 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         samples=behaviour.samples,
         sizes=[asdict(size) for size in sizes],
         config=run.config,
-        provenance=provenance(bench.model, run.task.facts(bench.encoding), n_together),
+        provenance={**provenance(bench.model, _facts(run, bench), n_together), **not_scored},
         seconds=state.seconds,
         tokens_per_second=state.n_data_tokens / state.seconds if state.n_data_tokens else None,
-        variant=recorded(run.task.variant()),
+        variant=_variant(run),
         anchor=beside.anchor,
     ).save(result_path)
 
@@ -419,11 +418,43 @@ def asked_for(run: Run) -> bool:
     return not run.control and not run.task.variant().control_of
 
 
-def _behaviour(state: TrainingState, bench: Bench) -> TaskScores:
-    """What the task measures beside the loss; nothing of a control, which is there for its loss."""
-    if not asked_for(state.run):
-        return TaskScores({}, [])
-    return state.run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
+def _facts(run: Run, bench: Bench) -> dict[str, Any]:
+    """What a run's task says of its data, as results record it."""
+    return plain(run.task.facts(bench.encoding), f"what {type(run.task).__name__}.facts returns")
+
+
+def _variant(run: Run) -> dict[str, Any]:
+    """Which of the experiment's tasks a run's is, as results record it."""
+    return recorded(run.task.variant())
+
+
+def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[TaskScores, dict[str, str]]:
+    """What the task measures beside the loss, logged; nothing of a control, which is there for its loss.
+
+    Whatever goes wrong in a task, the trained prompt and its loss are kept.
+
+    Returns:
+        The scores; and, if there are none because something went wrong, "not_scored": why.
+    """
+    from soft_prompts.report.plots import save_picture
+
+    run, steps = state.run, state.run.train.steps
+    if not asked_for(run):
+        return TaskScores({}, []), {}
+    try:
+        scored = run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
+        scores, samples = plain(scored.scores, "a score"), plain(scored.samples, "a sample")
+        check_behaviour(scores, samples)
+        state.log.samples(steps, samples)
+        state.log.scores(steps, scores)
+        state.log.pictures(steps, scored.pictures)
+        for name, picture in scored.pictures.items():
+            save_picture(picture, result_path.with_suffix(f".{name}.png"))
+    except Exception as error:  # of any kind: a task may be anybody's code
+        reason = f"{type(error).__name__}: {error}"
+        warn(f"{run} is saved without scores, because {type(run.task).__name__}.score failed ({reason}).")
+        return TaskScores({}, []), {"not_scored": reason}
+    return TaskScores(scores, samples, scored.pictures), {}
 
 
 def check_context(model: LanguageModel, runs: Sequence[Run]) -> None:

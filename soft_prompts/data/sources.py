@@ -7,6 +7,7 @@ A truncated archive is noticed.
 from __future__ import annotations
 
 import http.client
+import tarfile
 import time
 import urllib.error
 import urllib.parse
@@ -34,7 +35,7 @@ ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in rang
 """First bytes of a zstd frame, and of the skippable frames that parallel compressors put first."""
 GZIP_MAGIC = b"\x1f\x8b"
 ARCHIVE_MAGICS = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"7z\xbc\xaf": "7z", b"\xfd7zX": "xz"}
-"""First bytes of formats that are not read here, and their names."""
+"""First bytes of formats that are not read here, and their names. A tar file has none: its first block tells."""
 
 
 class Dropped(Exception):
@@ -236,7 +237,7 @@ def blocks(source: str, raw: Bytes) -> Iterator[bytes]:
     gathered: list[bytes] = []
     size = 0
     try:
-        for piece in _decompress(source, raw):
+        for piece in _not_tar(source, _decompress(source, raw)):
             for start in range(0, len(piece), BLOCK_BYTES):
                 gathered.append(piece[start : start + BLOCK_BYTES])
                 size += len(gathered[-1])
@@ -266,6 +267,22 @@ def _decompress(source: str, raw: Bytes) -> Iterator[bytes]:
     if kind == "gzip":
         return _decompressed(pieces, lambda: zlib.decompressobj(wbits=31), kind)
     return pieces
+
+
+def _not_tar(source: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces. Raises SoftPromptsError if they are those of a tar file."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= tarfile.BLOCKSIZE:
+            break
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        yield head
+        yield from pieces
+    else:
+        raise SoftPromptsError(f"{source} is tar data; unpack it and give a file inside.")
 
 
 def _compression(head: bytes) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +32,17 @@ HUB = "hub:"
 """What a source begins with that names a dataset of the hub."""
 END_OF_TEXT = "<|endoftext|>"
 """Stands between the documents of a .txt file."""
-FORMAT = 2
+Split = Literal["auto", "line"]
+"""How a .txt file is split into documents. auto: at END_OF_TEXT or, if there is none, at blank lines. line: at every
+line end."""
+BYTE_ORDER_MARKS = {  # UTF-32 first: its marks begin with those of UTF-16
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""First bytes of texts in other encodings."""
+FORMAT = 3
 """Raised when the same sources give other documents than before, or the cache file another layout: old cache files are
 then not used."""
 
@@ -75,7 +86,14 @@ def source_identity(source: str) -> str:
     return source if source.startswith(HUB) else fingerprint(source)
 
 
-def read_documents(names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None) -> Texts:
+def read_documents(
+    names: Sequence[str],
+    field: str | None,
+    wanted: int,
+    characters: int,
+    cache: Path | None,
+    split: Split = "auto",
+) -> Texts:
     """Read the first different documents of some sources, from the cache if they were read before.
 
     Says on the screen how many there are, and warns if reading broke off.
@@ -86,6 +104,7 @@ def read_documents(names: Sequence[str], field: str | None, wanted: int, charact
         wanted: How many documents at most.
         characters: The longest document in characters; longer ones are cut.
         cache: Folder where a complete result is kept and read from the next time. None: nothing is kept.
+        split: How .txt files are split into documents.
 
     Returns:
         The documents. If a connection breaks for good after some of them, these, with a note.
@@ -93,7 +112,7 @@ def read_documents(names: Sequence[str], field: str | None, wanted: int, charact
     Raises:
         SoftPromptsError: If a source is missing, unreachable or damaged, lacks the field, or there is no text at all.
     """
-    texts = _read_cached(names, field, wanted, characters, cache)
+    texts = _read_cached(names, field, wanted, characters, cache, split)
     skipped = ", ".join(f"{n:,} {reason}" for reason, n in texts.skipped.items())
     say(f"{len(texts.documents):,} documents from {', '.join(names)}" + (f"; skipped: {skipped}" if skipped else ""))
     if texts.note:
@@ -101,16 +120,18 @@ def read_documents(names: Sequence[str], field: str | None, wanted: int, charact
     return texts
 
 
-def _read_cached(names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None) -> Texts:
+def _read_cached(
+    names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None, split: Split
+) -> Texts:
     if cache is None:
-        return read_texts(names, field, wanted, characters)
+        return read_texts(names, field, wanted, characters, split)
     identities = [source_identity(source) for source in sources(names)]
-    path = cache_path(cache, "texts", [identities, list(names), field, wanted, characters, FORMAT])
+    path = cache_path(cache, "texts", [identities, list(names), field, wanted, characters, split, FORMAT])
     kept = load_cached(path)
     if kept is not None:
         arrays, facts = kept
         return Texts(_unpack(arrays["documents"]), facts["skipped"])
-    texts = read_texts(names, field, wanted, characters)
+    texts = read_texts(names, field, wanted, characters, split)
     if not texts.note:
         save_cached(path, {"documents": _pack(texts.documents)}, {"skipped": texts.skipped})
     return texts
@@ -130,7 +151,7 @@ def _unpack(packed: np.ndarray) -> tuple[str, ...]:
     return tuple(json.loads(zstandard.ZstdDecompressor().decompress(packed.tobytes())))
 
 
-def read_texts(names: Sequence[str], field: str | None, wanted: int, characters: int) -> Texts:
+def read_texts(names: Sequence[str], field: str | None, wanted: int, characters: int, split: Split = "auto") -> Texts:
     """Read the first different documents of some sources, each stripped and cut.
 
     Args:
@@ -138,6 +159,7 @@ def read_texts(names: Sequence[str], field: str | None, wanted: int, characters:
         field: The field or column of a document's text. None: the corpus' own, else "text".
         wanted: How many documents at most.
         characters: The longest document in characters; longer ones are cut.
+        split: How .txt files are split into documents.
 
     Returns:
         The documents. If a connection breaks for good after some of them, these, with a note.
@@ -149,10 +171,12 @@ def read_texts(names: Sequence[str], field: str | None, wanted: int, characters:
     skipped: Counter[str] = Counter()
     notes: list[str] = []
     with progress_bar("reading documents, 100 a step", -(-wanted // 100)) as advance:
-        for text in _all_documents(names, field, skipped, notes):
+        for text in _all_documents(names, field, split, skipped, notes):
             text = text.strip()[:characters].strip()
             if not text:
                 skipped["empty"] += 1
+            elif not _is_unicode(text):
+                skipped["half of a surrogate pair in it"] += 1
             elif text in documents:
                 skipped["duplicates"] += 1
             else:
@@ -171,7 +195,18 @@ def read_texts(names: Sequence[str], field: str | None, wanted: int, characters:
     return Texts(tuple(documents), dict(skipped), note)
 
 
-def _all_documents(names: Sequence[str], field: str | None, skipped: Counter[str], notes: list[str]) -> Iterator[str]:
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be encoded. JSON can hold half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _all_documents(
+    names: Sequence[str], field: str | None, split: Split, skipped: Counter[str], notes: list[str]
+) -> Iterator[str]:
     """The documents of all sources in order.
 
     Counts those left out in ``skipped``. If a connection is lost for good, its source ends there, a sentence about it
@@ -181,7 +216,7 @@ def _all_documents(names: Sequence[str], field: str | None, skipped: Counter[str
         of_name, own_field = CORPORA.get(name, ((name,), "text"))
         for source in of_name:
             try:
-                yield from _documents(source, field or own_field, skipped)
+                yield from _documents(source, field or own_field, split, skipped)
             except SoftPromptsError as error:
                 if not is_url(source):
                     raise
@@ -195,7 +230,7 @@ def _all_documents(names: Sequence[str], field: str | None, skipped: Counter[str
                 )
 
 
-def _documents(source: str, field: str, skipped: Counter[str]) -> Iterator[str]:
+def _documents(source: str, field: str, split: Split, skipped: Counter[str]) -> Iterator[str]:
     """The documents of one source. Raises Dropped if a connection is lost for good."""
     if source.startswith(HUB):
         yield from _hub(source.removeprefix(HUB), field)
@@ -208,7 +243,7 @@ def _documents(source: str, field: str, skipped: Counter[str]) -> Iterator[str]:
             elif kind in (".jsonl", ".json", ".ndjson"):
                 yield from _json_lines(source, blocks(source, raw), field, skipped)
             elif kind == ".txt":
-                yield from _plain(blocks(source, raw))
+                yield from _plain(source, blocks(source, raw), split)
             else:
                 raise SoftPromptsError(
                     f"{source} is of no known kind; text is read from .txt, .jsonl and .parquet files, "
@@ -236,10 +271,8 @@ def _hub(name: str, field: str) -> Iterator[str]:
     import datasets  # slow to import, and only needed here
 
     try:
-        for row in datasets.load_dataset(name, split="train", streaming=True):
-            if field not in row:
-                raise SoftPromptsError(_no_field(f"the dataset {name}", field, row))
-            yield row[field] or ""
+        for i, row in enumerate(datasets.load_dataset(name, split="train", streaming=True), 1):
+            yield _text(row, field, f"row {i} of the dataset {name}")
     except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise derives from these
         cause = " ".join(str(error).split())[:300]
         raise SoftPromptsError(
@@ -259,24 +292,24 @@ def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 def _json_lines(source: str, parts: Iterator[bytes], field: str, skipped: Counter[str]) -> Iterator[str]:
     """The documents of JSON Lines. Lines that are not JSON are counted; three of them at the start are an error."""
-    n_good = 0
+    n_good = n_bad = 0
     for i, line in enumerate(_lines(parts), 1):
-        if not line.strip():
+        text = _decoded(line, f"line {i} of {source}").removeprefix("\ufeff")
+        if not text.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
             skipped["not JSON"] += 1
-            if not n_good and skipped["not JSON"] >= 3:
+            n_bad += 1
+            if not n_good and n_bad == 3:
                 raise SoftPromptsError(
-                    f"{source} does not hold a JSON object a line (line {i} is {line[:60]!r}); "
+                    f"{source} does not hold a JSON object a line (line {i} is {text[:60]!r}); "
                     f"give JSON Lines, .txt or .parquet."
                 ) from None
             continue
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            raise SoftPromptsError(_no_field(f"line {i} of {source}", field, row if isinstance(row, dict) else {}))
         n_good += 1
-        yield row[field]
+        yield _text(row, field, f"line {i} of {source}")
 
 
 def _parquet(source: str, raw: Bytes, field: str) -> Iterator[str]:
@@ -289,20 +322,70 @@ def _parquet(source: str, raw: Bytes, field: str) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     whole = io.BytesIO(b"".join(iter(lambda: raw.read(1 << 20), b""))) if is_url(source) else source
+    n_read = 0
     try:
         file = pq.ParquetFile(whole)
         if field not in file.schema_arrow.names:
             raise SoftPromptsError(_no_field(source, field, file.schema_arrow.names))
         for batch in file.iter_batches(1024, columns=[field]):
-            yield from (text or "" for text in batch.column(0).to_pylist())
+            for value in batch.column(0).to_pylist():
+                n_read += 1
+                yield _text({field: value}, field, f"row {n_read} of {source}")
+    except UnicodeDecodeError as error:
+        raise Damaged(f"a text behind row {n_read} is not UTF-8 ({error})") from error
     except pa.ArrowException as error:
         raise Damaged(f"it is no whole parquet file ({error})") from error
 
 
-def _plain(parts: Iterator[bytes]) -> Iterator[str]:
-    """The documents of a .txt file: between <|endoftext|> marks or, if there are none, between blank lines."""
-    text = b"".join(parts).decode("utf-8", errors="replace")
-    yield from text.split(END_OF_TEXT) if END_OF_TEXT in text else re.split(r"\n\s*\n", text)
+def _plain(source: str, parts: Iterator[bytes], split: Split) -> Iterator[str]:
+    """The documents of a .txt file."""
+    text = _decoded(b"".join(parts), source).removeprefix("\ufeff")
+    if split == "line":
+        yield from (line for line in re.split(rf"\n|{re.escape(END_OF_TEXT)}", text) if line.strip())
+        return
+    if END_OF_TEXT in text:
+        yield from text.split(END_OF_TEXT)
+        return
+    documents = re.split(r"\n\s*\n", text)
+    n_lines = len(text.strip().splitlines())
+    if len(documents) == 1 and n_lines > 1:
+        warn(
+            f"{source} has no blank lines, so its {n_lines:,} lines are one document; if every line is a document of "
+            f"its own, give --text-split line."
+        )
+    yield from documents
+
+
+def _decoded(data: bytes, where: str) -> str:
+    """Text from UTF-8. Raises SoftPromptsError if it is something else: it is not guessed what it would mean."""
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data:
+        encoding = "UTF-16 without a mark, or no text at all"
+    if encoding is None:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            wrong = data[max(0, error.start - 20) : error.start + 1]
+            encoding = f"perhaps Latin-1 or Windows-1252: behind {wrong[:-1]!r} stands {wrong[-1:]!r}"
+    raise SoftPromptsError(f"{where} is not UTF-8 ({encoding}); convert it, such as with iconv -t UTF-8.")
+
+
+def _text(row: Any, field: str, where: str) -> str:
+    """The text of a row; empty if it is null. Raises SoftPromptsError if there is none."""
+    if not isinstance(row, dict):
+        raise SoftPromptsError(f"{where} is {_shown(row)} and not a JSON object with a text in a field {field!r}.")
+    if field not in row:
+        raise SoftPromptsError(_no_field(where, field, row))
+    text = row[field]
+    if text is not None and not isinstance(text, str):
+        raise SoftPromptsError(
+            f"{where} has {_shown(text)} and no text in its field {field!r}; name another one with --text-field."
+        )
+    return text or ""
+
+
+def _shown(value: Any) -> str:
+    return f"the {type(value).__name__} {repr(value)[:40]}"
 
 
 def _no_field(where: str, field: str, known: Iterable[str]) -> str:

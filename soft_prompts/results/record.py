@@ -82,7 +82,7 @@ class Result:
     config: dict[str, Any]
     """All that the result depends on but length and seed."""
     provenance: dict[str, Any]
-    """Where the result comes from."""
+    """Where the result comes from; "not_scored" says why there are no scores, if the task's score failed."""
     seconds: float
     """This run's share of the wall clock of training."""
     tokens_per_second: float | None
@@ -176,6 +176,19 @@ def _validate(values: dict[str, Any], path: Path) -> None:
             f"{path} is JSON but not a result: at {where}, {error.message[:200]}; delete it, or redo the run with "
             f"--force."
         )
+
+
+def check_behaviour(scores: dict[str, Any], samples: list[dict[str, str]]) -> None:
+    """Raises:
+    SoftPromptsError: A result cannot hold these scores or samples.
+    """
+    from jsonschema.exceptions import best_match
+
+    of_field = _validator().schema["properties"]
+    for name, values in (("scores", scores), ("samples", samples)):
+        if error := best_match(_validator().descend(values, of_field[name], path=name)):
+            where = "/".join(str(part) for part in error.absolute_path)
+            raise SoftPromptsError(f"a result cannot hold them: at {where}, {error.message[:200]}.")
 
 
 def load_results(folders: Sequence[Path]) -> list[Result]:

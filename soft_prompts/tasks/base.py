@@ -10,7 +10,7 @@ import numpy as np
 
 from soft_prompts.data.documents import Encoding, Split
 from soft_prompts.data.example import Example
-from soft_prompts.options import recorded
+from soft_prompts.options import recorded, settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from soft_prompts.engine.evaluate import TokenScores
     from soft_prompts.engine.prompted import Bench, PromptedModel
     from soft_prompts.models.language_model import Head
+
+
+LONGEST_CONTINUATION = 48
+"""New tokens of a sample to read."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Task:
     """Names of the scores that the table at the end shows."""
     file_options: ClassVar[tuple[str, ...]] = ()
     """Options that may name a local file or folder. They are recorded without its path."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def variants(self) -> Sequence[Task]:
         """The tasks of one experiment, a curve each. More than this one if an option lists several settings."""
@@ -130,22 +137,32 @@ class Task:
         """
         return None
 
-    def check(self, bench: Bench) -> None:
+    def check(self, bench: Bench, n_tokens: int = 0) -> None:
         """Called before training.
+
+        Args:
+            bench: What the prompts will be measured on.
+            n_tokens: The longest prompt.
 
         Raises:
             SoftPromptsError: ``score`` would refuse the trained prompts.
         """
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
-        """Behaviour on the held-out examples. By default there are no scores, but a few continuations to read."""
+        """Behaviour on the held-out examples. By default there are no scores, but a few continuations to read.
+
+        If it raises an error, the run is saved without scores, and its provenance says why.
+        """
         return TaskScores({}, continuations(prompted, held_out))
 
 
 def continuations(prompted: PromptedModel, held_out: Sequence[Example], n: int = 4) -> list[dict[str, str]]:
-    """Samples to read: the first halves of ``n`` documents, continued by the most likely tokens."""
+    """Samples to read: the first halves of ``n`` documents, continued by the most likely tokens, as far as the model's
+    context allows."""
     starts = [e.prefix(max(e.insert_at, len(e) // 2)) for e in held_out[:n]]
+    n_read = prompted.intervention.n_tokens + max((len(start) for start in starts), default=0)
+    n_new = max(0, min(LONGEST_CONTINUATION, prompted.bench.model.context - n_read))
     return [
         {"kind": "text", "text": prompted.decode(start.tokens[1:]), "continuation": prompted.decode(new)}
-        for start, new in zip(starts, prompted.generate(starts, 48), strict=True)
+        for start, new in zip(starts, prompted.generate(starts, n_new), strict=True)
     ]

@@ -58,12 +58,25 @@ class ChatDetuning(TextTask):
         for document, tokens in self.documents(split, encoding, seed):
             yield Example(tokens, np.array([IGNORE, *tokens[1:]]), document)
 
-    def check(self, bench: Bench) -> None:
+    def check(self, bench: Bench, n_tokens: int = 0) -> None:
         """Raises:
-        SoftPromptsError: The model has no chat template, or its base is not there or has another tokenizer.
+        SoftPromptsError: The model has no chat template, its base is not there or has another tokenizer, or one of them
+            has too few positions.
         """
-        dialogues(bench)
-        self._beside(bench)
+        longest = max(len(e) for _, _, e in dialogues(bench)) + self.reply_tokens
+        chat, base = (p.bench.model for p in self._beside(bench))
+        for model, n_prompt in ((chat, n_tokens), (base, 0)):
+            if n_prompt + longest > model.context:
+                raise SoftPromptsError(
+                    f"a prompt of {n_prompt} tokens, a dialogue of {longest - self.reply_tokens} and a reply of "
+                    f"{self.reply_tokens} need {n_prompt + longest} positions, but {model.name} has {model.context}; "
+                    f"use a smaller --reply-tokens or --n-tokens."
+                )
+        if bench.encoding.max_tokens > base.context:
+            raise SoftPromptsError(
+                f"--train.max-tokens is {bench.encoding.max_tokens}, but the base model {base.name} has only "
+                f"{base.context} positions; use fewer tokens."
+            )
 
     def anchor(self, bench: Bench) -> Anchor | None:
         """The loss of the base model."""

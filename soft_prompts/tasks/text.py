@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from soft_prompts.data.documents import Encoding, Split, document_id, split_of
+from soft_prompts.data.texts import Split as TextSplit
 from soft_prompts.data.texts import read_documents, source_identity, sources
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.options import added_later
 from soft_prompts.tasks.base import Task
 
 CHARACTERS_PER_TOKEN = 16
@@ -27,8 +29,8 @@ class TextTask(Task):
 
     text: tuple[str, ...] = ("pile",)
     """Training texts: pile or redpajama (streamed), hub:NAME of another hub dataset, or paths or addresses of .txt,
-    .jsonl and .parquet files, plain or compressed (.zst, .gz). A .txt file holds documents between <|endoftext|> marks
-    or, without such, between blank lines."""
+    .jsonl and .parquet files, plain or compressed (.zst, .gz), in UTF-8. A .txt file holds documents between
+    <|endoftext|> marks or, without such, between blank lines; see --text-split."""
     test_text: tuple[str, ...] = ()
     """Held-out texts, likewise. None: a tenth of the training texts, chosen by document hash."""
     text_field: str | None = None
@@ -37,6 +39,8 @@ class TextTask(Task):
     """Documents read for training, from the start (131,072 = 4,096 steps of 32)."""
     max_test_documents: int = 4096
     """Held-out documents kept; those that are scored (--train.eval-documents) are the first of them by hash."""
+    text_split: TextSplit = added_later("auto")
+    """How a .txt file is split into documents. auto: as --text says. line: every line is one."""
 
     file_options: ClassVar[tuple[str, ...]] = ("text", "test_text")
 
@@ -77,7 +81,8 @@ class TextTask(Task):
         }
 
     def _split(self, encoding: Encoding) -> _SplitDocuments:
-        wanted = _Wanted(self.text, self.test_text, self.text_field, self.max_documents, self.max_test_documents)
+        counts = self.max_documents, self.max_test_documents
+        wanted = _Wanted(self.text, self.test_text, self.text_field, self.text_split, *counts)
         return _split(wanted, tuple(self.identity().values()), encoding.max_tokens, encoding.cache)
 
 
@@ -88,6 +93,7 @@ class _Wanted:
     text: tuple[str, ...]
     test_text: tuple[str, ...]
     text_field: str | None
+    text_split: TextSplit
     max_documents: int
     max_test_documents: int
 
@@ -109,10 +115,11 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], max_tokens: int, cache: P
     changes under its name is read again.
     """
     n_characters = CHARACTERS_PER_TOKEN * max_tokens
-    own = read_documents(wanted.text, wanted.text_field, wanted.max_documents, n_characters, cache)
+    how = n_characters, cache, wanted.text_split
+    own = read_documents(wanted.text, wanted.text_field, wanted.max_documents, *how)
     read = [own]
     if wanted.test_text:
-        test = read_documents(wanted.test_text, wanted.text_field, wanted.max_test_documents, n_characters, cache)
+        test = read_documents(wanted.test_text, wanted.text_field, wanted.max_test_documents, *how)
         read.append(test)
         held_out = set(test.documents)
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.options import added_later, option
+from soft_prompts.options import added_later, option, settle
 
 LEAST = {
     "steps": 0,
@@ -62,6 +62,9 @@ class TrainConfig:
     """Validation documents, on which choices are made: how long to train, how coarsely to round."""
     eval_documents: int = 512
     """Held-out documents, the same for every run. The trained prompts are measured on them, once."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def check(self) -> None:
         """Raises:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,13 @@ def write(path: Path, content: str | bytes) -> str:
     """Write a file and give its path as the string that an option holds."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
+
+
+def tar(content: bytes) -> bytes:
+    """A tar file that holds one file."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        info = tarfile.TarInfo("inside")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return packed.getvalue()

@@ -200,5 +200,12 @@ def test_a_base_with_another_tokenizer_and_a_model_without_template_are_refused_
         task.check(unprompted(chat, held_out).bench)
     with pytest.raises(SoftPromptsError, match="has no chat template"):
         task.check(unprompted(load(str(folders["neox"]))).bench)
+    bench = unprompted(chat, held_out).bench
+    longest = max(len(e) for _, _, e in dialogues(bench))
+    fitting = replace(task, base="pocket", reply_tokens=chat.context - longest - 4)
+    fitting.check(bench, 4)
+    message = f"a prompt of 5 tokens, a dialogue of {longest} .*but pocket-chat has {chat.context}; use a smaller"
+    with pytest.raises(SoftPromptsError, match=message):
+        fitting.check(bench, 5)
     with pytest.raises(SoftPromptsError, match="could not be loaded"):
         replace(task, base="no/such-base").check(unprompted(chat, held_out).bench)

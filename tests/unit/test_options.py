@@ -5,14 +5,21 @@ import importlib
 import json
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later, option, recorded
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result, result_files
-from soft_prompts.sweep import Sweep, finished, plan
+from soft_prompts.sweep import Sweep, finished, measure, plan
+from soft_prompts.tasks.base import Task
+from soft_prompts.tasks.chess_moves import ChessMoves
+from soft_prompts.tasks.text import TextTask
 from soft_prompts.training.recipe import TrainConfig
+from tests.unit.made_up import encoding, write, write_games
 from tests.unit.test_results import result
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +72,67 @@ def test_an_option_that_stands_as_before_it_existed_is_not_recorded() -> None:
     assert recorded(Options()) == {"old": 1, "better": 5, "files": [], "path": "b.txt"}
     assert recorded(Options(same=3, better=0)) == {"old": 1, "same": 3, "files": [], "path": "b.txt"}
     assert option("max_tokens") == "max-tokens"
+
+
+@dataclass(frozen=True)
+class Anything(Task):
+    file: str | Path = "x"
+    text: str = "x"
+    value: Any = 0
+
+    file_options = ("file",)
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.arange(3), (0, 1, 2)),
+        (range(3), (0, 1, 2)),
+        ([np.int32(1), ["a", None]], (1, ("a", None))),
+        ((np.str_("a"),), ("a",)),
+    ],
+)
+def test_values_of_numpy_and_lists_are_recorded_as_python_s_own(value: Any, same: Any) -> None:
+    given, plain = Anything(value=value), Anything(value=same)
+    assert given == plain and hash(given) == hash(plain)
+    assert json.dumps(given.recorded()) == json.dumps(plain.recorded())
+
+
+def test_counts_of_numpy_make_the_same_runs() -> None:
+    sweep = preset("chess_test")
+    n_tokens, seeds = np.array(sweep.n_tokens), [np.int64(seed) for seed in sweep.seeds]
+    train = replace(sweep.train, steps=np.int64(sweep.train.steps), lr=np.float64(sweep.train.lr))
+    task = replace(sweep.task, max_games=np.int64(sweep.task.max_games), continued_from=[*sweep.task.continued_from])
+    same = replace(sweep, n_tokens=n_tokens, seeds=seeds, train=train, task=task, out=str(sweep.out))
+    assert same == sweep
+    assert [run.path for run in plan(same, "pocket")] == [run.path for run in plan(sweep, "pocket")]
+
+
+def test_a_path_and_its_text_are_the_same_option(tmp_path) -> None:
+    file = tmp_path / "deep" / "a.txt"
+    for path in (file, tmp_path / "none.txt"):
+        of_path, of_text = Anything(file=path, text=path), Anything(file=str(path), text=str(path))
+        assert of_path.recorded() == of_text.recorded()
+        assert of_path.text == str(path)
+    write(tmp_path / "a.jsonl", "".join(f'{{"text": "document {i}"}}\n' for i in range(60)))
+    of_path, of_text = (TextTask(text=(kind(tmp_path / "a.jsonl"),)) for kind in (Path, str))
+    assert of_path == of_text and of_path.facts(encoding()) == of_text.facts(encoding())
+    games = write_games(tmp_path / "games.pgn", 60)
+    of_path, of_text = ChessMoves(games=games), ChessMoves(games=str(games))
+    assert of_path == of_text and of_path.facts(encoding()) == of_text.facts(encoding())
+    assert of_path.recorded()["games"] == "games.pgn"
+    assert Sweep("x", of_path, models=(tmp_path,), n_tokens=(0,)).models == (str(tmp_path),)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"x", float("nan"), (1, float("inf")), Anything(), {1: 2}, print])
+def test_an_option_that_json_cannot_hold_is_refused_before_anything_is_done(value: Any) -> None:
+    sweep = Sweep("x", Anything(value=value), models=("pocket",), n_tokens=(0,), dtype="float32", device="cpu")
+    message = r"the option value of Anything is or holds .*which a result cannot record; give text, finite numbers"
+    with pytest.raises(SoftPromptsError, match=message):
+        measure(sweep, plan(sweep, "pocket"))
 
 
 def test_results_from_before_and_after_an_option_share_a_curve() -> None:

@@ -4,7 +4,9 @@ import gzip
 import io
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import chess
@@ -17,7 +19,7 @@ from soft_prompts.data import pgn, sources
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
 from soft_prompts.errors import SoftPromptsError
-from tests.unit.made_up import write
+from tests.unit.made_up import tar, write
 from tests.unit.serving import Handler, serving, stall_silently, status, whole
 
 ANY = GameFilter()
@@ -104,6 +106,16 @@ def test_random_legal_games_equal_python_chess(tmp_path: Path) -> None:
         ("1. e4 {Müller: ½ ♞} e5 *", "e2e4 e7e5"),
         ("1. e4 e5 2. Nf3", "e2e4 e7e5 g1f3"),
         ("1. e4\n% escaped {\ne5 *", "e2e4 e7e5"),
+        ("1. e4 a6 2. e5 d5 3. exd6 e.p. cxd6 *", "e2e4 a7a6 e4e5 d7d5 e5d6 c7d6"),
+        ("1. e4 a6 2. e5 d5 3. exd6e.p. cxd6 *", "e2e4 a7a6 e4e5 d7d5 e5d6 c7d6"),
+        ("1. e4 a6 2. e5 d5 3. exd6 ep {deep} 3... cxd6 *", "e2e4 a7a6 e4e5 d7d5 e5d6 c7d6"),
+        ("1. e4 a6 2. e5 d5 3. exd6ep *", "e2e4 a7a6 e4e5 d7d5 e5d6"),
+        ("1. e4 f6 2. d4 g5 3. Qh5++ 1-0", "e2e4 f7f6 d2d4 g7g5 d1h5"),
+        ("1. e4 e5 1/2", "e2e4 e7e5"),
+        ("1. e4 e5 (1... c5 1/2) 2. Nf3 1/2", "e2e4 e7e5 g1f3"),
+        ("1. e4 e5 {0-1 is not yet} 1-0 {a\n\nb} ; 0-1", "e2e4 e7e5"),
+        ("1. e4 e5 1-0 1-0", "e2e4 e7e5"),
+        ('1. e4 {see [Event "y"]\n[Event "z"]} e5 *', "e2e4 e7e5"),
     ],
 )
 def test_movetext_equals_python_chess(tmp_path: Path, movetext: str, uci: str | None) -> None:
@@ -123,9 +135,14 @@ def test_movetext_equals_python_chess(tmp_path: Path, movetext: str, uci: str | 
         "1. e4 Z0 2. d4 *",
         "1. e4 e5 2. N",  # cut off in a move
         "1. e4 e5 { cut off in a comm",
+        "1. e4 e5 {\n; cut off in a comm",
         "1. e4 e5 (1... c5 2. Nf3",
         "1. e4 [%clk 0:10:00] e5 *",  # the parser takes the bracket for the end of the game
         "1. e4 e5\n\n2. Nf3 Nc6 *",
+        "1. e4 e5 1-0 2. Nf3 1-0",  # python-chess reads on behind a result; here it is not known where the game ended
+        "1. e4 e5 * 1. d4 d5 *",
+        "1. e4 e5 (1... c5 1-0 *",
+        "1. e4 e5 ep *",
     ],
 )
 def test_a_game_not_read_whole_is_malformed_and_its_neighbours_survive(tmp_path: Path, movetext: str) -> None:
@@ -143,11 +160,18 @@ def test_order_is_the_files_order_across_threads(tmp_path: Path) -> None:
     assert all_moves(read_text(tmp_path, text)) == chosen
 
 
-def test_real_games_equal_python_chess(data: Path) -> None:
-    path = data / "chess" / "lichess_558_eval_clk.pgn.zst"
+def decompressed(path: Path) -> str:
     with path.open("rb") as file:
-        reader = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(file, read_across_frames=True)
-        text = reader.read().decode()
+        return (
+            zstandard.ZstdDecompressor(max_window_size=2**31)
+            .stream_reader(file, read_across_frames=True)
+            .read()
+            .decode()
+        )
+
+
+def judged_by_python_chess(text: str) -> tuple[int, list[str], list[list[int]]]:
+    """How many games python-chess finds, and moves and ratings of those that pass an empty filter."""
     lines, elos = [], []
     stream = io.StringIO(text)
     seen = 0
@@ -156,16 +180,35 @@ def test_real_games_equal_python_chess(data: Path) -> None:
         rating = [parsed.headers.get(tag, "") for tag in ("WhiteElo", "BlackElo")]
         standard = type(parsed.board()) is chess.Board and not parsed.board().chess960
         played = parsed.headers.get("Termination", "") not in ("Abandoned", "Rules infraction")
-        line = " ".join(move.uci() for move in parsed.mainline_moves())
+        moves = list(parsed.mainline_moves())
         rated = all(value.isdigit() and int(value) for value in rating)
-        if not parsed.errors and line and standard and played and rated and "FEN" not in parsed.headers:
-            lines.append(line)
+        # python-chess takes a null move for a move. A player cannot make one.
+        readable = not parsed.errors and moves and chess.Move.null() not in moves
+        if readable and standard and played and rated and "FEN" not in parsed.headers:
+            lines.append(" ".join(move.uci() for move in moves))
             elos.append([int(value) for value in rating])
+    return seen, lines, elos
+
+
+@pytest.mark.parametrize(
+    ("name", "n_games", "every"),
+    [("lichess_558_eval_clk", 558, 1), ("lichess_19k", 19_076, 60), ("twic_75k", 75_812, 200)],
+)
+def test_real_games_equal_python_chess(data: Path, tmp_path: Path, name: str, n_games: int, every: int) -> None:
+    path = data / "chess" / f"{name}.pgn.zst"
     games = read_games(str(path), ANY, None, None)
-    assert seen == 558 and len(lines) > 500
+    text = decompressed(path)
+    stream, starts = io.StringIO(text), [0]
+    while chess.pgn.skip_game(stream):
+        starts.append(stream.tell())
+    assert len(games) + sum(games.skipped.values()) == len(starts) - 1 == n_games
+    # All moves would take python-chess minutes.
+    some = "".join(text[start:end] for start, end in list(pairwise(starts))[::every])
+    seen, lines, elos = judged_by_python_chess(some)
+    games = read_text(tmp_path, some)
     assert all_moves(games) == lines
     assert games.elos.tolist() == elos
-    assert len(games) + sum(games.skipped.values()) == seen
+    assert len(games) + sum(games.skipped.values()) == seen > 300 and len(lines) > 0.9 * seen
 
 
 def test_identity_is_that_of_the_moves_alone(tmp_path: Path) -> None:
@@ -229,6 +272,121 @@ def test_text_that_never_begins_a_game_is_refused_in_bounded_memory(
     monkeypatch.setattr(sources, "BLOCK_BYTES", 1 << 18)
     with pytest.raises(SoftPromptsError, match="1 MiB of text in which no game begins.*give another one"):
         read_text(tmp_path, "no chess here\n" * 200_000)
+
+
+def untagged(moves: str) -> str:
+    """A game without an Event header, as some programs write."""
+    return game(moves).partition("\n")[2]
+
+
+MOVETEXTS = ("1. e4 e5 *", "1. e4 {a\n\nb} e5 1-0", "1.e4 e5 1/2", "1. e4\ne5 ; x\n0-1 {\n[Event in a comment}")
+"""Ways to write e2e4 e7e5."""
+HEADINGS = (
+    lambda moves: game(moves),
+    untagged,
+    lambda moves: '[Site "here"]\n' + game(moves).replace('[Site "?"]\n', ""),
+    lambda moves: game(moves).replace('[Site "?"]\n', '[Site "?"]\n\n'),
+    lambda moves: game(moves).replace('[Site "?"]\n', '% a comment\n[Site "?"]\n'),
+    lambda moves: game(moves).replace('"]\n', '"] \n'),
+    lambda moves: game(moves).replace('"]\n\n', '"]\n \n'),
+)
+"""Ways to write a game's headers that python-chess reads, too."""
+JOINTS = ("\n\n", "\n\n\n", "\n \t\n", "\n\n\ufeff", "\n\n% a comment\n")
+"""What may stand between two games, also for python-chess."""
+OWN_JOINTS = (
+    "\n",
+    "\n\x1a",
+    "\x1a",
+    "\n\n\x1a\n",
+    "\ufeff",
+    "\n\n\n\ufeff\n",
+    "\n\n{a comment\n\non the game}\n\n",
+    "",
+)
+"""What python-chess takes for the end of no game, or for a game of its own."""
+
+
+def odd_file(seed: int, joints: tuple[str, ...]) -> tuple[str, list[str], dict[str, int]]:
+    """The text of games in odd formats, the moves of the good ones, and how many others there are by reason."""
+    choose = random.Random(seed)
+    text, moves, skipped = choose.choice(["", "\ufeff", "\n\n", "% a comment\n"]), [], Counter()
+    for _ in range(choose.randint(5, 30)):
+        kind = choose.choice(["good"] * 4 + ["no moves", "malformed", "no rating", "no headers"])
+        heading = choose.choice(HEADINGS)
+        if kind == "good":
+            text += heading(choose.choice(MOVETEXTS)).rstrip()
+            moves.append("e2e4 e7e5")
+        else:
+            skipped[kind] += 1
+        if kind == "no moves":
+            text += heading("*").rstrip()
+        if kind == "malformed":
+            text += heading(choose.choice(["1. e4 e5 2. Ke3 *", "1. foo *"])).rstrip()
+        if kind == "no rating":
+            text += heading("1. d4 *").replace("1900", "?").rstrip()
+        if kind == "no headers":  # only behind a blank line
+            text += "\n\n1. d4 {x} d5 *"
+        text += choose.choice(joints)
+    return text, moves, skipped
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r\r\n", "\r"])
+@pytest.mark.parametrize("seed", range(10))
+def test_every_game_of_an_odd_file_is_taken_or_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, line_end: str
+) -> None:
+    text, moves, skipped = odd_file(seed, JOINTS + OWN_JOINTS)
+    for size in (sources.BLOCK_BYTES, 1 + seed):
+        monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+        games = read_text(tmp_path, text.replace("\n", line_end))
+        assert all_moves(games) == moves
+        assert games.skipped == skipped
+
+
+@pytest.mark.parametrize("seed", range(10, 40))
+def test_python_chess_finds_as_many_games_in_an_odd_file(tmp_path: Path, seed: int) -> None:
+    text, moves, _ = odd_file(seed, JOINTS)
+    games = read_text(tmp_path, text)
+    seen, lines, _ = judged_by_python_chess(text)
+    assert all_moves(games) == lines == moves
+    assert len(games) + sum(games.skipped.values()) == seen
+
+
+@pytest.mark.parametrize(
+    ("text", "skipped", "seen"),
+    [
+        # A mark of the end or the beginning of a file is a game without moves to python-chess.
+        (game("1. e4 *") + "\x1a" + game("1. e4 *"), {}, 3),
+        (game("1. e4 *") + "\n\ufeff" + game("1. e4 *"), {}, 3),
+        # A comment that is never closed swallows the next games.
+        (game("1. e4 *") + game("1. e4 {") + game("1. e4 *"), {"malformed": 1}, 2),
+        # Headers belong to the game before if no empty line stands between.
+        (game("1. e4 *").rstrip() + "\n" + game("1. e4 *"), {}, 2),
+        # One empty line does not part the headers of games without moves; two part the headers of one game.
+        (game("1. e4 *") + game("").rstrip() + "\n\n" + game("1. e4 *"), {"no moves": 1}, 2),
+        (game("1. e4 *") + game("1. e4 *").replace('[Site "?"]', "\n\n"), {}, 3),
+        # Any empty line ends a game, so its second half is a game that begins where it cannot.
+        (game("1. e4 *") + game("1. e4 e5\n\n2. Nf3 *") + game("1. e4 *"), {"malformed": 1}, 4),
+        # A remark between two games is a game.
+        (game("1. e4 *") + "{a remark}\n\n" + game("1. e4 *"), {}, 3),
+    ],
+)
+def test_where_python_chess_is_odd(tmp_path: Path, text: str, skipped: dict[str, int], seen: int) -> None:
+    games = read_text(tmp_path, text)
+    assert (all_moves(games), games.skipped) == (["e2e4", "e2e4"], skipped)
+    assert judged_by_python_chess(text)[0] == seen
+
+
+def test_files_joined_without_a_line_end_are_parted(tmp_path: Path) -> None:
+    for moves in ("1. e4 e5", "1. e4 e5 *", "1. e4 e5 * {x}"):
+        for mark in ("", "\ufeff", "\x1a", "\x1a\ufeff"):
+            games = read_text(tmp_path, game(moves).rstrip() + mark + game("1. d4 *"))
+            assert (all_moves(games), games.skipped) == (["e2e4 e7e5", "d2d4"], {})
+
+
+def test_a_file_of_games_without_headers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoftPromptsError, match="holds no games with headers: no line begins like `.Event .*Give a PGN"):
+        read_text(tmp_path, "1. e4 e5 *\n\n1. d4 d5 *\n\n")
 
 
 # --- filters ---
@@ -387,6 +545,10 @@ NOT_COMPRESSED = r"although .*\(it is not compressed\); rename it without \.\w+ 
         ("gz.pgn.ZST", gzip.compress(b"x"), r"is not zstd data .*\(it is gzip\); rename it to end in \.gz"),
         ("twic.zip", b"PK\x03\x04....", "is zip data; unpack it"),
         ("twic.pgn.bz2", b"BZh91AY", "is bzip2 data; unpack it"),
+        ("games.tar", tar(b"[Event"), "is tar data; unpack it and give a file inside"),
+        ("games.pgn", tar(b"[Event"), "is tar data; unpack it"),
+        ("games.tar.zst", zstandard.compress(tar(b"[Event")), "is tar data; unpack it"),
+        ("games.tar.gz", gzip.compress(tar(b"[Event")), "is tar data; unpack it"),
         ("empty.pgn", b"", r"is empty \(0 bytes\); download"),
         ("empty.pgn.zst", b"", r"is empty \(0 bytes\); download"),
         ("blank.pgn", b"\n\n\n", "holds no games.*Give a PGN file"),
@@ -401,6 +563,13 @@ def test_content_that_is_not_what_it_should_be_is_named(
     with pytest.raises(SoftPromptsError, match=message) as caught:
         read_games(source, ANY, None, None)
     assert source in str(caught.value)
+
+
+def test_a_tar_file_is_noticed_however_little_comes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "READ_BYTES", 100)
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 10)
+    with pytest.raises(SoftPromptsError, match="is tar data; unpack it"):
+        read_text(tmp_path, tar(GAMES[0].encode()))
 
 
 def test_missing_files_folders_and_counts_are_refused(tmp_path: Path) -> None:

@@ -44,8 +44,11 @@ class Scripted:
         coding = encoding(self.max_tokens)
         coding.tokenizer.chat_template = self.chat_template
         self.bench = SimpleNamespace(
-            encoding=coding, held_out=self.held_out, model=SimpleNamespace(tokenizer=coding.tokenizer, name="scripted")
+            encoding=coding,
+            held_out=self.held_out,
+            model=SimpleNamespace(tokenizer=coding.tokenizer, name="scripted", context=10_000),
         )
+        self.intervention = SimpleNamespace(n_tokens=0)
 
     @property
     def held_out_scores(self) -> TokenScores:

@@ -4,10 +4,14 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
+import torch
 import zstandard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,13 +21,22 @@ from soft_prompts import sweep
 from soft_prompts.cli import main, run
 from soft_prompts.data import sources
 from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.loading import load
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result
 from soft_prompts.results.snapshot import load_prompt
+from soft_prompts.sweep import Sweep
+from soft_prompts.tasks.autoregressive import Autoregressive
+from soft_prompts.tasks.base import TaskScores, continuations
+from soft_prompts.training import loop
+from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.state import TrainingState
-from tests.unit.made_up import write_games
+from tests.unit.made_up import write, write_games
 from tests.unit.serving import serving, status, whole
 
 ROOT = Path(__file__).parents[2]
@@ -369,6 +382,123 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, 
     with pytest.raises(SystemExit):
         main(tests.chess_test.DEFAULT, "")
     assert os.environ["GOMP_SPINCOUNT"] == after
+
+
+# --- what goes wrong in a task ---
+
+
+@dataclass(frozen=True)
+class Scored(Autoregressive):
+    """Ordinary text with any scores."""
+
+    behaviour: ClassVar[Callable[[], TaskScores]]
+    known: ClassVar[dict[str, object]] = {}
+
+    def facts(self, encoding: Encoding) -> dict[str, object]:
+        return {**super().facts(encoding), **self.known}
+
+    def score(self, prompted: object, held_out: object) -> TaskScores:
+        return type(self).behaviour()
+
+
+@pytest.fixture
+def scored(folders, tmp_path, monkeypatch) -> Callable[..., list[Result]]:
+    """A function that runs a sweep of two lengths of a task whose scores are what a function returns."""
+    lines = "".join(f'{{"text": "Document {i} of many."}}\n' for i in range(60))
+    task = Scored(text=(write(tmp_path / "a.jsonl", lines),))
+    recipe = TrainConfig(
+        steps=2, batch_size=2, max_tokens=24, n_evaluations=0, eval_documents=3, validation_documents=2
+    )
+
+    def run_with(behaviour: Callable[[], TaskScores], **known: object) -> list[Result]:
+        monkeypatch.setattr(Scored, "behaviour", staticmethod(behaviour), raising=False)
+        monkeypatch.setattr(Scored, "known", known)
+        models = (str(folders["neox"]),)
+        return run(Sweep("scored", task, models, (0, 2), (0,), (), recipe, out=tmp_path))
+
+    return run_with
+
+
+def fails(error: BaseException) -> Callable[[], TaskScores]:
+    def score() -> TaskScores:
+        raise error
+
+    return score
+
+
+SCORE = {"value": np.float32(0.5), "interval": [np.float64(0.25), 1], "n": np.int64(4)}
+GOOD = TaskScores({"right": SCORE, "by_kind": {"a": SCORE}}, [{"kind": "text", "text": "a", "continuation": "b"}])
+
+
+def test_scores_of_numpy_are_saved(scored) -> None:
+    for result in scored(lambda: GOOD, seen=np.int64(3), shares=np.array([0.5, 0.5])):
+        assert result.scores["right"] == {"value": 0.5, "interval": [0.25, 1], "n": 4}
+        assert "not_scored" not in result.provenance
+        assert result.provenance["data"]["seen"] == 3 and result.provenance["data"]["shares"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (fails(ZeroDivisionError("division by zero")), "ZeroDivisionError: division by zero"),
+        (fails(SoftPromptsError("there is no [b]room[/b].")), "SoftPromptsError: there is no [b]room[/b]."),
+        (lambda: None, "AttributeError: 'NoneType' object has no attribute 'scores'"),
+        (
+            lambda: replace(GOOD, scores={"right": {**SCORE, "value": float("nan")}}),
+            "a score is or holds 'nan' (float)",
+        ),
+        (lambda: replace(GOOD, scores={"right": {**SCORE, "n": {1}}}), "a score is or holds '{1}' (set)"),
+        (lambda: replace(GOOD, scores={"right": 0.5}), "a result cannot hold them: at scores/right, 0.5 is not"),
+        (lambda: replace(GOOD, samples=[{"kind": 3}]), "a result cannot hold them: at samples/0/kind, 3 is not"),
+        (lambda: replace(GOOD, pictures={"flat": np.zeros(5, np.uint8)}), "AssertionError: size of input"),
+    ],
+)
+def test_a_score_that_fails_costs_the_scores_and_not_the_run(scored, capsys, behaviour, reason: str) -> None:
+    results = scored(behaviour)
+    said = " ".join(capsys.readouterr().err.split())
+    assert [r.n_tokens for r in results] == [0, 2]
+    for result in results:
+        assert (result.scores, result.samples) == ({}, [])
+        assert reason in result.provenance["not_scored"]
+        assert result.held_out.loss > 0
+    warning = "warning: scored on neox, 2 tokens, seed 0 is saved without scores, because Scored.score failed ("
+    assert warning in said and " ".join(reason.split()) in said
+    again = scored(fails(KeyboardInterrupt()))  # not called: the runs are finished
+    assert [r.held_out for r in again] == [r.held_out for r in results]
+
+
+def test_an_interrupted_score_stops_the_sweep(scored, tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        scored(fails(KeyboardInterrupt()))
+    assert not list(tmp_path.glob("results/**/*.json"))
+
+
+def test_facts_that_a_result_cannot_record_are_refused_before_training(scored, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "train", None)  # a call of it would raise an error
+    with pytest.raises(SoftPromptsError, match=r"what Scored.facts returns is or holds .*\(set\), which a result"):
+        scored(lambda: GOOD, seen={3})
+
+
+def test_samples_are_as_long_as_the_context_allows(neox) -> None:
+    """The model has 128 positions; 80 of the prompt and 40 of the start leave 8."""
+    for n_tokens, start, n_new in ((80, 40, 8), (0, 40, 48), (88, 40, 0)):
+        prompt = SoftPrompt(torch.zeros(n_tokens, 32))
+        held_out = [Example(np.full(2 * start, 5), np.full(2 * start, IGNORE), "d")]
+        bench = Bench(neox, Encoding(neox.tokenizer, neox.separator, 80), held_out, 10**6)
+        asked = Asked(bench, prompt)
+        continuations(asked, held_out)  # the model refuses more than its context
+        assert asked.lengths == [n_new]
+
+
+@dataclass(frozen=True)
+class Asked(PromptedModel):
+    """Keeps how many new tokens were asked for."""
+
+    lengths: list[int] = field(default_factory=list)
+
+    def generate(self, starts, n_new, *rest):
+        self.lengths.append(n_new)
+        return super().generate(starts, n_new, *rest)
 
 
 def test_help_teaches_in_a_process_of_its_own() -> None:

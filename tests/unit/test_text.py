@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ import zstandard
 
 from soft_prompts.data import sources, texts
 from soft_prompts.data.documents import split_of
-from soft_prompts.data.texts import CORPORA, read_texts
+from soft_prompts.data.texts import CORPORA, read_documents, read_texts
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.tasks.text import CHARACTERS_PER_TOKEN, TextTask, _split
-from tests.unit.made_up import byte_tokenizer, encoding, write
+from tests.unit.made_up import byte_tokenizer, encoding, tar, write
 from tests.unit.serving import serving, stall_silently, status, whole
 
 DOCUMENTS = tuple(f"Document {i} tells of {'very ' * (i % 7)}many things.\nIt has two lines." for i in range(60))
@@ -121,7 +122,35 @@ OTHER_FIELD = "has no text in a field 'text'; its fields are content: name one w
         ("a.docx", b"x", r"is of no known kind; text is read from \.txt"),
         ("a.jsonl", b"one\ntwo\nthree\nfour", "does not hold a JSON object a line"),
         ("b.jsonl", b'{"content": "x"}\n', OTHER_FIELD),
-        ("c.jsonl", b'{"text": 3}\n', "has no text in a field 'text'"),
+        (
+            "c.jsonl",
+            b'{"text": "x"}\n{"text": 3}\n',
+            "line 2 of .* has the int 3 and no text in its field 'text'; name",
+        ),
+        ("list.jsonl", b'{"text": ["x"]}\n', r"line 1 of .* has the list \['x'\] and no text in its field 'text'"),
+        (
+            "array.json",
+            b'[{"text": "x"}]\n',
+            "line 1 of .* is the list .* and not a JSON object with a text in a field",
+        ),
+        ("deep.jsonl", b"[" * 100_000, "no document could be read from .*'not JSON': 1"),
+        (
+            "half.jsonl",
+            b'{"text": "\\ud800 x"}\n',
+            "no document could be read from .*'half of a surrogate pair in it': 1",
+        ),
+        ("utf16.txt", "Größe".encode("utf-16"), r"is not UTF-8 \(UTF-16\); convert it, such as with iconv -t UTF-8"),
+        ("utf16.jsonl", '{"text": "x"}\n'.encode("utf-16"), r"line 1 of .* is not UTF-8 \(UTF-16\); convert"),
+        ("utf32.txt", "Größe".encode("utf-32"), r"is not UTF-8 \(UTF-32\); convert"),
+        ("little.txt", "Größe".encode("utf-16-le"), r"is not UTF-8 \(UTF-16 without a mark, or no text at all\)"),
+        ("ascii16.txt", "Groesse".encode("utf-16-be"), r"is not UTF-8 \(UTF-16 without a mark, or no text at all\)"),
+        ("latin.txt", "Größe".encode("latin-1"), r"perhaps Latin-1 .*: behind b'Gr' stands b'.xf6'\); convert"),
+        (
+            "latin.jsonl",
+            '{"text": "x"}\n{"text": "ß"}'.encode("latin-1"),
+            r"line 2 of .* is not UTF-8 \(perhaps Latin-1",
+        ),
+        ("tar.txt", tar(b"x"), "is tar data; unpack it and give a file inside"),
         ("d.jsonl.zst", zstandard.compress(LINES)[:-20], "is truncated or corrupt"),
         ("e.parquet", b"PAR1 and then nothing", "is truncated or corrupt: it is no whole parquet file"),
         ("f.jsonl.gz", b'{"text": "x"}\n', "is not gzip data although"),
@@ -132,6 +161,88 @@ def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, name: str, content: 
         write(tmp_path / name, content)
     with pytest.raises(SoftPromptsError, match=message):
         read_texts([str(tmp_path / name)], None, 10, 100)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([1, 2], "row 1 of .* has the int 1 and no text in its field 'text'; name another one with --text-field"),
+        ([None, ["a", "b"]], r"row 2 of .* has the list \['a', 'b'\] and no text"),
+        ([b"bytes"], "row 1 of .* has the bytes b'bytes' and no text"),
+    ],
+)
+def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list, message: str) -> None:
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(SoftPromptsError, match=message):
+        read_texts([str(tmp_path / "a.parquet")], None, 10, 100)
+
+
+def test_a_parquet_text_that_is_not_utf8_is_refused(tmp_path) -> None:
+    latin = pa.array([b"good", b"Gr\xf6"]).view(pa.string())
+    pq.write_table(pa.table({"text": latin}), tmp_path / "a.parquet")
+    with pytest.raises(SoftPromptsError, match="a.parquet is truncated or corrupt: a text .* is not UTF-8"):
+        read_texts([str(tmp_path / "a.parquet")], None, 10, 100)
+
+
+def test_a_null_text_is_an_empty_document(tmp_path) -> None:
+    lines = write(
+        tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": null}\n{"text": "b \\ud83d"}\n{"text": "\\ud83d\\ude00"}'
+    )
+    read = read_texts([lines], None, 100, 100)
+    assert read.documents == ("a", "\U0001f600")
+    assert read.skipped == {"empty": 1, "half of a surrogate pair in it": 1}
+    pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
+    read = read_texts([str(tmp_path / "a.parquet")], None, 100, 100)
+    assert (read.documents, read.skipped) == (("a", "b"), {"empty": 1})
+
+
+def test_a_byte_order_mark_of_utf8_is_no_part_of_a_document(tmp_path) -> None:
+    for name, content in [("a.txt", "one"), ("a.jsonl", '{"text": "one"}')]:
+        file = write(tmp_path / name, content.encode("utf-8-sig"))
+        assert read_texts([file], None, 10, 100).documents == ("one",)
+
+
+def test_three_bad_lines_are_an_error_at_the_start_of_each_file_only(tmp_path) -> None:
+    one = write(tmp_path / "1.jsonl", b'{"text": "a"}\n{\n{')
+    two = write(tmp_path / "2.jsonl", b'{\n{\n{"text": "b"}')
+    read = read_texts([one, two], None, 10, 100)
+    assert (read.documents, read.skipped) == (("a", "b"), {"not JSON": 4})
+
+
+LINE_BY_LINE = "\ufefffirst\nsecond <|endoftext|> third\r\n\n  \nfourth\n"
+
+
+def test_a_text_can_be_split_at_every_line(tmp_path, capsys) -> None:
+    file = write(tmp_path / "a.txt", LINE_BY_LINE)
+    read = read_texts([file], None, 10, 100, "line")
+    assert (read.documents, read.skipped) == (("first", "second", "third", "fourth"), {})
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_text_of_one_document_a_line_says_how_to_split_it(tmp_path, capsys) -> None:
+    file = write(tmp_path / "a.txt", "".join(f"Line {i}.\n" for i in range(300)))
+    assert len(read_texts([file], None, 10, 10_000).documents) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has no blank lines, so its 300 lines are one document" in said and "give --text-split line" in said
+    for content in ("one line", "a\nb\n\nc", "a\nb<|endoftext|>c"):
+        read_texts([write(tmp_path / "b.txt", content)], None, 10, 10_000)
+        assert "warning" not in capsys.readouterr().err
+    task = TextTask(text=(file,), text_split="line")
+    assert sum(task.facts(encoding())[f"{name}_documents"] for name in ("train", "validation", "held_out")) == 300
+    with pytest.raises(SoftPromptsError, match="no .* documents are left of the 1"):
+        replace(task, text_split="auto").facts(encoding())
+
+
+def test_how_a_text_is_split_is_recorded_only_if_it_is_not_as_before(tmp_path) -> None:
+    file = write(tmp_path / "a.txt", LINE_BY_LINE)
+    assert "text_split" not in TextTask(text=(file,)).recorded()
+    assert TextTask(text=(file,), text_split="line").recorded()["text_split"] == "line"
+
+
+def test_documents_split_otherwise_do_not_come_from_the_cache(tmp_path) -> None:
+    file = write(tmp_path / "a.txt", LINE_BY_LINE)
+    of_split = [read_documents([file], None, 10, 100, tmp_path / "cache", split) for split in ("auto", "line", "auto")]
+    assert [len(read.documents) for read in of_split] == [2, 4, 2]
 
 
 def test_a_parquet_file_without_the_column_names_those_it_has(files) -> None:
