@@ -118,7 +118,7 @@ def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:
     )
 
 
-def on_pocket(published: Sweep, task: Task, **train: int) -> Sweep:
+def on_pocket(published: Sweep, task: Task, **train: float) -> Sweep:
     """An experiment on the model that ships: a few minutes on two processor cores.
 
     Args:
