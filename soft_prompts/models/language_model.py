@@ -104,9 +104,10 @@ class LanguageModel:
 
     @property
     def window(self) -> int:
-        """Tokens that a layer looks back at most, if any layer has a sliding window; 0 if none has."""
+        """Tokens of the widest sliding window that any layer has; 0 if none has one."""
         config = self.lm.config.get_text_config()
-        return min((size for name in WINDOWS if isinstance(size := getattr(config, name, None), int)), default=0)
+        sizes = (getattr(config, name, None) for name in WINDOWS)
+        return max((size for size in sizes if isinstance(size, int) and size > 0), default=0)
 
     @property
     def context(self) -> int:

@@ -138,6 +138,11 @@ class Curve:
         return self.config["train"]
 
     @property
+    def weights(self) -> str:
+        """Hash of the weights that were measured, "" in old results."""
+        return self.points[0].results[0].provenance.get("model", {}).get("weights", "")
+
+    @property
     def results(self) -> list[Result]:
         return [r for point in self.points for r in point.results]
 
@@ -266,7 +271,9 @@ def curves(results: Iterable[Result]) -> list[Curve]:
     for r in sorted(results, key=lambda r: (r.experiment, r.model, r.n_tokens, r.seed)):
         shared, *_ = r.identity
         by_curve.setdefault(shared, {}).setdefault(r.n_tokens, []).append(r)
-    unnamed = [_curve([Point(tuple(same_length)) for same_length in lengths.values()]) for lengths in by_curve.values()]
+    unnamed = _told_apart(
+        [_curve([Point(tuple(same_length)) for same_length in lengths.values()]) for lengths in by_curve.values()]
+    )
     return [
         replace(curve, difference=_difference(curve, group), controls=_controls(curve, group))
         for group in by_model(unnamed).values()
@@ -277,6 +284,21 @@ def curves(results: Iterable[Result]) -> list[Curve]:
 def _curve(points: Sequence[Point]) -> Curve:
     first = points[0].results[0]
     return Curve(first.experiment, first.model, first.variant, first.config, tuple(points))
+
+
+def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
+    """The same curves; where two models have one name, such as two folders called "checkpoint", it holds the first
+    digits of the hash of their weights."""
+
+    own_last = sorted(curves, key=lambda curve: not curve.control)  # a control has other weights than its model
+    weights = {(curve.model, curve.config.get("model_files")): curve.weights for curve in own_last}
+    n_models = Counter(name for name, _ in {(name, digits) for (name, _), digits in weights.items()})
+
+    def named(curve: Curve) -> Curve:
+        digits = weights[curve.model, curve.config.get("model_files")]
+        return replace(curve, model=f"{curve.model} ({digits[:8]})") if n_models[curve.model] > 1 else curve
+
+    return [named(curve) for curve in curves]
 
 
 def _controls(curve: Curve, among: Iterable[Curve]) -> tuple[Curve, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -50,9 +50,14 @@ def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> d
     }
 
 
-def _peak_memory() -> int:
-    """Bytes of the whole process so far. ru_maxrss is in KiB on Linux."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peak_memory() -> int | None:
+    """Bytes of the whole process so far; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
 @lru_cache

@@ -29,8 +29,15 @@ TINY = {
 CONFIGS = {"neox": GPTNeoXConfig(**TINY), "llama": LlamaConfig(num_key_value_heads=2, **TINY)}
 
 
-def save_random_model(config: PreTrainedConfig, folder: Path, spread: float = 0.5) -> Path:
-    """Save a random model of ``config`` and a tokenizer of bytes. Its logits differ enough to have clear favourites."""
+def save_random_model(config: PreTrainedConfig, folder: Path, spread: float = 0.5, vectors: float = 0.0) -> Path:
+    """Save a random model of ``config`` and a tokenizer of bytes. Its logits differ enough to have clear favourites.
+
+    Args:
+        config: Its configuration.
+        folder: Where it is saved.
+        spread: Size of its matrices.
+        vectors: How far its biases, norms and other vectors are from where they start, which is often 0.
+    """
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
     config.vocab_size = len(tokenizer) + 7  # more rows than the tokenizer uses, as pythia has
@@ -40,6 +47,8 @@ def save_random_model(config: PreTrainedConfig, folder: Path, spread: float = 0.
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.normal_(0, spread / weight.shape[1] ** 0.5 * 2)
+            elif vectors:
+                weight.add_(torch.randn_like(weight) * vectors)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -102,6 +102,19 @@ def test_batches_hold_all_texts_once_by_length_within_the_budget_and_within_the_
     assert list(batches([], 2, 5, 10)) == []
 
 
+def test_a_text_does_not_end_by_what_the_model_would_say_while_it_is_still_read(folders) -> None:
+    model = load(str(folders["neox"]))
+    behind, (short, long) = prompted(model, 0), make_examples(40, longest=60)[7:9]
+    assert len(long) - len(short) in range(5, 30)
+    with torch.no_grad():
+        said = model.lm(torch.from_numpy(long.tokens)[None]).logits[0].argmax(-1)  # behind every token of the long text
+    of_short, of_long = (greedy_without_cache(model, behind.intervention, start, 30) for start in (short, long))
+    ends = [of_short[0], int(said[-3])]  # the short text ends at once
+    assert not set(ends) & set(of_long[:3])
+    model.lm.generation_config.eos_token_id = ends
+    assert [len(row) >= 3 for row in behind.generate([short, long], 30)] == [False, True]
+
+
 @pytest.mark.parametrize("where", ["tokenizer", "generation_config"])
 def test_a_text_ends_before_any_end_token_of_tokenizer_and_generation_config(where: str, folders) -> None:
     """Chat models often name the end of a turn in the generation configuration only."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from soft_prompts.report.documents import filled
 from soft_prompts.report.plots import saturation_figure, save_figure
 from soft_prompts.report.tables import markdown, print_table, rows, tables
 from soft_prompts.results.curve import curves
+from soft_prompts.results.record import Result
 from tests.unit.test_results import result
 
 
@@ -55,6 +57,26 @@ def test_many_recipes_share_one_table_named_by_what_differs() -> None:
     ((_, (header, *body)),) = tables(curves(results), [])
     assert header == ["variant", "1 tokens", "4 tokens"]
     assert sorted(row[0] for row in body) == ["batch_size 3", "default", "lr 0.3"]
+
+
+def test_two_models_of_one_name_are_told_apart_by_their_weights_and_keep_their_controls() -> None:
+    def of(files: str | None, weights: str, **changes) -> Result:
+        known = result(n_tokens=0)
+        provenance = {"model": {"weights": weights}}
+        return replace(known, provenance=provenance, config={**known.config, "model_files": files, **changes})
+
+    first, second = of("a", "11111111aaaa"), of("b", "22222222bbbb")
+    control = of("a", "99999999cccc", control="scrambled")
+    assert [c.model for c in curves([first])] == [first.model]
+    named = curves([control, second, first])
+    assert sorted(c.model for c in named) == sorted(
+        [f"{first.model} (11111111)", f"{first.model} (11111111)", f"{first.model} (22222222)"]
+    )
+    assert [len(c.controls) for c in named if c.weights == "11111111aaaa"] == [1]
+    titles = [name for name, _ in tables(named)]
+    assert len(titles) == 2 and "(11111111)" in "".join(titles) and "(22222222)" in "".join(titles)
+    copied = of("c", "11111111aaaa")  # the same weights in a folder with another file beside them
+    assert {c.model for c in curves([first, copied])} == {first.model}
 
 
 def test_markdown_is_a_table_of_as_many_columns_as_its_header() -> None:

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint, write_atomically
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.loading import load
-from soft_prompts.results.provenance import provenance
+from soft_prompts.results.provenance import _peak_memory, provenance
 from soft_prompts.results.record import HeldOut, Result, load_results
 from soft_prompts.results.snapshot import load_prompt, save_prompt
 from tests.unit.conftest import make_examples
@@ -228,3 +230,13 @@ def test_provenance_names_model_versions_device_and_commit(neox) -> None:
     assert facts["device"].startswith("cpu")
     assert facts["runs_together"] == 3
     assert facts["peak_memory_bytes"] > 10**7
+
+
+def test_the_peak_memory_is_in_bytes_on_every_system_and_none_where_it_is_not_known(monkeypatch) -> None:
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=1000))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert _peak_memory() == 1_024_000
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert _peak_memory() == 1000
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert _peak_memory() is None
