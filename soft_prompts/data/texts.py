@@ -32,9 +32,10 @@ HUB = "hub:"
 """What a source begins with that names a dataset of the hub."""
 END_OF_TEXT = "<|endoftext|>"
 """Stands between the documents of a .txt file."""
-Split = Literal["auto", "line"]
+TextSplit = Literal["auto", "line"]
 """How a .txt file is split into documents. auto: at END_OF_TEXT or, if there is none, at blank lines. line: at every
 line end."""
+LINE_OR_DOCUMENT_END = re.compile(rf"\r\n?|\n|{re.escape(END_OF_TEXT)}")
 BYTE_ORDER_MARKS = {  # UTF-32 first: its marks begin with those of UTF-16
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
@@ -92,7 +93,7 @@ def read_documents(
     wanted: int,
     characters: int,
     cache: Path | None,
-    split: Split = "auto",
+    split: TextSplit = "auto",
 ) -> Texts:
     """Read the first different documents of some sources, from the cache if they were read before.
 
@@ -121,7 +122,7 @@ def read_documents(
 
 
 def _read_cached(
-    names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None, split: Split
+    names: Sequence[str], field: str | None, wanted: int, characters: int, cache: Path | None, split: TextSplit
 ) -> Texts:
     if cache is None:
         return read_texts(names, field, wanted, characters, split)
@@ -151,7 +152,9 @@ def _unpack(packed: np.ndarray) -> tuple[str, ...]:
     return tuple(json.loads(zstandard.ZstdDecompressor().decompress(packed.tobytes())))
 
 
-def read_texts(names: Sequence[str], field: str | None, wanted: int, characters: int, split: Split = "auto") -> Texts:
+def read_texts(
+    names: Sequence[str], field: str | None, wanted: int, characters: int, split: TextSplit = "auto"
+) -> Texts:
     """Read the first different documents of some sources, each stripped and cut.
 
     Args:
@@ -205,7 +208,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _all_documents(
-    names: Sequence[str], field: str | None, split: Split, skipped: Counter[str], notes: list[str]
+    names: Sequence[str], field: str | None, split: TextSplit, skipped: Counter[str], notes: list[str]
 ) -> Iterator[str]:
     """The documents of all sources in order.
 
@@ -230,7 +233,7 @@ def _all_documents(
                 )
 
 
-def _documents(source: str, field: str, split: Split, skipped: Counter[str]) -> Iterator[str]:
+def _documents(source: str, field: str, split: TextSplit, skipped: Counter[str]) -> Iterator[str]:
     """The documents of one source. Raises Dropped if a connection is lost for good."""
     if source.startswith(HUB):
         yield from _hub(source.removeprefix(HUB), field)
@@ -337,17 +340,17 @@ def _parquet(source: str, raw: Bytes, field: str) -> Iterator[str]:
         raise Damaged(f"it is no whole parquet file ({error})") from error
 
 
-def _plain(source: str, parts: Iterator[bytes], split: Split) -> Iterator[str]:
+def _plain(source: str, parts: Iterator[bytes], split: TextSplit) -> Iterator[str]:
     """The documents of a .txt file."""
     text = _decoded(b"".join(parts), source).removeprefix("\ufeff")
     if split == "line":
-        yield from (line for line in re.split(rf"\n|{re.escape(END_OF_TEXT)}", text) if line.strip())
+        yield from (line for line in LINE_OR_DOCUMENT_END.split(text) if line.strip())
         return
     if END_OF_TEXT in text:
         yield from text.split(END_OF_TEXT)
         return
     documents = re.split(r"\n\s*\n", text)
-    n_lines = len(text.strip().splitlines())
+    n_lines = sum(bool(line.strip()) for line in LINE_OR_DOCUMENT_END.split(text))
     if len(documents) == 1 and n_lines > 1:
         warn(
             f"{source} has no blank lines, so its {n_lines:,} lines are one document; if every line is a document of "

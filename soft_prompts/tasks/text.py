@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from soft_prompts.data.documents import Encoding, Split, document_id, split_of
-from soft_prompts.data.texts import Split as TextSplit
-from soft_prompts.data.texts import read_documents, source_identity, sources
+from soft_prompts.data.texts import TextSplit, read_documents, source_identity, sources
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later
 from soft_prompts.tasks.base import Task

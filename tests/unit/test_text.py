@@ -209,7 +209,7 @@ def test_three_bad_lines_are_an_error_at_the_start_of_each_file_only(tmp_path) -
     assert (read.documents, read.skipped) == (("a", "b"), {"not JSON": 4})
 
 
-LINE_BY_LINE = "\ufefffirst\nsecond <|endoftext|> third\r\n\n  \nfourth\n"
+LINE_BY_LINE = "\ufefffirst\nsecond <|endoftext|> third\r\n\n  \rfourth\n"
 
 
 def test_a_text_can_be_split_at_every_line(tmp_path, capsys) -> None:
