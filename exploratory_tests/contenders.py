@@ -295,8 +295,8 @@ class _NoText:
     def __init__(self, size: int):
         self.size = size
 
-    def __len__(self) -> int:
-        return self.size
+    def get_vocab(self) -> dict[str, int]:
+        return {"": self.size - 1}
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
         return {"input_ids": []}
@@ -339,6 +339,7 @@ def random_model(case: Case, lm: GPTNeoXForCausalLM) -> LanguageModel:
         lm: The model. It is frozen in place.
     """
     vocabulary = sizes(case.shape)[-1]
+    lm.generation_config.eos_token_id = None
     return LanguageModel("random", "", lm.requires_grad_(False).eval(), _NoText(vocabulary), vocabulary)
 
 
