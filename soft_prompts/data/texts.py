@@ -370,7 +370,7 @@ def _decoded(data: bytes, where: str) -> str:
         except UnicodeDecodeError as error:
             wrong = data[max(0, error.start - 20) : error.start + 1]
             encoding = f"perhaps Latin-1 or Windows-1252: behind {wrong[:-1]!r} stands {wrong[-1:]!r}"
-    raise SoftPromptsError(f"{where} is not UTF-8 ({encoding}); convert it, such as with iconv -t UTF-8.")
+    raise SoftPromptsError(f"{where} is not UTF-8 ({encoding}); convert it, such as with iconv -f ENCODING -t UTF-8.")
 
 
 def _text(row: Any, field: str, where: str) -> str:

@@ -139,7 +139,11 @@ OTHER_FIELD = "has no text in a field 'text'; its fields are content: name one w
             b'{"text": "\\ud800 x"}\n',
             "no document could be read from .*'half of a surrogate pair in it': 1",
         ),
-        ("utf16.txt", "Größe".encode("utf-16"), r"is not UTF-8 \(UTF-16\); convert it, such as with iconv -t UTF-8"),
+        (
+            "utf16.txt",
+            "Größe".encode("utf-16"),
+            r"is not UTF-8 \(UTF-16\); convert it, such as with iconv -f ENCODING -t UTF-8",
+        ),
         ("utf16.jsonl", '{"text": "x"}\n'.encode("utf-16"), r"line 1 of .* is not UTF-8 \(UTF-16\); convert"),
         ("utf32.txt", "Größe".encode("utf-32"), r"is not UTF-8 \(UTF-32\); convert"),
         ("little.txt", "Größe".encode("utf-16-le"), r"is not UTF-8 \(UTF-16 without a mark, or no text at all\)"),
