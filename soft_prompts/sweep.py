@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FLAT_NATS, FLAT_SHARE = 0.005, 0.02
 """Twice the steps do not help if no length's validation loss falls by more than both: so many nats per token, and this
 share of the largest gain."""
+DECIMALS = 4
+"""Of the data baselines' nats by document. They stand in every result, so their digits are most of its size."""
 TRIED = 8
 """Training documents on which the token that opens texts is chosen."""
 SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
@@ -316,7 +318,7 @@ class Beside:
             baselines[seed] = {
                 b.name: {
                     "loss": float(b.losses[:n].sum() / b.counts[:n].sum()),
-                    "document_losses": b.losses[:n].tolist(),
+                    "document_losses": b.losses[:n].round(DECIMALS).tolist(),
                     "validation_loss": float(b.losses[n:].sum() / b.counts[n:].sum()),
                 }
                 for b in measured

@@ -142,7 +142,8 @@ class PairedLosses:
         if self.anchor is None or self.n_tokens[0] != 0:
             raise ValueError("a share of the gap to the anchor needs an anchor and the loss at 0 tokens")
         goal = float(self._per_token([self.anchor])[0])
-        if goal >= self.losses[0]:
+        gap = Estimates(self.losses[:1] - goal, self.draws[:, :1] - self._drawn[:, -1:])
+        if not gap.seen:
             return Distance(None, longest=self.longest, why=NO_GAP)
         if not self.gains().seen:
             return Distance(None, longest=self.longest, why=NO_GAIN)

@@ -76,6 +76,14 @@ def test_an_anchor_that_is_no_better_than_no_prompt_gives_no_distance() -> None:
     for anchor in (5.0, 6.0):
         distance = losses_of([5, 3, 1], anchor=anchor).distance_to_anchor(0.95)
         assert (distance.value, str(distance)) == (None, "none, as it is no better than no prompt")
+    # Better by 0.01 nats a token on average, but not on every document.
+    counts, luck = np.full(50, 10.0), np.random.default_rng(0).normal(size=50)
+    luck -= luck.mean()
+    zero, one, anchor = (np.full((1, 50), 10.0 * x) for x in (5, 3, 4.99))
+    lucky = PairedLosses(np.array([0, 1]), (zero, one), counts, anchor=anchor + 10 * luck)
+    assert str(lucky.distance_to_anchor(0.95)) == "none, as it is no better than no prompt"
+    sure = PairedLosses(np.array([0, 1]), (zero, one), counts, anchor=anchor + 0.01 * luck)
+    assert sure.distance_to_anchor(0.95).value == 1
 
 
 def test_the_anchor_and_not_the_longest_prompt_sets_the_target() -> None:
