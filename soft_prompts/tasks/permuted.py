@@ -27,7 +27,9 @@ class PermutedLabels(Task):
     """The task whose labels are permuted."""
 
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[Example]:
-        permutation = np.random.default_rng(0).permutation(len(encoding.tokenizer))
+        from soft_prompts.models.language_model import n_entries  # brings torch, which takes a second to import
+
+        permutation = np.random.default_rng(0).permutation(n_entries(encoding.tokenizer))
         for e in self.task.examples(split, encoding, seed):
             scored = e.labels != IGNORE
             labels = np.where(scored, permutation[np.where(scored, e.labels, 0)], IGNORE)

@@ -328,3 +328,19 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert max(shares) == pytest.approx(shares[9], abs=0.03)
     assert shares[100] == pytest.approx(0)
     assert [TrainConfig(schedule="constant", warmup=0).lr_share(step) for step in (0, 4000)] == [1, 1]
+
+
+def test_a_permutation_reaches_the_largest_token_id_where_ids_have_gaps() -> None:
+    class Gappy:
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "b": 3}
+
+        def __len__(self) -> int:
+            return 2
+
+    class Largest(Task):
+        def examples(self, split, encoding, seed) -> Iterator[Example]:
+            yield Example(np.array([0, 3, 0]), np.array([IGNORE, 3, 0]), "d")
+
+    (permuted,) = PermutedLabels(Largest()).examples("held_out", Encoding(Gappy(), 0, 8), 0)
+    assert set(permuted.labels[1:].tolist()) <= {0, 1, 2, 3} and permuted.labels[0] == IGNORE
