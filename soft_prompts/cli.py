@@ -89,7 +89,8 @@ def run(sweep: Sweep) -> list[Result]:
         if measured.results:
             with CLOCK.stage("report"):
                 show(sweep, runs, measured.results)
-    say(f"time: {in_words(CLOCK.read())}")
+    if results:
+        say(f"time: {in_words(CLOCK.read())}")
     if failures:
         raise SoftPromptsError(" ".join(failures))
     return results
