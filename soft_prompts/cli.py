@@ -140,7 +140,7 @@ def on_pocket(published: Sweep, task: Task, **train: float) -> Sweep:
 
 
 def on_smollm2(published: Sweep, task: Task, **train: int) -> Sweep:
-    """An experiment on a real pretrained model, which a package brings: a quarter of an hour on two processor cores.
+    """An experiment on a real pretrained model, which a package brings: minutes on two processor cores.
 
     Args:
         published: The experiment with published settings.
