@@ -138,7 +138,7 @@ FAULTS = [
         ("self._drawn[:, n : n + n_control]", "self._drawn[:, :n_control]"),
         ("self._drawn[:, [n + n_control + i]]", "self._drawn[:, [n + i]]"),
         ("least_draws - self.draws)", "least - self.draws)"),
-        ("self._drawn[:, -1])", "self._drawn[:, 0])"),
+        ("goal, self._drawn[:, -1])", "goal, self._drawn[:, 0])"),
         ("self.losses[first:].mean()", "self.losses[first:].min()"),
         ("self.draws[:, first:].mean(1)", "self.draws[:, first:].min(1)"),
         ("contribution.values[first:].mean()", "contribution.values[first:].max()"),
@@ -314,7 +314,10 @@ FAULTS = [
         "tasks/permuted.py",
         "test_train",
         ("permutation[np.where(scored, e.labels, 0)], IGNORE", "permutation[np.where(scored, e.labels, 0)], 0"),
-        ("default_rng(0).permutation(len", "default_rng(0).integers(0, 50, len"),
+        (
+            "default_rng(0).permutation(n_entries(encoding.tokenizer))",
+            "default_rng(0).integers(0, 50, n_entries(encoding.tokenizer))",
+        ),
         among="permuted",
     ),
     *of(
@@ -401,8 +404,7 @@ FAULTS = [
     *of(
         "models/names.py",
         "test_model",
-        ("if at and _folder(name):", "if not at and _folder(name):"),
-        ("return (name, revision) if at and not local_folder(model)", "return (name, revision) if at"),
+        ("if at and _found(name):", "if not at and _found(name):"),
         among="revision",
     ),
     *of(
