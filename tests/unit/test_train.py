@@ -123,7 +123,7 @@ def test_of_several_starts_those_whose_numbers_stop_being_finite_are_passed_over
 
 def test_of_several_starts_one_that_failed_is_chosen_only_if_all_did(neox, tmp_path) -> None:
     def started(failure: str, loss: float) -> TrainingState:
-        state = TrainingState(run(1), make_prompt(neox, run(1), 0), TensorBoardLog(run(1), tmp_path))
+        state = TrainingState(run(1), make_prompt(neox, run(1), 0), TensorBoardLog(run(1), tmp_path / f"{loss}"))
         state.failure, state.curve = failure, [{"step": 2, "loss": loss}]
         return state
 
