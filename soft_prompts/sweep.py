@@ -36,7 +36,7 @@ DECIMALS = 4
 """Of the data baselines' nats by document. They stand in every result, so their digits are most of its size."""
 TRIED = 8
 """Training documents on which the token that opens texts is chosen."""
-SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents"}
+SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents", "validation_documents"}
 """What recipes that are trained together must have in common."""
 
 

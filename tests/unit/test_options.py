@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.options import added_later, option, recorded
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result, result_files
 from soft_prompts.sweep import Sweep, finished, measure, plan
@@ -188,3 +187,11 @@ def test_older_files_say_what_they_are_as_new_ones_do(tmp_path, options, label: 
     assert (read.variant["label"], read.variant["control_of"], read.schema) == (label, control_of, 4)
     assert read.samples[0]["kind"] == "repetition"
     assert read.samples[0].get("wanted", "").startswith(" pee pee") == (options.get("control") == [False])
+
+
+@pytest.mark.parametrize("name", ["steps", "eval_documents", "validation_documents"])
+def test_recipes_that_are_compared_are_measured_on_the_same_documents_after_the_same_steps(name: str) -> None:
+    """They share forward passes and one bench, so a recipe of its own here would be recorded and not followed."""
+    with pytest.raises(SoftPromptsError, match=f"recipes trained together share {name}"):
+        replace(preset("chess_test"), recipes=({}, {name: 7})).check()
+    replace(preset("chess_test"), recipes=({}, {"lr": 0.3})).check()
