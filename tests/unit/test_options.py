@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.options import added_later, option, recorded
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result, result_files
 from soft_prompts.sweep import Sweep, finished, measure, plan
