@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import FINGERPRINTS, check_writable
 from soft_prompts.models.names import SMOLLM2
 from soft_prompts.results.record import Result
 from soft_prompts.stopwatch import CLOCK, in_words
@@ -73,6 +74,8 @@ def run(sweep: Sweep) -> list[Result]:
             done).
     """
     sweep.check()
+    check_writable([sweep.out / name for name in ("results", "runs", "snapshots")])
+    FINGERPRINTS.folder = sweep.out / "runs" / "cache"
     from soft_prompts.models.cpu import settle_process
     from soft_prompts.models.device import pick_device
 

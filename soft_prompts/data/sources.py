@@ -57,13 +57,13 @@ class Bytes(Protocol):
 
 
 def fingerprint(source: str) -> str:
-    """The identity of a source, without reading all of it.
+    """The identity of a source.
 
     Args:
         source: A path or an http(s) address.
 
     Returns:
-        An address itself; for a local file 16 hex digits over its size, beginning and end.
+        An address itself; for a local file 16 hex digits over all of it.
 
     Raises:
         SoftPromptsError: If the file is missing or unreadable.

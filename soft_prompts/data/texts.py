@@ -73,7 +73,7 @@ def sources(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def source_identity(source: str) -> str:
-    """The identity of a source, without reading all of it.
+    """The identity of a source.
 
     Args:
         source: "hub:NAME", a path or an address.

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
-
-FILE = "delta.safetensors"
-"""The file that makes a folder that of a delta."""
+from soft_prompts.models.names import DELTA
 
 
 def changed(weight: Tensor, delta: tuple[Tensor, Tensor]) -> Tensor:
@@ -38,7 +36,7 @@ def save_delta(deltas: dict[str, tuple[Tensor, Tensor]], folder: Path) -> None:
     """
     parts = {f"{name}.{part}": x for name, ab in deltas.items() for part, x in zip("ab", ab, strict=True)}
     kept = {name: x.detach().to(torch.bfloat16).contiguous() for name, x in parts.items()}
-    write_atomically(folder / FILE, safetensors.torch.save(kept))
+    write_atomically(folder / DELTA, safetensors.torch.save(kept))
 
 
 def load_delta(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -48,11 +46,11 @@ def load_delta(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
         SoftPromptsError: The file is damaged.
     """
     try:
-        kept = safetensors.torch.load_file(folder / FILE)
+        kept = safetensors.torch.load_file(folder / DELTA)
         names = sorted({name.rpartition(".")[0] for name in kept})
         return {name: (kept[f"{name}.a"], kept[f"{name}.b"]) for name in names}
     except (OSError, SafetensorError, KeyError) as error:
-        raise SoftPromptsError(f"{folder / FILE} is no delta ({error}); make it again or copy it again.") from error
+        raise SoftPromptsError(f"{folder / DELTA} is no delta ({error}); make it again or copy it again.") from error
 
 
 @torch.no_grad()

