@@ -210,6 +210,8 @@ FAULTS = [
         "test_bits",
         ("intervention.n_tokens * SCALE_BITS", "SCALE_BITS"),
         ("own.sums - scores.sums", "scores.sums - own.sums"),
+        ("np.flatnonzero(scores.counts)[:CHECKED]", "np.arange(len(scores.counts))[:CHECKED]"),
+        ('loss=scores.loss + increase["value"]', 'loss=scores.loss - increase["value"]'),
         ("validated.loss - validation_loss <= LOSSLESS", "validation_loss - validated.loss <= LOSSLESS"),
         ("[rounded], bench.validation", "[rounded], bench.held_out"),
         ("numbers=intervention.n_numbers", "numbers=intervention.n_tokens"),

@@ -1,15 +1,20 @@
 """Rounded prompts: what a number of bits allows, and how few bits are enough."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from soft_prompts.data.documents import Encoding
+from soft_prompts.data.example import IGNORE
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.interventions.rounding import RoundedPrompt, round_rows
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.probes import bits
 from soft_prompts.probes.bits import LOSSLESS, SCALE_BITS, rounded_sizes
+from soft_prompts.stats import ratio
 from tests.unit.conftest import make_examples
 
 
@@ -50,3 +55,25 @@ def test_a_prompt_is_rounded_until_nothing_is_lost_on_the_validation_documents(n
         assert (size.numbers, size.trained_numbers) == (rows.numel(), sum(p.numel() for p in prompt.parameters()))
     assert len(rounded_sizes(bench, prompt, own, validated.loss + 100)) == 1
     assert rounded_sizes(bench, SoftPrompt(rows[:0]), own, 0.1) == []
+
+
+def test_rounding_is_checked_on_some_of_the_held_out_documents_and_its_cost_is_added_to_the_whole_loss(
+    neox, monkeypatch
+) -> None:
+    monkeypatch.setattr(bits, "CHECKED", 7)
+    held_out, validation = make_examples(30), make_examples(12, seed=5)
+    held_out[2] = replace(held_out[2], labels=np.full_like(held_out[2].labels, IGNORE))  # nothing in it is scored
+    bench = Bench(neox, Encoding(neox.tokenizer, 0, 64), held_out, 4096, validation)
+    prompt = SoftPrompt(neox.vocabulary[5:9].float())
+    (own,) = evaluate(neox, [prompt], held_out, 4096)
+    first = rounded_sizes(bench, prompt, own, -100.0)[0]
+    assert first.bits_per_number == 1
+    (rounded,) = evaluate(neox, [RoundedPrompt(prompt, 1)], held_out, 4096)
+    seven = [0, 1, 3, 4, 5, 6, 7]
+    increase = ratio((rounded.sums - own.sums)[seven], own.counts[seven])
+    assert first.increase["n"] == increase["n"] == 7
+    assert [first.increase["value"], *first.increase["interval"]] == pytest.approx(
+        [increase["value"], *increase["interval"]]
+    )
+    assert first.loss == pytest.approx(own.loss + increase["value"])
+    assert first.loss != pytest.approx(rounded.loss, abs=1e-6)
