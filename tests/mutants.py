@@ -545,6 +545,26 @@ FAULTS = [
         among="change_to_pocket",
     ),
     *of(
+        "engine/memory.py",
+        "test_memory",
+        ("return min(token_budget, self.positions", "return max(token_budget, self.positions"),
+        ("self.positions = now // 2", "self.positions = now // 4"),
+        ("if now // 2 < FEWEST", "if now < FEWEST"),
+        ("        undo()", "        pass"),
+        ("if not _is_out_of_memory(error)", "if False"),
+    ),
+    *of(
+        "engine/forward.py",
+        "test_memory",
+        ("token_budget = MEMORY.allowed(token_budget)", "pass"),
+    ),
+    *of(
+        "training/loop.py",
+        "test_memory",
+        ("intervention.zero_grad(set_to_none=True)", "pass"),
+        among="memory",
+    ),
+    *of(
         "engine/separator.py",
         "test_separator",
         ("losses[own] - losses[best] > MATTERS", "losses[best] - losses[own] > MATTERS"),

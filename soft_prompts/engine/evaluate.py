@@ -11,6 +11,7 @@ import torch
 from soft_prompts.data.example import Example
 from soft_prompts.engine.forward import forward_pass, pack
 from soft_prompts.engine.loss import score_tokens
+from soft_prompts.engine.memory import within_memory
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
 
@@ -42,7 +43,6 @@ class TokenScores:
         return float(self.sums.sum() / self.counts.sum())
 
 
-@torch.no_grad()
 def evaluate(
     model: LanguageModel, interventions: Sequence[Intervention], examples: Sequence[Example], token_budget: int
 ) -> list[TokenScores]:
@@ -57,6 +57,13 @@ def evaluate(
     Returns:
         The scores of each intervention.
     """
+    return within_memory(lambda: _evaluated(model, interventions, examples, token_budget), token_budget)
+
+
+@torch.no_grad()
+def _evaluated(
+    model: LanguageModel, interventions: Sequence[Intervention], examples: Sequence[Example], token_budget: int
+) -> list[TokenScores]:
     losses, correct = ([[np.empty(0)] * len(examples) for _ in interventions] for _ in range(2))
     of_each = [examples] * len(interventions)
     for rows in pack(interventions, of_each, token_budget):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.batch import collate, insert
+from soft_prompts.engine.memory import MEMORY
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
 
@@ -40,6 +41,7 @@ def pack(
     Yields:
         The rows of one pass, sorted. All of them have prompts of one length.
     """
+    token_budget = MEMORY.allowed(token_budget)
     for n_tokens in sorted({i.n_tokens for i in interventions}):
         of_length = [r for r, intervention in enumerate(interventions) if intervention.n_tokens == n_tokens]
         rows = [(r, i) for r in of_length for i in range(len(examples[r]))]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from soft_prompts.data.example import Example
 from soft_prompts.engine.batch import collate, insert
+from soft_prompts.engine.memory import MEMORY
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
@@ -99,6 +100,7 @@ def batches(starts: Sequence[Example], n_tokens: int, n_new: int, token_budget: 
     Yields:
         Which texts are in a batch.
     """
+    token_budget = MEMORY.allowed(token_budget)
     batch: list[int] = []
     for i in sorted(range(len(starts)), key=lambda i: len(starts[i])):
         full = (len(batch) + 1) * (len(starts[i]) + n_tokens + n_new) > token_budget

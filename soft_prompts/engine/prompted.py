@@ -74,13 +74,18 @@ class PromptedModel:
         import torch
 
         from soft_prompts.engine.generate import batches, generate
+        from soft_prompts.engine.memory import within_memory
 
         model, budget = self.bench.model, self.bench.token_budget
-        random = torch.Generator(model.device).manual_seed(seed)
-        new = {}
-        for batch in batches(starts, self.intervention.n_tokens, n_new, budget):
-            rows = generate(model, self.intervention, [starts[i] for i in batch], n_new, temperature, random)
-            new.update(zip(batch, rows, strict=True))
+
+        def continued() -> dict[int, np.ndarray]:
+            random, new = torch.Generator(model.device).manual_seed(seed), {}
+            for batch in batches(starts, self.intervention.n_tokens, n_new, budget):
+                rows = generate(model, self.intervention, [starts[i] for i in batch], n_new, temperature, random)
+                new.update(zip(batch, rows, strict=True))
+            return new
+
+        new = within_memory(continued, budget)
         return [new[i] for i in range(len(starts))]
 
     def decode(self, tokens: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from soft_prompts.engine.memory import MEMORY
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.stopwatch import CLOCK
 
@@ -43,6 +44,7 @@ def provenance(model: LanguageModel, data: dict[str, Any], n_together: int) -> d
         "dtype": str(model.dtype).removeprefix("torch."),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "runs_together": n_together,
+        **({"passes_cut_to": MEMORY.positions} if MEMORY.positions else {}),  # positions, once memory ran out
         # Of the process so far, by stage; training is that of all prompts together.
         "seconds": {stage: round(seconds, 2) for stage, seconds in CLOCK.read().items()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from soft_prompts.console import SIGNALS, progress_bar, say
 from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
+from soft_prompts.engine.memory import within_memory
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
@@ -136,7 +138,7 @@ def accumulate_gradients(
     examples: Sequence[Sequence[Example]],
     token_budget: int,
 ) -> Tensor:
-    """Add to each intervention's parameters the gradient of its own mean loss.
+    """Give each intervention's parameters, which have no gradients yet, the gradient of its own mean loss.
 
     Losses are summed over runs, so the gradient of an intervention is what it would be alone. They are divided by the
     weight of all of a run's scored tokens, so how rows are packed into passes changes nothing.
@@ -151,7 +153,24 @@ def accumulate_gradients(
     Returns:
         The mean loss of each run, nats per token, float32 [R] on the device.
     """
-    totals = [sum(e.total_weight for e in of_run) for of_run in examples]
+
+    def undo() -> None:
+        for intervention in interventions:
+            intervention.zero_grad(set_to_none=True)
+
+    work = partial(_accumulated, model, task, interventions, examples, token_budget)
+    return within_memory(work, token_budget, undo)
+
+
+def _accumulated(
+    model: LanguageModel,
+    task: Task,
+    interventions: Sequence[Intervention],
+    examples: Sequence[Sequence[Example]],
+    token_budget: int,
+) -> Tensor:
+    # A run whose batch has nothing to score has a loss of 0 and no gradient.
+    totals = [sum(e.total_weight for e in of_run) or math.inf for of_run in examples]
     losses = torch.zeros(len(interventions), device=model.device)
     for rows in pack(interventions, examples, token_budget):
         states = forward_pass(model, interventions, examples, rows)
