@@ -565,6 +565,14 @@ FAULTS = [
         among="memory",
     ),
     *of(
+        "training/tensorboard.py",
+        "test_tensorboard",
+        ("status=SessionLog.START), step=done + 1", "status=SessionLog.START), step=done"),
+        ("file, self._file = self._file, None", "file = self._file"),
+        ("        if done is None:\n            shutil", "        if False:\n            shutil"),
+        ('summary.scalar("loss/train", loss)', 'summary.scalar("loss/train", gradient_norm)'),
+    ),
+    *of(
         "engine/separator.py",
         "test_separator",
         ("losses[own] - losses[best] > MATTERS", "losses[best] - losses[own] > MATTERS"),
