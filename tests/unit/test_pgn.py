@@ -16,8 +16,10 @@ import pytest
 import zstandard
 
 from soft_prompts.data import pgn, sources
+from soft_prompts.data.cache import load_cached
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
+from soft_prompts.data.texts import read_documents
 from soft_prompts.errors import SoftPromptsError
 from tests.unit.made_up import tar, write
 from tests.unit.serving import Handler, serving, stall_silently, status, whole
@@ -632,14 +634,40 @@ def test_cache_gives_identical_games_and_is_keyed_by_all_that_matters(
         lambda data: data.replace(b"digest", b"digesT"),
     ],
 )
-def test_a_damaged_cache_file_is_rebuilt(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_cache_file_is_rebuilt(tmp_path: Path, damage: Callable[[bytes], bytes], capsys) -> None:
     source = write(tmp_path / "games.pgn", "".join(GAMES))
     first = read_games(source, ANY, None, tmp_path / "cache")
+    assert "damaged" not in capsys.readouterr().err
     (path,) = (tmp_path / "cache").iterdir()
     good = path.read_bytes()
     path.write_bytes(damage(good))
     assert_same(read_games(source, ANY, None, tmp_path / "cache"), first)
+    said = capsys.readouterr().err
+    assert "is damaged" in said and path.name in said
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", ["games", "texts"])
+def test_no_flipped_bit_of_a_cache_file_changes_what_is_read(tmp_path: Path, kind: str) -> None:
+    source = write(tmp_path / "a.txt", "\n\n".join(GAMES[0].replace("\n", " ") + str(i) for i in range(30)))
+    games = write(tmp_path / "a.pgn", "".join(GAMES))
+    cache = tmp_path / "cache"
+
+    def read() -> object:
+        if kind == "games":
+            games_read = read_games(games, ANY, None, cache)
+            return all_moves(games_read), games_read.elos.tolist(), games_read.skipped
+        return read_documents([source], None, 1000, 1000, cache)
+
+    first = read()
+    (path,) = cache.iterdir()
+    good = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(good)), 100):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert read() == first
+        assert path.read_bytes() == good or load_cached(path) is not None
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_and_not_the_games(tmp_path: Path, capsys) -> None:
