@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from soft_prompts.addresses import is_url, without_secrets
 from soft_prompts.data.cache import cache_path, load_cached, save_cached
 from soft_prompts.data.sources import Damaged, Dropped, blocks, fingerprint, open_source
 from soft_prompts.errors import SoftPromptsError
@@ -169,7 +170,8 @@ def read_games(source: str, game_filter: GameFilter, max_games: int | None, cach
         raise SoftPromptsError(f"The number of games is {max_games}; ask for at least 1.")
     if cache is None:
         return _read(source, game_filter, max_games)
-    path = cache_path(cache, "games", [fingerprint(source), asdict(game_filter), max_games, FORMAT])
+    identity = source if is_url(source) else fingerprint(source)  # the whole address: its query may choose the games
+    path = cache_path(cache, "games", [identity, asdict(game_filter), max_games, FORMAT])
     kept = load_cached(path)
     if kept is not None:
         arrays, facts = kept
@@ -185,9 +187,10 @@ def _read(source: str, game_filter: GameFilter, max_games: int | None) -> Games:
     """``read_games`` without a cache."""
     collector = _Collector(game_filter, max_games)
     note = ""
+    name = without_secrets(source)
     with contextlib.closing(open_source(source)) as raw, contextlib.closing(_Progress()) as progress:
         try:
-            for texts in _split(blocks(source, raw), source):
+            for texts in _split(blocks(name, raw), name):
                 collector.take(texts)
                 if collector.done():
                     break
@@ -195,22 +198,22 @@ def _read(source: str, game_filter: GameFilter, max_games: int | None) -> Games:
         except Dropped as error:
             if not collector.taken:
                 raise SoftPromptsError(
-                    f"No game could be taken from {source}: the connection broke after {raw.tell()} bytes ({error}). "
+                    f"No game could be taken from {name}: the connection broke after {raw.tell()} bytes ({error}). "
                     f"Try again, or download the file elsewhere and pass its path with --games."
                 ) from error
             note = (
-                f"The connection to {source} was lost after {raw.tell()} bytes ({error}); the {collector.taken} games "
+                f"The connection to {name} was lost after {raw.tell()} bytes ({error}); the {collector.taken} games "
                 f"taken until then are kept. For the rest run again, or download the file and pass its path with "
                 f"--games."
             )
         except Damaged as error:
             raise SoftPromptsError(
-                f"{source} is truncated or corrupt: {error}; {collector.seen} games could be read before the break. "
+                f"{name} is truncated or corrupt: {error}; {collector.seen} games could be read before the break. "
                 f"Download or copy the file again."
             ) from error
         except OSError as error:
-            raise SoftPromptsError(f"{source} could not be read: {error}; check the disk or copy it again.") from error
-    return collector.games(source, note)
+            raise SoftPromptsError(f"{name} could not be read: {error}; check the disk or copy it again.") from error
+    return collector.games(name, note)
 
 
 # --- from blocks of text to single games ---

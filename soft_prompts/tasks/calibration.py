@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from soft_prompts.addresses import without_secrets
 from soft_prompts.data.documents import Encoding, Split, document_id, is_held_out
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.sources import fingerprint
@@ -167,7 +168,7 @@ def _windows(text: str, identity: str, split: Split, encoding: Encoding) -> list
     texts = read_documents((text,), None, 131_072, 2**20, encoding.cache).documents
     mine = [t for t in texts if not NOT_PROSE.search(t) and _split_of(document_id(t)) == split]
     if not mine:
-        raise SoftPromptsError(f"there is no prose for this split in {text}; give more with --text.")
+        raise SoftPromptsError(f"there is no prose for this split in {without_secrets(text)}; give more with --text.")
     return [
         (f"{document_id(t)}-{start}", tokens[start : start + WORDS])
         for t, tokens in zip(mine, encoding.tokens(mine)[0], strict=True)

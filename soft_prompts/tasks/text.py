@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from soft_prompts.addresses import without_secrets
 from soft_prompts.data.documents import Encoding, Split, document_id, split_of
 from soft_prompts.data.texts import TextSplit, read_documents, source_identity, sources
 from soft_prompts.errors import SoftPromptsError
@@ -134,8 +135,9 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], max_tokens: int, cache: P
     for what, n, remedy in needed:
         if not n:
             raise SoftPromptsError(
-                f"no {what} documents are left of the {len(own.documents)} in {', '.join(wanted.text)} once the splits "
-                f"are kept apart; give more with {remedy}."
+                f"no {what} documents are left of the {len(own.documents)} in "
+                f"{', '.join(map(without_secrets, wanted.text))} once the splits are kept apart; give more with "
+                f"{remedy}."
             )
     first = wanted.max_test_documents
     chosen, validated = (tuple(sorted(documents, key=document_id)[:first]) for documents in (held_out, validation))

@@ -1,5 +1,6 @@
 """Games from PGN files: sources and compressions, filters, moves, cache, and what a broken connection leaves."""
 
+import base64
 import gzip
 import io
 import random
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 import zstandard
 
+from soft_prompts.addresses import is_url, text_without_secrets, without_secrets
 from soft_prompts.data import pgn, sources
 from soft_prompts.data.cache import load_cached
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
-from soft_prompts.data.texts import read_documents
+from soft_prompts.data.texts import read_documents, read_texts
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.tasks.chess_moves import ChessMoves
+from soft_prompts.tasks.text import TextTask
 from tests.unit.made_up import tar, write
 from tests.unit.serving import Handler, serving, stall_silently, status, whole
 
@@ -798,7 +802,7 @@ def test_nobody_listening_says_that_it_could_not_be_reached(quick: None) -> None
 
 @pytest.mark.parametrize("url", ["http://localhost:port/x.pgn", "http://[broken/x.pgn", "http://h:99999/x.pgn"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SoftPromptsError, match="is not a valid address .*; check it"):
+    with pytest.raises(SoftPromptsError, match="is not a valid address, .*; check it"):
         read_games(url, ANY, None, None)
 
 
@@ -826,3 +830,103 @@ def test_a_corrupt_file_at_an_address_is_an_error(quick: None) -> None:
     served = serving(whole(data[:-50]), name="games.pgn.zst")
     with served as server, pytest.raises(SoftPromptsError, match="truncated or corrupt.*games could be read"):
         read_games(server.url, ANY, None, None)
+
+
+SECRET = ("open-sesame", "S1GNATURE")
+"""A password and a signature."""
+
+
+def with_secrets(url: str) -> str:
+    """The address with a login and a signed query."""
+    return url.replace("http://", f"http://me:{SECRET[0]}@") + f"?X-Amz-Signature={SECRET[1]}&x=1#part"
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("https://me:open-sesame@host.org:8443/a/b.pgn?X-Amz-Signature=S1GNATURE", "https://host.org:8443/a/b.pgn"),
+        ("https://host.org?S1GNATURE", "https://host.org"),
+        ("https://host.org/a.pgn#S1GNATURE", "https://host.org/a.pgn"),
+        ("HTTP://me@[::1]:80/a@b/c.pgn", "HTTP://[::1]:80/a@b/c.pgn"),
+        ("https://me:open/sesame@host.org/a.pgn", "https://..."),
+        ("https://me:open?sesame@host.org/a.pgn", "https://..."),
+        ("a folder/me:open@x?.pgn", "a folder/me:open@x?.pgn"),
+    ],
+)
+def test_an_address_is_named_and_recorded_without_its_secrets(url: str, named: str) -> None:
+    assert without_secrets(url) == named
+    assert text_without_secrets(f"no {url} there") == (f"no {named} there" if " " not in url else f"no {url} there")
+    if is_url(url):
+        task = ChessMoves(games=url, test_games=url)
+        assert task.identity() == {"games": named, "test_games": named}
+        assert task.recorded()["games"] == task.recorded()["test_games"] == named
+        texts = TextTask(text=("pile", url), test_text=(url,))
+        assert texts.recorded()["text"] == ["pile", named] and texts.recorded()["test_text"] == [named]
+        assert list(texts.identity().values())[1:] == [named, named]
+
+
+def test_a_login_is_sent_to_the_server_and_to_no_other(tmp_path: Path, quick: None) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def note(answer: Callable) -> Callable:
+        def noted(handler: Handler, start: int) -> None:
+            asked.append((handler.path, handler.headers["Authorization"]))
+            answer(handler, start)
+
+        return noted
+
+    with serving(note(whole(CONTENT)), name="b.pgn") as other:
+        moved = note(lambda handler, start: handler.begin(302, Location=other.url, Content_Length=0))
+        with serving(moved) as server:
+            games = read_games(with_secrets(server.url), ANY, None, tmp_path / "cache")
+    assert_same(games, read_text(tmp_path, CONTENT))
+    login = base64.b64encode(f"me:{SECRET[0]}".encode()).decode()
+    assert asked == [(f"/games.pgn?X-Amz-Signature={SECRET[1]}&x=1", f"Basic {login}"), ("/b.pgn", None)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(404),
+        status(503),
+        whole(CONTENT, upto=20),
+        whole(b"no games"),
+        whole(game("1. Ke2 *").encode()),
+        whole(zstandard.compress(CONTENT)[:-5]),
+        lambda handler, start: handler.begin(302, Location="file:///S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, Location="http://h:open-sesame/?S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, URI="ftp://open-sesame@x/S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, Location="http://[S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, Location="http://.open-sesame/", Content_Length=0),
+        lambda handler, start: handler.begin(302, Content_Length=0),
+        lambda handler, start: handler.begin(200, Content_Length="²"),
+    ],
+)
+def test_no_error_tells_what_an_address_keeps_secret(quick: None, answer: Callable) -> None:
+    for read in (lambda url: read_games(url, ANY, None, None), lambda url: read_texts([url], None, 10, 100)):
+        with serving(answer, name="a.pgn") as server, pytest.raises(SoftPromptsError) as caught:
+            read(with_secrets(server.url))
+        assert server.url in str(caught.value) and not any(secret in str(caught.value) for secret in SECRET)
+
+
+@pytest.mark.parametrize("url", ["http://me:open-sesame?x@h/a.pgn", "http://me:open-sesame@[h/a.pgn?S1GNATURE"])
+def test_an_address_that_is_none_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(SoftPromptsError, match="is not a valid address") as caught:
+        read_games(url, ANY, None, None)
+    assert not any(secret in str(caught.value) for secret in SECRET)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/a.pgn", "data:text/plain,x", "FILE:/x"])
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_an_address_that_leads_on_to_another_kind_is_refused(quick: None, target: str, code: int) -> None:
+    answer = lambda handler, start: handler.begin(code, Location=target, Content_Length=0)  # noqa: E731
+    kind = target.partition(":")[0].lower()
+    message = f"leads on to an address of the kind '{kind}', which is not fetched; only http and https are"
+    with serving(answer) as server, pytest.raises(SoftPromptsError, match=message):
+        read_games(server.url, ANY, None, None)
+
+
+def test_addresses_that_differ_in_the_query_share_no_cache(tmp_path: Path, quick: None) -> None:
+    with serving(whole(CONTENT), whole(GAMES[0].encode())) as server:
+        counts = [len(read_games(f"{server.url}?n={n}", ANY, None, tmp_path / "cache")) for n in (1, 2, 1)]
+    assert counts == [40, 1, 40]

@@ -170,12 +170,15 @@ def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, name: str, content: 
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ([1, 2], "row 1 of .* has the int 1 and no text in its field 'text'; name another one with --text-field"),
-        ([None, ["a", "b"]], r"row 2 of .* has the list \['a', 'b'\] and no text"),
-        ([b"bytes"], "row 1 of .* has the bytes b'bytes' and no text"),
+        ([1, 2], "a.parquet has int64 and no text in its column 'text'; name another one with --text-field"),
+        ([None, ["a", "b"]], "has list<.*> and no text in its column"),
+        ([{"text": "a"}], "has struct<text: string> and no text"),
+        ([b"bytes"], "has binary and no text"),
+        (pa.array([2**62], pa.timestamp("ns", "Nowhere/At all")), "has timestamp.* and no text"),
+        (pa.array([b"a"]).dictionary_encode(), "has binary and no text"),
     ],
 )
-def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list, message: str) -> None:
+def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list | pa.Array, message: str) -> None:
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     with pytest.raises(SoftPromptsError, match=message):
         read_texts([str(tmp_path / "a.parquet")], None, 10, 100)
@@ -184,7 +187,7 @@ def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list, m
 def test_a_parquet_text_that_is_not_utf8_is_refused(tmp_path) -> None:
     latin = pa.array([b"good", b"Gr\xf6"]).view(pa.string())
     pq.write_table(pa.table({"text": latin}), tmp_path / "a.parquet")
-    with pytest.raises(SoftPromptsError, match="a.parquet is truncated or corrupt: a text .* is not UTF-8"):
+    with pytest.raises(SoftPromptsError, match="a.parquet is truncated or corrupt: the text of row 2 is not UTF-8"):
         read_texts([str(tmp_path / "a.parquet")], None, 10, 100)
 
 
