@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -84,6 +85,75 @@ def assert_same(games: Games, others: Games) -> None:
 def read_text(tmp_path: Path, text: str | bytes, game_filter: GameFilter = ANY, max_games: int | None = None) -> Games:
     """The games of a file with this text."""
     return read_games(write(tmp_path / "games.pgn", text), game_filter, max_games, None)
+
+
+# --- splitting ---
+
+
+def begins_a_game(text: bytes, start: int, header: re.Match[bytes]) -> bool:
+    """What ``_Game.ends_before`` says, found out anew at every header, in time that grows with the square."""
+    end = header.start()
+    blank = text.endswith(b"\n", start, end)
+    if blank and text[text.rfind(b"\n", start, end - 1) + 1] not in b"[%;\n":
+        return True
+    before = text[start:end].rstrip()
+    headers = 0
+    if before.startswith(b"\n["):
+        match = re.search(rb"\n(?!\n*[\[%;])", before)
+        headers = match.start() if match else len(before)
+    if before and headers == len(before):
+        return re.search(rb"\n\[" + re.escape(header[1]) + rb"[ \t]", before + b" ") is not None
+    return blank or b"{" not in re.sub(rb"(?m)\{[^}]*\}|;[^\n]*|^%[^\n]*", b"", before[headers:])
+
+
+def at_headers(text: bytes) -> list[bytes]:
+    """What ``_at_headers`` says."""
+    starts = [0]
+    for header in pgn.HEADERS.finditer(text):
+        if begins_a_game(text, starts[-1], header):
+            starts.append(header.start())
+    return [text[start:end] for start, end in pairwise([*starts, len(text)])]
+
+
+ODD_PARTS = (
+    *(b'[A "x"]', b'[A "x" ', b'[B "', b"[A ", b"\n", b"\n\n", b" \n", b"{", b"}", b";", b"%", b"\n%", b"e4 ", b"* "),
+    *(b"1-0", b"\n[A ", b'\n[B "x"]\n', b'\n[A "x"]\n\n', b"\n\n; x", b'{\n[A "x"]\n}', b"\x0c", b"]"),
+)
+
+
+def test_text_is_split_as_if_every_header_were_judged_on_its_own() -> None:
+    dice = random.Random(0)
+    n_several = 0
+    for _ in range(4000):
+        text = b"\n\n" + b"".join(dice.choices(ODD_PARTS, k=dice.randint(1, 40)))
+        assert pgn._at_headers(text) == at_headers(text), text
+        n_several += len(at_headers(text)) > 2
+    assert n_several > 1000
+
+
+LONG = 300_000
+OPENING = '[Event "x"]\n[WhiteElo "1000"]\n[BlackElo "1000"]\n\n1. e4 '
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        OPENING + "{a " * (LONG // 3),
+        OPENING + "1-0 " + ";" * LONG + "x\nx\n\nx",
+        OPENING.removesuffix("1. e4 ") + "\n" * LONG + '[A "x"]',
+        OPENING + "\r" * LONG + "x",
+        OPENING + "{" + '\n[A "x' * (LONG // 6),
+        OPENING + "{" + '\n\n%\n[A "x' * (LONG // 11),
+        "".join(f'[A{i} "x" \n' for i in range(LONG // 12)),
+        '[A "x" \n' * (LONG // 8),
+        (OPENING + "{\n\n") * (LONG // 60),
+        OPENING + "(" * LONG,
+    ],
+    ids=["braces", "semicolons", "line_ends", "returns", "headers", "blanks", "tags", "same_tags", "open", "brackets"],
+)
+def test_no_text_takes_time_that_grows_with_its_square(tmp_path: Path, content: str) -> None:
+    with pytest.raises(SoftPromptsError, match="None of the|holds no games"):  # some took hours, one for ever
+        read_text(tmp_path, content)
 
 
 # --- moves ---
