@@ -84,7 +84,10 @@ def fingerprint(source: str) -> str:
     if is_url(source):
         return without_secrets(source)
     open_file(source).close()
-    return file_fingerprint(Path(source))
+    try:
+        return file_fingerprint(Path(source))
+    except OSError as error:  # a disk that fails, or a file that is gone meanwhile
+        raise SoftPromptsError(f"{source} could not be read: {error.strerror}; check the disk and its path.") from error
 
 
 def open_source(source: str) -> Bytes:

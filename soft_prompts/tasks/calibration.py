@@ -56,9 +56,16 @@ class Secret:
 
     @classmethod
     def read(cls, path: Path) -> Secret:
-        """The secret in a JSON file."""
-        kept = json.loads(path.read_text())
-        return cls(*(np.array(kept[name]) for name in ("symbols", "tags")), np.array([int(c) for c in kept["classes"]]))
+        """The secret in a JSON file. Raises SoftPromptsError if the file holds none."""
+        try:
+            kept = json.loads(path.read_text())
+            symbols, tags = (np.array(kept[name], np.int64) for name in ("symbols", "tags"))
+            return cls(symbols, tags, np.array([int(c) for c in kept["classes"]]))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise SoftPromptsError(
+                f"{path} is no secret ({type(error).__name__}); make it anew with python -m "
+                f"soft_prompts.pocket.variants, or name another one with --secret."
+            ) from error
 
     def json(self) -> str:
         """The content of the file."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import chess
 import chess.pgn
@@ -661,6 +662,48 @@ def test_missing_files_folders_and_counts_are_refused(tmp_path: Path) -> None:
         read_games("x" * 5000, ANY, None, None)
     with pytest.raises(SoftPromptsError, match="number of games is 0; ask for at least 1"):
         read_text(tmp_path, GAMES[0], ANY, 0)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch, error: OSError) -> None:
+    source = write(tmp_path / "a.pgn", GAMES[0])
+    written = write(tmp_path / "a.txt", "one")
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    reads = (
+        lambda: read_games(source, ANY, None, None),
+        lambda: fingerprint(source),
+        lambda: read_texts([written], None, 1, 1),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        for read in reads:
+            with pytest.raises(SoftPromptsError, match=f"could not be opened: {error.strerror}; check its name and r"):
+                read()
+
+    class Failing(io.BytesIO):
+        read = fail
+
+    monkeypatch.setattr(Path, "open", lambda *_: Failing())
+    for read in reads:
+        with pytest.raises(SoftPromptsError, match=f"could not be read: .*{error.strerror}; check the disk"):
+            read()
+
+
+def test_a_file_that_is_gone_meanwhile_is_named(tmp_path: Path, monkeypatch) -> None:
+    source = write(tmp_path / "a.pgn", GAMES[0])
+    opened = sources.open_file
+
+    def open_and_remove(name: str) -> io.BufferedReader:
+        file = opened(name)
+        Path(name).unlink()
+        return file
+
+    monkeypatch.setattr(sources, "open_file", open_and_remove)
+    with pytest.raises(SoftPromptsError, match="a.pgn could not be read: No such file"):
+        fingerprint(source)
 
 
 def test_fingerprint_follows_the_content_and_a_url_is_its_own(tmp_path: Path) -> None:
