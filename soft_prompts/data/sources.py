@@ -75,8 +75,8 @@ def fingerprint(source: str) -> str:
         source: A path or an http(s) address.
 
     Returns:
-        An address without user name, password and query, which hold what is secret and what changes; for a local file
-        16 hex digits over its size, beginning and end.
+        An address without user name, password and query, which hold what is secret and what changes, so addresses that
+        differ in nothing else are the same data; for a local file 16 hex digits over its size, beginning and end.
 
     Raises:
         SoftPromptsError: If the file is missing or unreadable.
@@ -93,7 +93,7 @@ def fingerprint(source: str) -> str:
 def open_source(source: str) -> Bytes:
     """Open a path or an http(s) address for reading its raw bytes.
 
-    An address is not contacted before the first read.
+    An address is not contacted before the first read. A user name and password in it are sent as basic authentication.
 
     Raises:
         SoftPromptsError: If the file cannot be opened or the address is not a valid one.
