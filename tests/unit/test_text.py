@@ -269,7 +269,7 @@ def test_too_few_documents_for_a_split_are_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "shortest"),
-    [(Autoregressive(), 2), (Repetition(strings=("a",), targets=(0,), n_repeated=8), 5), (SkipTokens(skip=(8,)), 10)],
+    [(Autoregressive(), 2), (Repetition(strings=("a",), targets=(0,), n_repeated=8), 5), (SkipTokens(skip=(18,)), 20)],
 )
 def test_documents_that_are_too_short_are_counted_by_split_and_said(tmp_path, task, shortest: int, capsys) -> None:
     documents = [f"{i:03}" + "x" * (i % 20) for i in range(400)]  # 4 to 23 tokens with the separator
@@ -298,7 +298,7 @@ def test_too_short_documents_are_said_once_and_refused_if_a_split_has_no_others(
     short = write(tmp_path / "b.txt", "\n\n".join(f"{i:03}" for i in range(99)))
     for of_short in (replace(task, text=(short,)), replace(task, test_text=(short,))):
         with pytest.raises(SoftPromptsError, match=r"all \d+ (training|held-out) documents are shorter than 10 tokens"):
-            next(of_short.examples("train", same, 0))
+            next(of_short.examples("held_out", same, 0))
 
 
 def test_the_hub_out_of_reach_names_the_alternatives(monkeypatch) -> None:
