@@ -306,7 +306,7 @@ FAULTS = [
         ("rest += text[len(known) :]", "rest = text[len(known) :]"),
         ("known = text.rstrip()", "known = text"),
         ("if length > MAX_DOCUMENT", "if length >= MAX_DOCUMENT"),
-        ("if made > FREE_BYTES", "if stored > FREE_BYTES"),
+        ("if made > FREE_BYTES", "if size > FREE_BYTES"),
         ("if END_OF_TEXT in head or len", "if len"),
         among="longest or alike or address_has or whole_file or gibibyte",
     ),
