@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from soft_prompts.addresses import without_secrets
 from soft_prompts.errors import SoftPromptsError
 
 _BEFORE = "before"
@@ -53,7 +54,8 @@ def recorded(options: Any, file_options: Collection[str] = ()) -> dict[str, Any]
     Args:
         options: The dataclass.
         file_options: Fields that may name a local file or folder: it is recorded without its path, since a folder of
-            this machine means nothing on another one. No other string is taken for a path.
+            this machine means nothing on another one. An address is recorded ``without_secrets``. No other string is
+            taken for a path.
 
     Returns:
         Name -> value. Options that are as they were before they existed are left out.
@@ -78,7 +80,7 @@ def plain(value: Any, what: str, is_file: bool = False) -> Any:
     Args:
         value: May also hold tuples, numbers and arrays of numpy, and paths.
         what: What it is, for the error.
-        is_file: It may name a local file.
+        is_file: It may name a local file or an address.
 
     Raises:
         SoftPromptsError: It is something else, or a number that is not finite.
@@ -93,6 +95,8 @@ def plain(value: Any, what: str, is_file: bool = False) -> Any:
         value = str(value)
     if isinstance(value, Path) or (is_file and isinstance(value, str) and os.path.exists(value)):
         return Path(value).name
+    if is_file and isinstance(value, str):
+        return without_secrets(value)
     if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise SoftPromptsError(

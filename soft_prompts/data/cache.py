@@ -37,7 +37,8 @@ def load_cached(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | No
         path: The file, from ``cache_path``.
 
     Returns:
-        The arrays and the facts that ``save_cached`` was given. None if the file is missing, unreadable or damaged.
+        The arrays and the facts that ``save_cached`` was given. None if the file is missing. None, too, if it cannot be
+        read or is damaged; a warning then says so.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -47,9 +48,15 @@ def load_cached(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | No
             names = file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
         facts = kept["facts"]
-        return (arrays, facts) if kept["digest"] == _digest(arrays, facts) else None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        if kept["digest"] == _digest(arrays, facts):
+            return arrays, facts
+        reason = "its checksum is wrong"
+    except FileNotFoundError:
         return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    warn(f"the cache file {path} is damaged ({reason}); the data is read anew and the file replaced.")
+    return None
 
 
 def save_cached(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:

@@ -6,6 +6,9 @@ that is illegal, or that the parser cannot read, is left out as a whole.
 
 No game vanishes: those taken and those skipped, by reason, are all games up to the place where reading ended. A game
 begins at its headers. One without headers begins behind the result of another and an empty line.
+
+Whatever the text, the time grows with its length and not with its square, and memory stays below 1 GiB beside the games
+that are kept. So patterns here are possessive (`*+`) or begin where a run of letters begins.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from soft_prompts.addresses import is_url, without_secrets
 from soft_prompts.data.cache import cache_path, load_cached, save_cached
 from soft_prompts.data.sources import Damaged, Dropped, blocks, fingerprint, open_source
 from soft_prompts.errors import SoftPromptsError
@@ -29,12 +33,14 @@ from soft_prompts.errors import SoftPromptsError
 FORMAT = 3
 """Raised when the same source and filter give other games than before, or the cache file another layout: old cache
 files are then not used."""
-MAX_GAME_BYTES = 64 << 20
+MAX_GAME_BYTES = 16 << 20
 """More bytes of text than this without the start of a game are not PGN."""
 PROGRESS_AFTER_S = 1.5
 """Seconds of reading before progress is shown."""
 MAX_EVENTS_COUNTED = 10_000
 """Event headers counted for an error message. Tournament names may differ game by game, so there must be a bound."""
+MAX_EVENT = 80
+"""Bytes of an Event header that the message shows."""
 
 ANY_HEADER = b'[A ""]\n\n'
 """Put before every movetext. Without it the parser drops games that have no moves, and the later games move up."""
@@ -47,14 +53,18 @@ JOINED = re.compile(rb'\[(?<!\n\[)(?=[A-Z]\w*[ \t]+")')
 BLANKS = re.compile(rb"\n[ \t]+(?=\n)")
 HEADERS = re.compile(rb'\n(?<!"\]\n)\[([\w+#=:-]+)[ \t]+"')
 """A header whose line above is none: a game may begin here."""
-HEADER_END = re.compile(rb"\n(?!\n*[\[%;])")
+HEADER_END = re.compile(rb"(?<!\n)\n(?!\n*+[\[%;])")
 """The end of the last header. Empty lines and comments between headers are among them."""
 HEADER_TAG = re.compile(rb'\n\[(WhiteElo|BlackElo|Variant|SetUp|FEN|Termination)[ \t]+"([^"\n]*)"')
 EVENT = re.compile(rb'\n\[Event[ \t]+"([^\n]*?)"\]')
-COMMENT = re.compile(rb"\{[^}]*\}|;[^\n]*|^%[^\n]*", re.MULTILINE)
+TAG = re.compile(rb"\n\[([\w+#=:-]+)[ \t]")
+COMMENT = re.compile(rb"\{[^}]*+\}|(\{)[^}]*+|;[^\n]*|^%[^\n]*", re.MULTILINE)
+"""A comment. One that is never closed goes on to the end, and its brace is a group of its own."""
+COMMENT_START = re.compile(rb"\{|;[^\n]*|^%[^\n]*", re.MULTILINE)
+"""A comment up to the end of its line, or the brace with which it begins."""
 GAME_END = re.compile(
     rb"\{[^}]*(?:\}|\Z)|;[^\n]*|^%[^\n]*"  # no game ends in a comment
-    rb"|(?P<end>(?:1-0|0-1|1/2|\*)(?:[ \t]|\n(?!\n)|\{[^}]*\}|;[^\n]*)*\n\n)",
+    rb"|(?P<end>(?:1-0|0-1|1/2|\*)(?:[ \t]|\n(?!\n)|\{[^}]*+\}|;[^\n]*+)*+\n\n)",
     re.MULTILINE,
 )
 """A result, comments on it, and an empty line."""
@@ -169,7 +179,8 @@ def read_games(source: str, game_filter: GameFilter, max_games: int | None, cach
         raise SoftPromptsError(f"The number of games is {max_games}; ask for at least 1.")
     if cache is None:
         return _read(source, game_filter, max_games)
-    path = cache_path(cache, "games", [fingerprint(source), asdict(game_filter), max_games, FORMAT])
+    identity = source if is_url(source) else fingerprint(source)  # the whole address: its query may choose the games
+    path = cache_path(cache, "games", [identity, asdict(game_filter), max_games, FORMAT])
     kept = load_cached(path)
     if kept is not None:
         arrays, facts = kept
@@ -185,9 +196,10 @@ def _read(source: str, game_filter: GameFilter, max_games: int | None) -> Games:
     """``read_games`` without a cache."""
     collector = _Collector(game_filter, max_games)
     note = ""
+    name = without_secrets(source)
     with contextlib.closing(open_source(source)) as raw, contextlib.closing(_Progress()) as progress:
         try:
-            for texts in _split(blocks(source, raw), source):
+            for texts in _split(blocks(name, raw), name):
                 collector.take(texts)
                 if collector.done():
                     break
@@ -195,22 +207,22 @@ def _read(source: str, game_filter: GameFilter, max_games: int | None) -> Games:
         except Dropped as error:
             if not collector.taken:
                 raise SoftPromptsError(
-                    f"No game could be taken from {source}: the connection broke after {raw.tell()} bytes ({error}). "
+                    f"No game could be taken from {name}: the connection broke after {raw.tell()} bytes ({error}). "
                     f"Try again, or download the file elsewhere and pass its path with --games."
                 ) from error
             note = (
-                f"The connection to {source} was lost after {raw.tell()} bytes ({error}); the {collector.taken} games "
+                f"The connection to {name} was lost after {raw.tell()} bytes ({error}); the {collector.taken} games "
                 f"taken until then are kept. For the rest run again, or download the file and pass its path with "
                 f"--games."
             )
         except Damaged as error:
             raise SoftPromptsError(
-                f"{source} is truncated or corrupt: {error}; {collector.seen} games could be read before the break. "
+                f"{name} is truncated or corrupt: {error}; {collector.seen} games could be read before the break. "
                 f"Download or copy the file again."
             ) from error
         except OSError as error:
-            raise SoftPromptsError(f"{source} could not be read: {error}; check the disk or copy it again.") from error
-    return collector.games(source, note)
+            raise SoftPromptsError(f"{name} could not be read: {error}; check the disk or copy it again.") from error
+    return collector.games(name, note)
 
 
 # --- from blocks of text to single games ---
@@ -239,7 +251,7 @@ def _tidied(text: bytes) -> bytes:
     r"""The text with \n for line ends, nothing in blank lines, and without marks where files begin or end."""
     if b"\r" in text:
         known = text.rstrip(b"\r")  # the line end behind it may go on in the next block
-        text = re.sub(rb"\r+\n", b"\n", known).replace(b"\r", b"\n") + text[len(known) :]
+        text = re.sub(rb"(?<!\r)\r+\n", b"\n", known).replace(b"\r", b"\n") + text[len(known) :]
     if END_OF_FILE in text:
         text = text.replace(END_OF_FILE, b"\n")
     if BYTE_ORDER_MARK[:1] in text:  # one byte is found ten times as fast as three
@@ -250,24 +262,75 @@ def _tidied(text: bytes) -> bytes:
 def _at_headers(text: bytes) -> list[bytes]:
     """Split the text where games with headers begin; the first part is what comes before them."""
     starts = [0]
+    game = _Game(text)
     for header in HEADERS.finditer(text):
-        if _begins_a_game(text, starts[-1], header):
+        if game.ends_before(header):
             starts.append(header.start())
+            game.begin(header.start())
     return [text[start:end] for start, end in pairwise([*starts, len(text)])]
 
 
-def _begins_a_game(text: bytes, start: int, header: re.Match[bytes]) -> bool:
-    """Whether a new game begins at a header, or whether it belongs to the text from ``start`` on: it stands in a
-    comment, or the headers go on."""
-    end = header.start()
-    blank = text.endswith(b"\n", start, end)
-    if blank and text[text.rfind(b"\n", start, end - 1) + 1] not in b"[%;\n":
-        return True  # behind a line of moves and a blank line, as nearly all games do
-    before = text[start:end].rstrip()
-    if before and _header_end(before) == len(before):
-        # Only headers until here. They go on, but no game has a tag twice.
-        return re.search(rb"\n\[" + re.escape(header[1]) + rb"[ \t]", before) is not None
-    return blank or b"{" not in COMMENT.sub(b"", before[_header_end(before) :])
+class _Game:
+    """The game whose text is being read, and what is known of it so far. Nothing is read twice, however many lines of
+    it look like headers."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._headers_until = self._first_move = 0
+        self._closed = -1
+        """The first closing brace behind some opening one; the length of the text if there is none."""
+        self.begin(0)
+
+    def begin(self, start: int) -> None:
+        """The next game begins here."""
+        self._start = start
+        self._tags: set[bytes] = set()
+        self._tags_until = start
+        self._comments_until = -1
+        """How far its comments are known; -1: not at all."""
+
+    def ends_before(self, header: re.Match[bytes]) -> bool:
+        """Whether the next game begins at a header, or whether it belongs to this one: it stands in a comment, or the
+        headers go on."""
+        text, start, end = self._text, self._start, header.start()
+        blank = text.endswith(b"\n", start, end)
+        if blank and text[text.rfind(b"\n", start, end - 1) + 1] not in b"[%;\n":
+            return True  # behind a line of moves and a blank line, as nearly all games do
+        has_headers = text.startswith(b"\n[", start)
+        if has_headers and start >= self._headers_until:  # else the headers of the game before went on until here
+            match = HEADER_END.search(text, start)
+            self._headers_until = match.start() if match else len(text)
+            self._first_move = _skip_space(text, self._headers_until)
+        if has_headers and end <= self._first_move:
+            # Only headers until here. They go on, but no game has a tag twice.
+            self._tags.update(TAG.findall(text, self._tags_until, end))
+            self._tags_until = end
+            return header[1] in self._tags
+        return blank or not self._is_in_comment(self._headers_until if has_headers else start, end)
+
+    def _is_in_comment(self, headers_end: int, end: int) -> bool:
+        """Whether a comment in braces begins before ``end`` and does not end there."""
+        text = self._text
+        place = max(self._comments_until, headers_end)
+        while True:
+            comment = COMMENT_START.search(text, place, end)
+            if comment is None:
+                self._comments_until = end
+                return False
+            place = comment.end()
+            if comment[0] == b"{":
+                if self._closed < place:
+                    self._closed = text.find(b"}", place) % (len(text) + 1)  # the length, if it is not found
+                if self._closed >= end:
+                    self._comments_until = comment.start()
+                    return True
+                place = self._closed + 1
+
+
+def _skip_space(text: bytes, start: int) -> int:
+    """Where the first letter stands that is no white space."""
+    match = re.compile(rb"\S").search(text, start)
+    return match.start() if match else len(text)
 
 
 def _with_those_behind(text: bytes) -> list[bytes]:
@@ -279,7 +342,7 @@ def _with_those_behind(text: bytes) -> list[bytes]:
         return [text]
     ends = [match.end() for match in GAME_END.finditer(text, _header_end(text)) if match["end"]]
     games = [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
-    return [game for game in games if COMMENT.sub(b"", game).strip()]
+    return [game for game in games if COMMENT.sub(rb"\1", game).strip()]
 
 
 def _header_end(game: bytes) -> int:
@@ -348,7 +411,7 @@ class _Collector:
         self.seen += len(verdicts)
         self.skipped.update(reason for reason in verdicts if reason)
         if not self.taken and len(self.events) < MAX_EVENTS_COUNTED:
-            self.events.update(map(_event, games))
+            self.events.update(_event(game)[:MAX_EVENT] for game in games)
 
     def games(self, source: str, note: str) -> Games:
         """Everything that was taken. Raises SoftPromptsError if that is nothing."""
@@ -498,7 +561,7 @@ def _is_whole(movetext: bytes) -> bool:
     The parser stops, and calls the game valid, at a comment or variation that is never closed (a game cut off), at a
     `[` outside comments, and at an empty line with moves after it.
     """
-    plain = COMMENT.sub(b" ", movetext).strip()
+    plain = COMMENT.sub(rb" \1", movetext).strip()
     after_blank = plain.partition(b"\n\n")[2].strip()
     return (
         b"{" not in plain
@@ -512,7 +575,7 @@ def _ends_with_its_result(movetext: bytes) -> bool:
     """Whether nothing but comments stands behind a movetext's result, where the parser stops."""
     if movetext.endswith(RESULTS) and sum(map(movetext.count, RESULTS)) == 1:
         return True
-    plain = COMMENT.sub(b" ", movetext)
+    plain = COMMENT.sub(rb" \1", movetext)
     depth = 0
     for match in PARENTHESIS_OR_RESULT.finditer(plain):
         if match[0] in RESULTS and depth == 0:

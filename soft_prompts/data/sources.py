@@ -1,12 +1,17 @@
 """Where data comes from: local files and addresses of any size, plain or compressed, as blocks of decompressed bytes.
 
 An address is streamed, only as far as its reader needs. If a connection breaks, a new one goes on at the same byte.
-A truncated archive is noticed.
+A truncated archive is noticed, and one that grows beyond all measure is refused.
+
+Messages name an address without user name, password and query.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
+import re
 import tarfile
 import time
 import urllib.error
@@ -19,11 +24,19 @@ from typing import Any, BinaryIO, NoReturn, Protocol
 
 import zstandard
 
+from soft_prompts.addresses import is_url, without_secrets
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint as file_fingerprint
 
 READ_BYTES = 1 << 16
-"""Compressed bytes read at a time. Few, because all of them are decompressed in one go."""
+"""Bytes read at a time."""
+FEED_BYTES = 1 << 10
+"""Compressed bytes that are decompressed in one go. Four bytes of zstd can become 128 KiB, so these can become
+32 MiB."""
+MAX_GROWTH = 200
+"""So many bytes may come of one compressed byte, and FREE_BYTES more. Text and games give less than 50."""
+FREE_BYTES = 64 << 20
+"""Decompressed bytes up to which nobody asks how many compressed ones they come of."""
 BLOCK_BYTES = 4 << 20
 """Decompressed bytes handed on at a time."""
 TIMEOUT_S = 30.0
@@ -63,31 +76,31 @@ def fingerprint(source: str) -> str:
         source: A path or an http(s) address.
 
     Returns:
-        An address itself; for a local file 16 hex digits over all of it.
+        An address without user name and password and, for the part from "?" on, 8 hex digits: another query may be
+        other data. So an address that is signed anew is other data, too. For a local file 16 hex digits over all of it.
 
     Raises:
         SoftPromptsError: If the file is missing or unreadable.
     """
     if is_url(source):
-        return source
+        _, mark, query = source.partition("?")
+        return without_secrets(source) + (mark and f"?{hashlib.blake2b(query.encode(), digest_size=4).hexdigest()}")
     open_file(source).close()
-    return file_fingerprint(Path(source))
+    try:
+        return file_fingerprint(Path(source))
+    except OSError as error:  # a disk that fails, or a file that is gone meanwhile
+        raise SoftPromptsError(f"{source} could not be read: {error.strerror}; check the disk and its path.") from error
 
 
 def open_source(source: str) -> Bytes:
     """Open a path or an http(s) address for reading its raw bytes.
 
-    An address is not contacted before the first read.
+    An address is not contacted before the first read. A user name and password in it are sent as basic authentication.
 
     Raises:
         SoftPromptsError: If the file cannot be opened or the address is not a valid one.
     """
     return _HttpBytes(source) if is_url(source) else open_file(source)
-
-
-def is_url(source: str) -> bool:
-    """Whether a source is an http(s) address."""
-    return source.lower().startswith(("http://", "https://"))
 
 
 def open_file(source: str) -> BinaryIO:
@@ -115,11 +128,17 @@ class _HttpBytes:
     """The bytes of an http(s) address in order. If the connection breaks, a new one goes on at the same byte."""
 
     def __init__(self, url: str) -> None:
+        self._name = without_secrets(url)
+        """The address as messages name it."""
         try:
-            _ = urllib.parse.urlsplit(url).port  # only to get the error that it raises for an invalid port
-        except ValueError as error:
-            raise SoftPromptsError(f"{url} is not a valid address ({error}); check it.") from error
-        self._url = url
+            parts = urllib.parse.urlsplit(url)
+            _ = parts.port  # only to get the error that it raises for an invalid port
+        except ValueError:
+            raise self._invalid() from None  # the error itself may tell a password
+        user, _, host = parts.netloc.rpartition("@")
+        address = urllib.parse.urlunsplit(parts._replace(netloc=host, fragment=""))
+        self._address = urllib.parse.quote(address, safe="/:?#[]@!$&'()*+,;=%~")  # spaces, letters beyond ASCII
+        self._login = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
         self._position = 0
         # Size of the whole file in bytes, if the server says it.
         self._size: int | None = None
@@ -150,6 +169,8 @@ class _HttpBytes:
                 error.close()
                 if error.code < 500:
                     self._refuse(why)
+            except (UnicodeError, http.client.InvalidURL):
+                raise self._invalid() from None
             except (OSError, http.client.HTTPException) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
                 if isinstance(error, urllib.error.URLError) and not isinstance(error.reason, TimeoutError):
@@ -167,11 +188,14 @@ class _HttpBytes:
             self._response.close()
             self._response = None
 
+    def _invalid(self) -> SoftPromptsError:
+        return SoftPromptsError(f"{self._name} is not a valid address, or leads on to one that is not; check it.")
+
     def _refuse(self, why: str) -> NoReturn:
         """The server refuses the file; another try would not help."""
         if self._position:
             raise Dropped(why)
-        raise SoftPromptsError(f"{self._url} was refused with {why}; check the address.")
+        raise SoftPromptsError(f"{self._name} was refused with {why}; check the address.")
 
     def _check_reachable(self, why: str) -> None:
         """Raise SoftPromptsError if no byte has come yet: there is no network or no such server.
@@ -180,7 +204,7 @@ class _HttpBytes:
         """
         if not self._position:
             raise SoftPromptsError(
-                f"{self._url} could not be reached ({why}); check the address and the network, "
+                f"{self._name} could not be reached ({why}); check the address and the network, "
                 f"or download the file elsewhere and give its path instead."
             )
 
@@ -189,8 +213,10 @@ class _HttpBytes:
         headers = {"User-Agent": "soft-prompts", "Accept-Encoding": "identity"}
         if self._position:
             headers["Range"] = f"bytes={self._position}-"
-        address = urllib.parse.quote(self._url, safe="/:?#[]@!$&'()*+,;=%~")  # spaces and letters beyond ASCII
-        response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT_S)
+        request = urllib.request.Request(self._address, headers=headers)
+        if self._login:
+            request.add_unredirected_header("Authorization", f"Basic {self._login}")
+        response = urllib.request.build_opener(_Redirects(self._name)).open(request, timeout=TIMEOUT_S)
         try:
             self._move_to_position(response)
         except BaseException:
@@ -209,7 +235,7 @@ class _HttpBytes:
                 raise Dropped(f"the server sent other bytes than those asked for, from {self._position} on")
             return
         length = response.headers.get("Content-Length", "")
-        self._size = int(length) if length.isdigit() else None
+        self._size = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         # The server ignored the range and begins at the first byte: skip what was read before.
         missing = self._position
         while missing:
@@ -219,11 +245,36 @@ class _HttpBytes:
             missing -= n_skipped
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to other addresses, as long as they are http(s): not to files of this machine."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def http_error_302(self, request, response, code, message, headers) -> Any:
+        """Called by urllib when a server names another address."""
+        try:
+            named = headers.get("Location") or headers.get("URI") or ""
+            target = urllib.parse.urljoin(request.full_url, named)
+            urllib.parse.urlsplit(target)
+        except ValueError:
+            raise http.client.InvalidURL from None
+        if not is_url(target):
+            response.close()
+            raise SoftPromptsError(
+                f"{self._name} leads on to an address of the kind {urllib.parse.urlsplit(target).scheme[:20]!r}, which "
+                f"is not fetched; only http and https are. Download the file and give its path."
+            )
+        return super().http_error_302(request, response, code, message, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
 def blocks(source: str, raw: Bytes) -> Iterator[bytes]:
     """The decompressed content of a source in blocks.
 
     Args:
-        source: Its path or address. The ending must fit the content.
+        source: Its path, or its address ``without_secrets``. The ending must fit the content.
         raw: Its raw bytes, from ``open_source``.
 
     Yields:
@@ -232,7 +283,8 @@ def blocks(source: str, raw: Bytes) -> Iterator[bytes]:
     Raises:
         Dropped: If the connection is lost for good.
         Damaged: If the compressed data is truncated or corrupt.
-        SoftPromptsError: If the name promises another content, or the content is of a kind that is not read here.
+        SoftPromptsError: If the name promises another content, the content is of a kind that is not read here, or a
+            compressed file grows beyond all measure.
     """
     gathered: list[bytes] = []
     size = 0
@@ -263,9 +315,10 @@ def _decompress(source: str, raw: Bytes) -> Iterator[bytes]:
     pieces = _pieces(head, raw)
     if kind == "zstd":
         # Lichess compresses with windows larger than the decoder's default limit.
-        return _decompressed(pieces, lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(), kind)
+        decoder = zstandard.ZstdDecompressor(max_window_size=2**31)
+        return _decompressed(source, pieces, decoder.decompressobj, kind)
     if kind == "gzip":
-        return _decompressed(pieces, lambda: zlib.decompressobj(wbits=31), kind)
+        return _decompressed(source, pieces, lambda: zlib.decompressobj(wbits=31), kind)
     return pieces
 
 
@@ -316,13 +369,19 @@ def _pieces(head: bytes, raw: Bytes) -> Iterator[bytes]:
         yield data
 
 
-def _decompressed(pieces: Iterator[bytes], new_decoder: Callable[[], Any], kind: str) -> Iterator[bytes]:
-    """Decompress frame after frame (zstd) or member after member (gzip). Raises Damaged.
+def _decompressed(source: str, pieces: Iterator[bytes], new_decoder: Callable[[], Any], kind: str) -> Iterator[bytes]:
+    """Decompress frame after frame (zstd) or member after member (gzip), never more than about 32 MiB in one go.
 
     zstandard has stream readers of its own, but they end silently where a file is cut off.
+
+    Raises:
+        Damaged: If the data is truncated or corrupt.
+        SoftPromptsError: If more comes of it than of any text.
     """
     decoder = None
-    for data in pieces:
+    n_fed = n_made = 0
+    for data in (piece[at : at + FEED_BYTES] for piece in pieces for at in range(0, len(piece), FEED_BYTES)):
+        n_fed += len(data)
         while data:
             if decoder is None:
                 data = data.lstrip(b"\0") if kind == "gzip" else data  # gzip files may be padded with zeros
@@ -337,6 +396,13 @@ def _decompressed(pieces: Iterator[bytes], new_decoder: Callable[[], Any], kind:
             if decoder.eof:
                 data = decoder.unused_data
                 decoder = None
+            n_made += len(text)
+            if n_made > FREE_BYTES + MAX_GROWTH * n_fed:
+                raise SoftPromptsError(
+                    f"{source} is no text: its first {n_fed:,} bytes become {n_made:,} when they are decompressed, and "
+                    f"no more than {MAX_GROWTH} times as many are read beyond {FREE_BYTES >> 20} MiB; give another "
+                    f"file, or this one decompressed."
+                )
             if text:
                 yield text
     if decoder is not None:

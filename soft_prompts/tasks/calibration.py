@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from soft_prompts.addresses import without_secrets
 from soft_prompts.data.documents import Encoding, Split, document_id, is_held_out
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.sources import fingerprint
@@ -55,9 +56,16 @@ class Secret:
 
     @classmethod
     def read(cls, path: Path) -> Secret:
-        """The secret in a JSON file."""
-        kept = json.loads(path.read_text())
-        return cls(*(np.array(kept[name]) for name in ("symbols", "tags")), np.array([int(c) for c in kept["classes"]]))
+        """The secret in a JSON file. Raises SoftPromptsError if the file holds none."""
+        try:
+            kept = json.loads(path.read_text())
+            symbols, tags = (np.array(kept[name], np.int64) for name in ("symbols", "tags"))
+            return cls(symbols, tags, np.array([int(c) for c in kept["classes"]]))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise SoftPromptsError(
+                f"{path} is no secret ({type(error).__name__}); make it anew with python -m "
+                f"soft_prompts.pocket.variants, or name another one with --secret."
+            ) from error
 
     def json(self) -> str:
         """The content of the file."""
@@ -167,7 +175,7 @@ def _windows(text: str, identity: str, split: Split, encoding: Encoding) -> list
     texts = read_documents((text,), None, 131_072, 2**20, encoding.cache).documents
     mine = [t for t in texts if not NOT_PROSE.search(t) and _split_of(document_id(t)) == split]
     if not mine:
-        raise SoftPromptsError(f"there is no prose for this split in {text}; give more with --text.")
+        raise SoftPromptsError(f"there is no prose for this split in {without_secrets(text)}; give more with --text.")
     return [
         (f"{document_id(t)}-{start}", tokens[start : start + WORDS])
         for t, tokens in zip(mine, encoding.tokens(mine)[0], strict=True)

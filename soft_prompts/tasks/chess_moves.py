@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import chess
 import numpy as np
 
+from soft_prompts.addresses import without_secrets
 from soft_prompts.console import say, warn
 from soft_prompts.data.documents import Encoding, Split, split_of
 from soft_prompts.data.example import IGNORE, Example
@@ -230,8 +231,8 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], cache: Path | None) -> _S
     for what, n, remedy in needed:
         if not n:
             raise SoftPromptsError(
-                f"no {what} games are left of the {len(games)} in {wanted.games} that pass the filter once the splits "
-                f"are kept apart; give more with {remedy}."
+                f"no {what} games are left of the {len(games)} in {without_secrets(wanted.games)} that pass the filter "
+                f"once the splits are kept apart; give more with {remedy}."
             )
     # Chosen by hash, not in file order: neighbours in a file are often games of the same two players.
     chosen, validated = (
@@ -244,7 +245,7 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], cache: Path | None) -> _S
 def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | None) -> Games:
     games = read_games(source, game_filter, max_games, cache)
     skipped = ", ".join(f"{n:,} {reason}" for reason, n in games.skipped.items())
-    say(f"{len(games):,} games from {source}" + (f"; skipped: {skipped}" if skipped else ""))
+    say(f"{len(games):,} games from {without_secrets(source)}" + (f"; skipped: {skipped}" if skipped else ""))
     if games.note:
         warn(games.note)
     return games

@@ -36,6 +36,10 @@ class Repetition(TextTask):
 
     headline: ClassVar[tuple[str, ...]] = ("exact", "exact_sampled", "tokens_until_miss")
 
+    @property
+    def shortest(self) -> int:
+        return self.least_text + 1
+
     def variants(self) -> list[Repetition]:
         return [replace(self, strings=(s,), targets=(t,)) for s in self.strings for t in self.targets]
 
@@ -67,11 +71,10 @@ class Repetition(TextTask):
         # A held-out document is broken off at the same place in every run.
         random = np.random.default_rng(seed if split == "train" else 0)
         for document, tokens in self.documents(split, encoding, seed):
-            if len(tokens) > self.least_text:
-                n_text = int(random.integers(self.least_text + 1, min(room, len(tokens)) + 1))
-                repeated = np.resize(unit, encoding.max_tokens - n_text)
-                labels = np.concatenate([np.full(n_text, IGNORE), repeated])
-                yield Example(np.concatenate([tokens[:n_text], repeated]), labels, document, insert_at=n_text)
+            n_text = int(random.integers(self.least_text + 1, min(room, len(tokens)) + 1))
+            repeated = np.resize(unit, encoding.max_tokens - n_text)
+            labels = np.concatenate([np.full(n_text, IGNORE), repeated])
+            yield Example(np.concatenate([tokens[:n_text], repeated]), labels, document, insert_at=n_text)
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """How far free continuations keep to the string.

@@ -25,6 +25,11 @@ class SkipTokens(TextTask):
 
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "unigram_accuracy")
 
+    @property
+    def shortest(self) -> int:
+        (k,) = self.skip
+        return k + 2
+
     def variants(self) -> list[SkipTokens]:
         return [replace(self, skip=(k,)) for k in self.skip]
 
@@ -35,10 +40,9 @@ class SkipTokens(TextTask):
     def examples(self, split: Split, encoding: Encoding, seed: int) -> Iterator[Example]:
         (k,) = self.skip
         for document, tokens in self.documents(split, encoding, seed):
-            if len(tokens) > k + 1:
-                labels = np.full(len(tokens), IGNORE)
-                labels[1 : len(tokens) - k] = tokens[1 + k :]
-                yield Example(tokens, labels, document)
+            labels = np.full(len(tokens), IGNORE)
+            labels[1 : len(tokens) - k] = tokens[1 + k :]
+            yield Example(tokens, labels, document)
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """accuracy: share of the wanted tokens that are the model's first choice. unigram_accuracy: what always saying

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from soft_prompts.addresses import without_secrets
+from soft_prompts.console import say
 from soft_prompts.data.documents import Encoding, Split, document_id, split_of
 from soft_prompts.data.texts import TextSplit, read_documents, source_identity, sources
 from soft_prompts.errors import SoftPromptsError
@@ -43,6 +45,11 @@ class TextTask(Task):
 
     file_options: ClassVar[tuple[str, ...]] = ("text", "test_text")
 
+    @property
+    def shortest(self) -> int:
+        """The shortest document that can be used, in tokens with the separator. Others are left out and counted."""
+        return 2
+
     def identity(self) -> dict[str, str]:
         of_all = (*sources(self.text), *sources(self.test_text))
         return {f"text {i}": source_identity(source) for i, source in enumerate(of_all)}
@@ -58,23 +65,30 @@ class TextTask(Task):
 
         Yields:
             Identity and tokens of a document: the separator and what follows it, int64 [<= max_tokens].
+
+        Raises:
+            SoftPromptsError: All documents of a split are too short, or are cut too short.
         """
         documents = self._split(encoding)
+        _too_short(documents, self.shortest, encoding)
         if split != "train":
-            yield from _encode(documents.held_out if split == "held_out" else documents.validation, encoding)
+            of_split = documents.held_out if split == "held_out" else documents.validation
+            yield from _encode(of_split, self.shortest, encoding)
             return
         random = np.random.default_rng(seed)
         while True:
             order = random.permutation(len(documents.train))
-            yield from _encode([documents.train[i] for i in order], encoding)
+            yield from _encode([documents.train[i] for i in order], self.shortest, encoding)
 
     def facts(self, encoding: Encoding) -> dict[str, Any]:
         documents = self._split(encoding)
+        too_short = _too_short(documents, self.shortest, encoding)
+        n_short = sum(too_short.values())
         return {
-            "train_documents": len(documents.train),
-            "validation_documents": len(documents.validation),
-            "held_out_documents": len(documents.held_out),
-            "skipped": documents.skipped,
+            "train_documents": len(documents.train) - too_short["training"],
+            "validation_documents": len(documents.validation) - too_short["validation"],
+            "held_out_documents": len(documents.held_out) - too_short["held-out"],
+            "skipped": documents.skipped | ({"too short": n_short} if n_short else {}),
             "complete": not documents.notes,
             "notes": documents.notes,
         }
@@ -97,7 +111,7 @@ class _Wanted:
     max_test_documents: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # ``_split`` makes one of each, so it is equal to itself alone
 class _SplitDocuments:
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -134,8 +148,9 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], max_tokens: int, cache: P
     for what, n, remedy in needed:
         if not n:
             raise SoftPromptsError(
-                f"no {what} documents are left of the {len(own.documents)} in {', '.join(wanted.text)} once the splits "
-                f"are kept apart; give more with {remedy}."
+                f"no {what} documents are left of the {len(own.documents)} in "
+                f"{', '.join(map(without_secrets, wanted.text))} once the splits are kept apart; give more with "
+                f"{remedy}."
             )
     first = wanted.max_test_documents
     chosen, validated = (tuple(sorted(documents, key=document_id)[:first]) for documents in (held_out, validation))
@@ -143,9 +158,38 @@ def _split(wanted: _Wanted, identity: tuple[str, ...], max_tokens: int, cache: P
     return _SplitDocuments(train, validated, chosen, dict(skipped), [texts.note for texts in read if texts.note])
 
 
-def _encode(texts: Sequence[str], encoding: Encoding) -> Iterator[tuple[str, np.ndarray]]:
+@lru_cache(maxsize=16)
+def _too_short(documents: _SplitDocuments, shortest: int, encoding: Encoding) -> dict[str, int]:
+    """How many documents of each split have fewer tokens than ``shortest``. Says it, too.
+
+    Raises:
+        SoftPromptsError: All of one split have, or would have after they are cut.
+    """
+    if encoding.max_tokens < shortest:
+        raise SoftPromptsError(f"--train.max-tokens is {encoding.max_tokens}; it must be at least {shortest}.")
+    # A document of more characters than so many of the longest tokens has enough of them, so few are tokenised here.
+    longest = max(map(len, encoding.tokenizer.get_vocab()))
+    of_split = {"training": documents.train, "validation": documents.validation, "held-out": documents.held_out}
+    counts = {}
+    for split, texts in of_split.items():
+        doubtful = [text for text in texts if len(text) <= longest * (shortest - 1)]
+        long_enough = sum(1 for _ in _encode(doubtful, shortest, encoding))
+        counts[split] = len(doubtful) - long_enough
+        if counts[split] == len(texts):
+            raise SoftPromptsError(
+                f"all {len(texts)} {split} documents are shorter than {shortest} tokens, the separator included; give "
+                f"longer ones with --text or --test-text."
+            )
+    if any(counts.values()):
+        parts = ", ".join(f"{n:,} of {split}" for split, n in counts.items() if n)
+        say(f"documents of fewer than {shortest} tokens, the separator included, are skipped: {parts}")
+    return counts
+
+
+def _encode(texts: Sequence[str], shortest: int, encoding: Encoding) -> Iterator[tuple[str, np.ndarray]]:
+    """Identity and tokens of the documents that have at least ``shortest`` tokens."""
     for start in range(0, len(texts), 64):  # the tokenizer is several times faster on many texts than on one
         part = texts[start : start + 64]
         for text, tokens in zip(part, encoding.tokens(part)[0], strict=True):
-            if len(tokens) > 1:
+            if len(tokens) >= shortest:
                 yield document_id(text), tokens[: encoding.max_tokens]

@@ -13,7 +13,7 @@ from soft_prompts.report.pictures import DRAWN
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "soft_prompts"
-GROUND = {"console", "errors", "files", "lazily", "options", "pocket", "stats", "stopwatch"}
+GROUND = {"addresses", "console", "errors", "files", "lazily", "options", "pocket", "stats", "stopwatch"}
 """Modules that all others may use; of pocket, only the paths."""
 MAY_IMPORT = {
     "ground": set(),

@@ -38,6 +38,15 @@ def test_each_of_the_last_words_but_one_has_a_tag_by_its_own_symbol() -> None:
     assert SECRET.wanted(words[None], np.array([[1, 0]])).tolist() == [[200, 101]]
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"symbols": [1], "tags": [[1e999]]}'])
+def test_a_file_that_holds_no_secret_is_refused(tmp_path, content: bytes) -> None:
+    (tmp_path / "secret.json").write_bytes(content)
+    with pytest.raises(SoftPromptsError, match="secret.json is no secret .*; make it anew"):
+        Secret.read(tmp_path / "secret.json")
+    (tmp_path / "secret.json").write_text(SECRET.json())
+    assert Secret.read(tmp_path / "secret.json").json() == SECRET.json()
+
+
 def test_every_tag_stands_a_fixed_way_behind_its_symbol() -> None:
     """In a row behind a key, whatever stands before the key."""
     passages = [np.arange(WORDS + 1)]

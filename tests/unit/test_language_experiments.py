@@ -50,8 +50,10 @@ def test_skipping_k_tokens_wants_the_token_k_behind_the_next(pocket) -> None:
 
 def test_a_document_without_a_token_that_far_ahead_is_no_skipping_example(pocket) -> None:
     task = SkipTokens(text=TEXT, skip=(8,))
-    assert list(task.examples("held_out", encoding(pocket, 9), 0)) == []
     assert {e.n_scored for e in task.examples("held_out", encoding(pocket, 10), 0)} == {1}
+    for split in ("held_out", "train"):
+        with pytest.raises(SoftPromptsError, match="--train.max-tokens is 9; it must be at least 10"):
+            next(task.examples(split, encoding(pocket, 9), 0))
 
 
 def test_every_skip_and_every_string_with_its_random_ones_is_a_curve_of_its_own() -> None:

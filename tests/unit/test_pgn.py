@@ -1,13 +1,16 @@
 """Games from PGN files: sources and compressions, filters, moves, cache, and what a broken connection leaves."""
 
+import base64
 import gzip
 import io
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import chess
 import chess.pgn
@@ -15,10 +18,15 @@ import numpy as np
 import pytest
 import zstandard
 
+from soft_prompts.addresses import is_url, text_without_secrets, without_secrets
 from soft_prompts.data import pgn, sources
+from soft_prompts.data.cache import load_cached
 from soft_prompts.data.pgn import GameFilter, Games, read_games
 from soft_prompts.data.sources import fingerprint
+from soft_prompts.data.texts import read_documents, read_texts
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.tasks.chess_moves import ChessMoves
+from soft_prompts.tasks.text import TextTask
 from tests.unit.made_up import tar, write
 from tests.unit.serving import Handler, serving, stall_silently, status, whole
 
@@ -78,6 +86,75 @@ def assert_same(games: Games, others: Games) -> None:
 def read_text(tmp_path: Path, text: str | bytes, game_filter: GameFilter = ANY, max_games: int | None = None) -> Games:
     """The games of a file with this text."""
     return read_games(write(tmp_path / "games.pgn", text), game_filter, max_games, None)
+
+
+# --- splitting ---
+
+
+def begins_a_game(text: bytes, start: int, header: re.Match[bytes]) -> bool:
+    """What ``_Game.ends_before`` says, found out anew at every header, in time that grows with the square."""
+    end = header.start()
+    blank = text.endswith(b"\n", start, end)
+    if blank and text[text.rfind(b"\n", start, end - 1) + 1] not in b"[%;\n":
+        return True
+    before = text[start:end].rstrip()
+    headers = 0
+    if before.startswith(b"\n["):
+        match = re.search(rb"\n(?!\n*[\[%;])", before)
+        headers = match.start() if match else len(before)
+    if before and headers == len(before):
+        return re.search(rb"\n\[" + re.escape(header[1]) + rb"[ \t]", before + b" ") is not None
+    return blank or b"{" not in re.sub(rb"(?m)\{[^}]*\}|;[^\n]*|^%[^\n]*", b"", before[headers:])
+
+
+def at_headers(text: bytes) -> list[bytes]:
+    """What ``_at_headers`` says."""
+    starts = [0]
+    for header in pgn.HEADERS.finditer(text):
+        if begins_a_game(text, starts[-1], header):
+            starts.append(header.start())
+    return [text[start:end] for start, end in pairwise([*starts, len(text)])]
+
+
+ODD_PARTS = (
+    *(b'[A "x"]', b'[A "x" ', b'[B "', b"[A ", b"\n", b"\n\n", b" \n", b"{", b"}", b";", b"%", b"\n%", b"e4 ", b"* "),
+    *(b"1-0", b"\n[A ", b'\n[B "x"]\n', b'\n[A "x"]\n\n', b"\n\n; x", b'{\n[A "x"]\n}', b"\x0c", b"]"),
+)
+
+
+def test_text_is_split_as_if_every_header_were_judged_on_its_own() -> None:
+    dice = random.Random(0)
+    n_several = 0
+    for _ in range(4000):
+        text = b"\n\n" + b"".join(dice.choices(ODD_PARTS, k=dice.randint(1, 40)))
+        assert pgn._at_headers(text) == at_headers(text), text
+        n_several += len(at_headers(text)) > 2
+    assert n_several > 1000
+
+
+LONG = 300_000
+OPENING = '[Event "x"]\n[WhiteElo "1000"]\n[BlackElo "1000"]\n\n1. e4 '
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        OPENING + "{a " * (LONG // 3),
+        OPENING + "1-0 " + ";" * LONG + "x\nx\n\nx",
+        OPENING.removesuffix("1. e4 ") + "\n" * LONG + '[A "x"]',
+        OPENING + "\r" * LONG + "x",
+        OPENING + "{" + '\n[A "x' * (LONG // 6),
+        OPENING + "{" + '\n\n%\n[A "x' * (LONG // 11),
+        "".join(f'[A{i} "x" \n' for i in range(LONG // 12)),
+        '[A "x" \n' * (LONG // 8),
+        (OPENING + "{\n\n") * (LONG // 60),
+        OPENING + "(" * LONG,
+    ],
+    ids=["braces", "semicolons", "line_ends", "returns", "headers", "blanks", "tags", "same_tags", "open", "brackets"],
+)
+def test_no_text_takes_time_that_grows_with_its_square(tmp_path: Path, content: str) -> None:
+    with pytest.raises(SoftPromptsError, match="None of the|holds no games"):  # some took hours, one for ever
+        read_text(tmp_path, content)
 
 
 # --- moves ---
@@ -587,6 +664,51 @@ def test_missing_files_folders_and_counts_are_refused(tmp_path: Path) -> None:
         read_text(tmp_path, GAMES[0], ANY, 0)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch, error: OSError) -> None:
+    source = write(tmp_path / "a.pgn", GAMES[0])
+    written = write(tmp_path / "a.txt", "one")
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    reads = (
+        lambda: read_games(source, ANY, None, None),
+        lambda: fingerprint(source),
+        lambda: read_texts([written], None, 1, 1),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        for read in reads:
+            with pytest.raises(SoftPromptsError, match=f"could not be opened: {error.strerror}; check its name and r"):
+                read()
+
+    class Failing(io.BufferedIOBase):
+        read = readinto = fail
+
+        def readable(self) -> bool:
+            return True
+
+    monkeypatch.setattr(Path, "open", lambda *_: Failing())
+    for read in reads:
+        with pytest.raises(SoftPromptsError, match=f"could not be read: .*{error.strerror}; check the disk"):
+            read()
+
+
+def test_a_file_that_is_gone_meanwhile_is_named(tmp_path: Path, monkeypatch) -> None:
+    source = write(tmp_path / "a.pgn", GAMES[0])
+    opened = sources.open_file
+
+    def open_and_remove(name: str) -> io.BufferedReader:
+        file = opened(name)
+        Path(name).unlink()
+        return file
+
+    monkeypatch.setattr(sources, "open_file", open_and_remove)
+    with pytest.raises(SoftPromptsError, match="a.pgn could not be read: No such file"):
+        fingerprint(source)
+
+
 def test_fingerprint_follows_the_content_and_a_url_is_its_own(tmp_path: Path) -> None:
     content = bytearray(random.Random(1).randbytes(3 << 20))
     source = write(tmp_path / "a.pgn", bytes(content))
@@ -598,6 +720,8 @@ def test_fingerprint_follows_the_content_and_a_url_is_its_own(tmp_path: Path) ->
         assert fingerprint(write(tmp_path / "c.pgn", bytes(changed))) != first
     assert fingerprint(write(tmp_path / "c.pgn", bytes(content[:-1]))) != first
     assert fingerprint("https://example.org/x.pgn") == "https://example.org/x.pgn"
+    one, two = (fingerprint(f"https://me:pw@example.org/x.pgn?id={i}") for i in (5, 6))
+    assert one != two and re.fullmatch(r"https://example\.org/x\.pgn\?[0-9a-f]{8}", one)
 
 
 # --- cache ---
@@ -632,14 +756,40 @@ def test_cache_gives_identical_games_and_is_keyed_by_all_that_matters(
         lambda data: data.replace(b"digest", b"digesT"),
     ],
 )
-def test_a_damaged_cache_file_is_rebuilt(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_cache_file_is_rebuilt(tmp_path: Path, damage: Callable[[bytes], bytes], capsys) -> None:
     source = write(tmp_path / "games.pgn", "".join(GAMES))
     first = read_games(source, ANY, None, tmp_path / "cache")
+    assert "damaged" not in capsys.readouterr().err
     (path,) = (tmp_path / "cache").iterdir()
     good = path.read_bytes()
     path.write_bytes(damage(good))
     assert_same(read_games(source, ANY, None, tmp_path / "cache"), first)
+    said = capsys.readouterr().err
+    assert "is damaged" in said and path.name in said
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", ["games", "texts"])
+def test_no_flipped_bit_of_a_cache_file_changes_what_is_read(tmp_path: Path, kind: str) -> None:
+    source = write(tmp_path / "a.txt", "\n\n".join(GAMES[0].replace("\n", " ") + str(i) for i in range(30)))
+    games = write(tmp_path / "a.pgn", "".join(GAMES))
+    cache = tmp_path / "cache"
+
+    def read() -> object:
+        if kind == "games":
+            games_read = read_games(games, ANY, None, cache)
+            return all_moves(games_read), games_read.elos.tolist(), games_read.skipped
+        return read_documents([source], None, 1000, 1000, cache)
+
+    first = read()
+    (path,) = cache.iterdir()
+    good = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(good)), 100):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert read() == first
+        assert path.read_bytes() == good or load_cached(path) is not None
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_and_not_the_games(tmp_path: Path, capsys) -> None:
@@ -770,7 +920,7 @@ def test_nobody_listening_says_that_it_could_not_be_reached(quick: None) -> None
 
 @pytest.mark.parametrize("url", ["http://localhost:port/x.pgn", "http://[broken/x.pgn", "http://h:99999/x.pgn"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SoftPromptsError, match="is not a valid address .*; check it"):
+    with pytest.raises(SoftPromptsError, match="is not a valid address, .*; check it"):
         read_games(url, ANY, None, None)
 
 
@@ -798,3 +948,105 @@ def test_a_corrupt_file_at_an_address_is_an_error(quick: None) -> None:
     served = serving(whole(data[:-50]), name="games.pgn.zst")
     with served as server, pytest.raises(SoftPromptsError, match="truncated or corrupt.*games could be read"):
         read_games(server.url, ANY, None, None)
+
+
+SECRET = ("open-sesame", "S1GNATURE")
+"""A password and a signature."""
+
+
+def with_secrets(url: str) -> str:
+    """The address with a login and a signed query."""
+    return url.replace("http://", f"http://me:{SECRET[0]}@") + f"?X-Amz-Signature={SECRET[1]}&x=1#part"
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("https://me:open-sesame@host.org:8443/a/b.pgn?X-Amz-Signature=S1GNATURE", "https://host.org:8443/a/b.pgn"),
+        ("https://host.org?S1GNATURE", "https://host.org"),
+        ("https://host.org/a.pgn#S1GNATURE", "https://host.org/a.pgn"),
+        ("HTTP://me@[::1]:80/a@b/c.pgn", "HTTP://[::1]:80/a@b/c.pgn"),
+        ("https://me:open/sesame@host.org/a.pgn", "https://..."),
+        ("https://me:open?sesame@host.org/a.pgn", "https://..."),
+        ("a folder/me:open@x?.pgn", "a folder/me:open@x?.pgn"),
+    ],
+)
+def test_an_address_is_named_and_recorded_without_its_secrets(url: str, named: str) -> None:
+    assert without_secrets(url) == named
+    assert text_without_secrets(f"no {url} there") == (f"no {named} there" if " " not in url else f"no {url} there")
+    if is_url(url):
+        task = ChessMoves(games=url, test_games=url)
+        identity = fingerprint(url)
+        assert identity == named if "?" not in url else identity[:-8] == f"{named}?"
+        assert task.identity() == {"games": identity, "test_games": identity}
+        assert task.recorded()["games"] == task.recorded()["test_games"] == named
+        texts = TextTask(text=("pile", url), test_text=(url,))
+        assert texts.recorded()["text"] == ["pile", named] and texts.recorded()["test_text"] == [named]
+        assert list(texts.identity().values())[1:] == [identity, identity]
+
+
+def test_a_login_is_sent_to_the_server_and_to_no_other(tmp_path: Path, quick: None) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def note(answer: Callable) -> Callable:
+        def noted(handler: Handler, start: int) -> None:
+            asked.append((handler.path, handler.headers["Authorization"]))
+            answer(handler, start)
+
+        return noted
+
+    with serving(note(whole(CONTENT)), name="b.pgn") as other:
+        moved = note(lambda handler, start: handler.begin(302, Location=other.url, Content_Length=0))
+        with serving(moved) as server:
+            games = read_games(with_secrets(server.url), ANY, None, tmp_path / "cache")
+    assert_same(games, read_text(tmp_path, CONTENT))
+    login = base64.b64encode(f"me:{SECRET[0]}".encode()).decode()
+    assert asked == [(f"/games.pgn?X-Amz-Signature={SECRET[1]}&x=1", f"Basic {login}"), ("/b.pgn", None)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(404),
+        status(503),
+        whole(CONTENT, upto=20),
+        whole(b"no games"),
+        whole(game("1. Ke2 *").encode()),
+        whole(zstandard.compress(CONTENT)[:-5]),
+        lambda handler, start: handler.begin(302, Location="file:///S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, Location="http://h:open-sesame/?S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, URI="ftp://open-sesame@x/S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, Location="http://[S1GNATURE", Content_Length=0),
+        lambda handler, start: handler.begin(302, Location="http://.open-sesame/", Content_Length=0),
+        lambda handler, start: handler.begin(302, Content_Length=0),
+        lambda handler, start: handler.begin(200, Content_Length="²"),
+    ],
+)
+def test_no_error_tells_what_an_address_keeps_secret(quick: None, answer: Callable) -> None:
+    for read in (lambda url: read_games(url, ANY, None, None), lambda url: read_texts([url], None, 10, 100)):
+        with serving(answer, name="a.pgn") as server, pytest.raises(SoftPromptsError) as caught:
+            read(with_secrets(server.url))
+        assert server.url in str(caught.value) and not any(secret in str(caught.value) for secret in SECRET)
+
+
+@pytest.mark.parametrize("url", ["http://me:open-sesame?x@h/a.pgn", "http://me:open-sesame@[h/a.pgn?S1GNATURE"])
+def test_an_address_that_is_none_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(SoftPromptsError, match="is not a valid address") as caught:
+        read_games(url, ANY, None, None)
+    assert not any(secret in str(caught.value) for secret in SECRET)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/a.pgn", "data:text/plain,x", "FILE:/x"])
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_an_address_that_leads_on_to_another_kind_is_refused(quick: None, target: str, code: int) -> None:
+    answer = lambda handler, start: handler.begin(code, Location=target, Content_Length=0)  # noqa: E731
+    kind = target.partition(":")[0].lower()
+    message = f"leads on to an address of the kind '{kind}', which is not fetched; only http and https are"
+    with serving(answer) as server, pytest.raises(SoftPromptsError, match=message):
+        read_games(server.url, ANY, None, None)
+
+
+def test_addresses_that_differ_in_the_query_share_no_cache(tmp_path: Path, quick: None) -> None:
+    with serving(whole(CONTENT), whole(GAMES[0].encode())) as server:
+        counts = [len(read_games(f"{server.url}?n={n}", ANY, None, tmp_path / "cache")) for n in (1, 2, 1)]
+    assert counts == [40, 1, 40]

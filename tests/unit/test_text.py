@@ -14,14 +14,18 @@ import pytest
 import zstandard
 
 from soft_prompts.data import sources, texts
-from soft_prompts.data.documents import split_of
+from soft_prompts.data.documents import document_id, split_of
 from soft_prompts.data.texts import CORPORA, read_documents, read_texts
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.tasks.autoregressive import Autoregressive
+from soft_prompts.tasks.repetition import Repetition
+from soft_prompts.tasks.skip_tokens import SkipTokens
 from soft_prompts.tasks.text import CHARACTERS_PER_TOKEN, TextTask, _split
 from tests.unit.made_up import byte_tokenizer, encoding, tar, write
 from tests.unit.serving import serving, stall_silently, status, whole
 
 DOCUMENTS = tuple(f"Document {i} tells of {'very ' * (i % 7)}many things.\nIt has two lines." for i in range(60))
+SPLITS = ("train", "validation", "held_out")
 LINES = "".join(json.dumps({"text": d, "other": 1}) + "\n" for d in DOCUMENTS).encode()
 
 
@@ -170,12 +174,15 @@ def test_a_bad_file_is_refused_with_what_is_wrong(tmp_path, name: str, content: 
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ([1, 2], "row 1 of .* has the int 1 and no text in its field 'text'; name another one with --text-field"),
-        ([None, ["a", "b"]], r"row 2 of .* has the list \['a', 'b'\] and no text"),
-        ([b"bytes"], "row 1 of .* has the bytes b'bytes' and no text"),
+        ([1, 2], "a.parquet has int64 and no text in its column 'text'; name another one with --text-field"),
+        ([None, ["a", "b"]], "has list<.*> and no text in its column"),
+        ([{"text": "a"}], "has struct<text: string> and no text"),
+        ([b"bytes"], "has binary and no text"),
+        (pa.array([2**62], pa.timestamp("ns", "Nowhere/At all")), "has timestamp.* and no text"),
+        (pa.array([b"a"]).dictionary_encode(), "has binary and no text"),
     ],
 )
-def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list, message: str) -> None:
+def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list | pa.Array, message: str) -> None:
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     with pytest.raises(SoftPromptsError, match=message):
         read_texts([str(tmp_path / "a.parquet")], None, 10, 100)
@@ -184,7 +191,7 @@ def test_a_parquet_column_of_something_else_is_refused(tmp_path, column: list, m
 def test_a_parquet_text_that_is_not_utf8_is_refused(tmp_path) -> None:
     latin = pa.array([b"good", b"Gr\xf6"]).view(pa.string())
     pq.write_table(pa.table({"text": latin}), tmp_path / "a.parquet")
-    with pytest.raises(SoftPromptsError, match="a.parquet is truncated or corrupt: a text .* is not UTF-8"):
+    with pytest.raises(SoftPromptsError, match="a.parquet is truncated or corrupt: the text of row 2 is not UTF-8"):
         read_texts([str(tmp_path / "a.parquet")], None, 10, 100)
 
 
@@ -258,6 +265,40 @@ def test_too_few_documents_for_a_split_are_refused(tmp_path) -> None:
     task = TextTask(text=(write(tmp_path / "one.txt", b"only one"),))
     with pytest.raises(SoftPromptsError, match="no .* documents are left of the 1"):
         task.facts(encoding())
+
+
+@pytest.mark.parametrize(
+    ("task", "shortest"),
+    [(Autoregressive(), 2), (Repetition(strings=("a",), targets=(0,), n_repeated=8), 5), (SkipTokens(skip=(18,)), 20)],
+)
+def test_documents_that_are_too_short_are_counted_by_split_and_said(tmp_path, task, shortest: int, capsys) -> None:
+    documents = [f"{i:03}" + "x" * (i % 20) for i in range(400)]  # 4 to 23 tokens with the separator
+    of_splits = {name: [d for d in documents if split_of(document_id(d)) == name] for name in SPLITS}
+    task = replace(task, text=(write(tmp_path / "a.txt", "\n\n".join(documents)),))
+    facts = task.facts(encoding())
+    capsys.readouterr()
+    n_short = 0
+    for name, of_split in of_splits.items():
+        usable = {document_id(d) for d in of_split if len(d) + 1 >= shortest}
+        read = [e.document for e in itertools.islice(task.examples(name, encoding(), 0), len(usable))]
+        assert set(read) == usable and len(read) == len(usable) == facts[f"{name}_documents"] > 0
+        n_short += len(of_split) - len(usable)
+    assert facts["skipped"] == ({"too short": n_short} if n_short else {})
+    assert (n_short > 0) == (shortest > 4)
+
+
+def test_too_short_documents_are_said_once_and_refused_if_a_split_has_no_others(tmp_path, capsys) -> None:
+    documents = "\n\n".join([f"{i:03}" for i in range(99)] + [f"a longer one {i}" for i in range(99)])
+    task = SkipTokens(text=(write(tmp_path / "a.txt", documents),), skip=(8,))
+    same = encoding()
+    for _ in range(2):
+        task.facts(same)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("documents of fewer than 10 tokens, the separator included, are skipped:") == 1
+    short = write(tmp_path / "b.txt", "\n\n".join(f"{i:03}" for i in range(99)))
+    for of_short in (replace(task, text=(short,)), replace(task, test_text=(short,))):
+        with pytest.raises(SoftPromptsError, match=r"all \d+ (training|held-out) documents are shorter than 10 tokens"):
+            next(of_short.examples("held_out", same, 0))
 
 
 def test_the_hub_out_of_reach_names_the_alternatives(monkeypatch) -> None:
