@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.measure import measure_until_flat
 from soft_prompts.models.names import SMOLLM2
 from soft_prompts.results.record import Result
 from soft_prompts.stopwatch import CLOCK, in_words
-from soft_prompts.sweep import Sweep, measure_until_flat
+from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
 

@@ -13,7 +13,7 @@ from soft_prompts.report.pictures import DRAWN
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "soft_prompts"
-GROUND = {"console", "errors", "files", "lazily", "options", "pocket", "stats", "stopwatch"}
+GROUND = {"console", "errors", "files", "lazily", "locks", "options", "pocket", "stats", "stopwatch"}
 """Modules that all others may use; of pocket, only the paths."""
 MAY_IMPORT = {
     "ground": set(),
@@ -26,8 +26,11 @@ MAY_IMPORT = {
     "probes": {"data", "interventions", "models", "engine"},
     "results": {"data", "interventions", "models", "engine"},
     "report": {"results"},
-    "sweep": {"data", "interventions", "models", "engine", "tasks", "training", "probes", "results", "report"},
-    "cli": {"models", "tasks", "training", "results", "report", "sweep"},
+    "sweep": {"models", "tasks", "training"},
+    "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
+    "save": {"engine", "prepare", "probes", "report", "results", "tasks", "training"},
+    "measure": {"prepare", "results", "save", "sweep", "training"},
+    "cli": {"measure", "models", "tasks", "training", "results", "report", "sweep"},
     "model": {"models"},
 }
 """Room -> rooms below it that its modules may import, beside themselves and the ground."""
