@@ -65,6 +65,9 @@ class Sweep:
     made at every look at the validation documents."""
     runs_at_once: int | None = None
     """Prompts trained together; their results appear when all of them are done. None: all prompts of a model."""
+    shard: Literal["auto", "runs", "documents"] = "auto"
+    """What the processes of `accelerate launch` share out. runs: each trains runs of its own. documents: all train the
+    same runs, each on its part of a step's documents. auto: runs, if there are at least as many as processes."""
     trust_remote_code: bool = False
     """Let a model run Python code that comes with it."""
 

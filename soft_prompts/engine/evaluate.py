@@ -13,6 +13,7 @@ from soft_prompts.engine.forward import forward_pass, pack
 from soft_prompts.engine.loss import score_tokens
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.processes import ALONE, Crew
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class TokenScores:
 
 @torch.no_grad()
 def evaluate(
-    model: LanguageModel, interventions: Sequence[Intervention], examples: Sequence[Example], token_budget: int
+    model: LanguageModel,
+    interventions: Sequence[Intervention],
+    examples: Sequence[Example],
+    token_budget: int,
+    crew: Crew = ALONE,
 ) -> list[TokenScores]:
     """Score every intervention on the same examples.
 
@@ -53,17 +58,35 @@ def evaluate(
         interventions: What is scored.
         examples: The documents.
         token_budget: Positions in one forward pass at most. No result depends on it.
+        crew: The processes that do this together: each scores a part of the examples.
 
     Returns:
-        The scores of each intervention.
+        The scores of each intervention, in every process.
     """
     losses, correct = ([[np.empty(0)] * len(examples) for _ in interventions] for _ in range(2))
-    of_each = [examples] * len(interventions)
+    own = crew.part(range(len(examples)), lambda i: len(examples[i]))
+    of_each = [[examples[i] for i in own]] * len(interventions)
     for rows in pack(interventions, of_each, token_budget):
         states = forward_pass(model, interventions, of_each, rows)
         ends = np.cumsum(states.counts)[:-1]
         by_row = (np.split(x.cpu().numpy(), ends) for x in score_tokens(model.head, states.hidden, states.labels))
         for (r, i), row_losses, row_correct in zip(rows, *by_row, strict=True):
-            losses[r][i], correct[r][i] = row_losses, row_correct
+            losses[r][own[i]], correct[r][own[i]] = row_losses, row_correct
+    if crew.size > 1:
+        wide = np.float64 if model.dtype == torch.float64 else np.float32
+        losses, correct = _from_all(losses, examples, crew, wide), _from_all(correct, examples, crew, np.bool_)
     documents = [e.document for e in examples]
     return [TokenScores(documents, x, y) for x, y in zip(losses, correct, strict=True)]
+
+
+def _from_all(
+    of_runs: list[list[np.ndarray]], examples: Sequence[Example], crew: Crew, dtype: type
+) -> list[list[np.ndarray]]:
+    """What all processes of a crew know of the scored tokens: [run][example], each [n scored] or, if unknown here,
+    empty."""
+    counts = [e.n_scored for e in examples]
+    known = [np.zeros(n) if len(x) < n else x for of_run in of_runs for x, n in zip(of_run, counts, strict=True)]
+    tensor = torch.from_numpy(np.concatenate([np.empty(0), *known]))  # float64: sums with zeros are exact
+    crew.add_up([tensor])
+    pieces = np.split(tensor.numpy().astype(dtype), np.cumsum(counts * len(of_runs))[:-1])
+    return [pieces[i : i + len(counts)] for i in range(0, len(pieces), len(counts))]

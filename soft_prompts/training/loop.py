@@ -19,6 +19,7 @@ from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.processes import ALONE, Crew
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.checkpoint import Checkpoints
@@ -32,7 +33,9 @@ LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
 
-def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None) -> list[TrainingState]:
+def train(
+    bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None, crew: Crew = ALONE
+) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
     The runs share task, steps, batch size and evaluation. They may differ in length, seed and the rest of the recipe.
@@ -44,16 +47,17 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
         runs: What to train.
         logs: Folder of the TensorBoard logs; each run's lies at its own path below.
         checkpoints: Where training goes on from, and what is kept of it. None: nothing is.
+        crew: The processes that train these runs together; the first one writes logs and checkpoints.
 
     Returns:
-        The final state of every run.
+        The final state of every run, the same in all processes.
 
     Raises:
         SoftPromptsError: A training document is one of validation or held out as well, or they run out.
     """
     model, task, config = bench.model, runs[0].target, runs[0].train
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
-    states, done = _begin(model, runs, conditions.shape[1], logs, checkpoints)
+    states, done = _begin(model, runs, conditions.shape[1], logs if crew.is_first else None, checkpoints)
     live = [s for s in states if s.intervention.trainable and not s.failure]
     n_steps = config.steps if live else 0
     # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
@@ -70,7 +74,8 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
                 # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.
                 batches = {seed: next(stream) for seed, stream in streams.items()}
                 examples = [batches[s.run.seed] for s in live]
-                losses = accumulate_gradients(model, task, [s.intervention for s in live], examples, bench.token_budget)
+                interventions = [s.intervention for s in live]
+                losses = accumulate_gradients(model, task, interventions, examples, bench.token_budget, crew)
                 norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
                 advance()
 
@@ -84,7 +89,7 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
             # Once in a while, and before and after training: look at the validation documents, off the clock.
             if step in evaluation_steps:
                 with clock.paused(), CLOCK.stage("validation"):
-                    _validate(bench, live if step else states, step)
+                    _validate(bench, live if step else states, step, crew)
                     say(_progress_line(step, n_steps, states))
 
             # Of several starts of a prompt, the best on the validation documents goes on.
@@ -98,20 +103,23 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
                 break
 
             # Now and then, and if somebody wants to leave: keep what there is.
-            if checkpoints and step and (checkpoints.due or step in evaluation_steps or SIGNALS.received):
+            leaving = crew.largest(SIGNALS.received or 0)  # whichever process was told to, all leave after one step
+            if checkpoints and step and (checkpoints.due or step in evaluation_steps or leaving):
                 _share_time(states, clock.read())
-                checkpoints.save(states, model.weight_hash, step)
-                SIGNALS.leave_if_received()
+                if crew.is_first:
+                    checkpoints.save(states, model.weight_hash, step)
+                if leaving:
+                    SIGNALS.leave(leaving)
     states = best_starts(states)
     _share_time(states, clock.read())
     # The held-out documents are looked at once, when nothing is left to decide.
     with CLOCK.stage("held-out evaluation"):
-        _measure(bench, [s for s in states if not s.failure], n_steps)
+        _measure(bench, [s for s in states if not s.failure], n_steps, crew)
     return states
 
 
 def _begin(
-    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path, checkpoints: Checkpoints | None
+    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path | None, checkpoints: Checkpoints | None
 ) -> tuple[list[TrainingState], int]:
     """The states that training begins with, and how many steps were taken already."""
     found = checkpoints.latest(runs, model.weight_hash) if checkpoints else None
@@ -135,6 +143,7 @@ def accumulate_gradients(
     interventions: Sequence[Intervention],
     examples: Sequence[Sequence[Example]],
     token_budget: int,
+    crew: Crew = ALONE,
 ) -> Tensor:
     """Add to each intervention's parameters the gradient of its own mean loss.
 
@@ -147,11 +156,14 @@ def accumulate_gradients(
         interventions: One of each run.
         examples: ``examples[r]`` is the batch of run r.
         token_budget: Positions in one forward pass at most.
+        crew: The processes that do this together: each computes a part of every run's batch. Gradients that were there
+            before are then counted once for each process.
 
     Returns:
         The mean loss of each run, nats per token, float32 [R] on the device.
     """
     totals = [sum(e.total_weight for e in of_run) for of_run in examples]
+    examples = [crew.part(of_run, len) for of_run in examples]
     losses = torch.zeros(len(interventions), device=model.device)
     for rows in pack(interventions, examples, token_budget):
         states = forward_pass(model, interventions, examples, rows)
@@ -162,6 +174,11 @@ def accumulate_gradients(
         loss = task.loss(model.head, states.hidden, states.labels) * states.weights * share
         loss.sum().backward()
         losses.index_add_(0, run, loss.detach().float())
+    if crew.size > 1:
+        parameters = [p for intervention in interventions for p in intervention.parameters()]
+        for p in parameters:  # of a run with fewer documents than there are processes, some had none
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        crew.add_up([losses, *(p.grad for p in parameters)])
     return losses
 
 
@@ -197,9 +214,9 @@ def _batches(bench: Bench, task: Task, seed: int, size: int, done: int) -> Itera
     raise SoftPromptsError("the training documents ran out; give more data or fewer --train.steps.")
 
 
-def _validate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
+def _validate(bench: Bench, due: Sequence[TrainingState], step: int, crew: Crew) -> None:
     """Validation losses of some runs, noted in their states and logs."""
-    scores = evaluate(bench.model, [s.intervention for s in due], bench.validation, bench.token_budget)
+    scores = evaluate(bench.model, [s.intervention for s in due], bench.validation, bench.token_budget, crew)
     for state, own in zip(due, scores, strict=True):
         if not math.isfinite(own.loss):
             state.give_up("the validation loss", step)
@@ -208,9 +225,9 @@ def _validate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
         state.log.validation(step, own.loss)
 
 
-def _measure(bench: Bench, trained: Sequence[TrainingState], step: int) -> None:
+def _measure(bench: Bench, trained: Sequence[TrainingState], step: int, crew: Crew) -> None:
     """Held-out scores of trained runs, noted in their states and logs."""
-    scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget)
+    scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget, crew)
     for state, own in zip(trained, scores, strict=True):
         if not math.isfinite(own.loss):
             state.give_up("the held-out loss", step)

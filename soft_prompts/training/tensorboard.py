@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,28 @@ from torch.utils.tensorboard.summary import hparams
 from soft_prompts.training.run import Run
 
 
+class _Nowhere:
+    """A writer that writes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *values, **more: None
+
+
 class TensorBoardLog:
     """Writes what is known of a run while it trains and when it is done."""
 
-    def __init__(self, run: Run, folder: Path, start: int = 0, done: int | None = None):
+    def __init__(self, run: Run, folder: Path | None, start: int = 0, done: int | None = None):
         """Start a log at the run's place below ``folder``; further starts of its prompt have folders within it.
 
         Args:
             run: What it is the log of.
-            folder: That of all logs.
+            folder: That of all logs. None: another process writes it, and this one nothing.
             start: Which of the run's starts.
             done: Go on with the log that is there: what it holds of later steps than this does not count.
         """
+        if folder is None:
+            self.writer = _Nowhere()
+            return
         folder = folder / run.path / (f"start-{start}" if start else "")
         if done is not None:
             self.writer = SummaryWriter(str(folder), purge_step=done + 1)

@@ -13,7 +13,7 @@ from soft_prompts.report.pictures import DRAWN
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "soft_prompts"
-GROUND = {"console", "errors", "files", "lazily", "locks", "options", "pocket", "stats", "stopwatch"}
+GROUND = {"console", "errors", "files", "lazily", "locks", "options", "pocket", "processes", "stats", "stopwatch"}
 """Modules that all others may use; of pocket, only the paths."""
 MAY_IMPORT = {
     "ground": set(),
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "sweep": {"models", "tasks", "training"},
     "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
     "save": {"engine", "prepare", "probes", "report", "results", "tasks", "training"},
-    "measure": {"prepare", "results", "save", "sweep", "training"},
+    "shares": {"training"},
+    "measure": {"prepare", "results", "save", "shares", "sweep", "training"},
     "cli": {"measure", "models", "tasks", "training", "results", "report", "sweep"},
     "model": {"models"},
 }
