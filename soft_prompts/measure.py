@@ -175,7 +175,7 @@ class Work:
         taken = [run for run in group if locks.take(run.path)]
         while locks.taken_over:
             holder, n = locks.taken_over.popitem()
-            say(f"{holder} is gone or stands still; {n} of its runs {'are' if n > 1 else 'is'} taken over.")
+            warn(f"{holder} is gone or stands still; {n} of its runs {'are' if n > 1 else 'is'} taken over.")
         self._note_failures(locks)
         # Another process may have finished a run just before this one took its lock.
         pending = {run.path for run in self._left()}

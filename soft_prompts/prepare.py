@@ -47,7 +47,8 @@ class Workbench:
         """
         name, revision = split_revision(runs[0].model)
         with CLOCK.stage("loading"):
-            self.model = load(name, revision, runs[0].dtype, sweep.device, sweep.trust_remote_code)
+            of_sweep = sweep.device, sweep.trust_remote_code, sweep.device_map
+            self.model = load(name, revision, runs[0].dtype, *of_sweep)
         check_context(self.model, runs)
         self._sweep, self._runs = sweep, runs
         self._begun: dict[Task, LanguageModel] = {}  # controls read the same texts as the model, behind the same token

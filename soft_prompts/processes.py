@@ -43,6 +43,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", rank())
 
 
+def n_processes_here() -> int:
+    """How many processes of the launch are on this machine."""
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "") or str(default)
     if not value.isdecimal():

@@ -11,6 +11,7 @@ import tyro
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import option, settle
+from soft_prompts.processes import n_processes_here
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -57,6 +58,9 @@ class Sweep:
     """Of the frozen model; prompts are always float32. auto: bfloat16 where the GPU or processor multiplies it."""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
+    device_map: Literal["one", "auto"] = "one"
+    """Where the frozen model lies. one: on --device. auto: its layers on all GPUs of the machine, for a model that is
+    larger than one of them; start one process on each machine."""
     token_budget: int | None = None
     """Positions computed in one forward pass, which sets the memory; no result depends on it. None: 4,096 on a CPU,
     where more is hardly faster, 16,384 on a GPU. Halve it if memory runs out."""
@@ -98,6 +102,11 @@ class Sweep:
         if self.anchor and self.anchor != "lora" and not self.anchor.startswith(("text:", "model:")):
             raise SoftPromptsError(
                 f"--anchor is {self.anchor!r}, but must be lora, text:... or model:NAME, or be left out."
+            )
+        if self.device_map == "auto" and n_processes_here() > 1:
+            raise SoftPromptsError(
+                f"--device-map auto takes all GPUs of a machine, but {n_processes_here()} processes were started here; "
+                f"start one on each machine."
             )
         if not self.checkpoint_minutes > 0:
             raise SoftPromptsError(f"--checkpoint-minutes is {self.checkpoint_minutes}, but must be above 0.")

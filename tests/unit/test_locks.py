@@ -40,7 +40,7 @@ def dead() -> Holder:
 
 
 def elsewhere() -> Holder:
-    return replace(Holder.this_process(), host="far", machine="far away")
+    return replace(dead(), host="far", machine="far away")
 
 
 def take_all(folder: Path, names: list[Path], begin, answers) -> None:
@@ -116,6 +116,14 @@ def test_a_lock_is_taken_over_when_its_holder_is_gone_or_was_not_heard_of(tmp_pa
         assert mine.take(NAME) == taken
         assert mine.holders([NAME]) == ({} if taken else {f"process {left.pid} on {left.host}": 1})
         assert mine.taken_over == ({str(left): 1} if taken else {})
+
+
+def test_the_highest_number_counts_if_the_one_before_was_not_removed(tmp_path) -> None:
+    left_by(dead(), tmp_path)
+    left_by(elsewhere(), tmp_path, number=12)
+    left_by(dead(), tmp_path, number=9)
+    with Locks(tmp_path) as mine:
+        assert not mine.take(NAME)
 
 
 def test_a_file_that_says_nothing_yet_is_held_until_it_is_stale(tmp_path) -> None:
