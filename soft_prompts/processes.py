@@ -191,9 +191,15 @@ class Crew:
             raise SoftPromptsError(failures[0])
         return done
 
-    def part(self, rows: Sequence[T], size: Callable[[T], int]) -> list[T]:
-        """This process's rows. Every process gets short ones and long ones."""
-        return list(rows) if self.size == 1 else sorted(rows, key=size)[self.rank :: self.size]
+    def part(self, rows: Sequence[T], length: Callable[[T], int], dealt: int = 0) -> list[T]:
+        """This process's rows. They are dealt like cards, by length: every process gets short ones and long ones.
+
+        Args:
+            rows: Of all processes.
+            length: Of a row.
+            dealt: How many were dealt before: the next process gets the first.
+        """
+        return list(rows) if self.size == 1 else sorted(rows, key=length)[(self.rank - dealt) % self.size :: self.size]
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over the processes; all get the same bits."""

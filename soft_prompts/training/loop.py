@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,8 @@ def accumulate_gradients(
         The mean loss of each run, nats per token, float32 [R] on the device.
     """
     totals = [sum(e.total_weight for e in of_run) for of_run in examples]
-    examples = [crew.part(of_run, len) for of_run in examples]
+    dealt = [0, *accumulate(len(of_run) for of_run in examples)]
+    examples = [crew.part(of_run, len, n) for of_run, n in zip(examples, dealt, strict=False)]
     losses = torch.zeros(len(interventions), device=model.device)
     for rows in pack(interventions, examples, token_budget):
         states = forward_pass(model, interventions, examples, rows)

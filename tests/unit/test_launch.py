@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from exploratory_tests import clusters
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
@@ -67,11 +67,11 @@ def losses(out: Path) -> dict[tuple, list[float]]:
 
 def alike(out: Path, other: Path) -> None:
     """The same results, but for rounding."""
-    first, second = losses(out), losses(other)
-    assert first.keys() == second.keys() and len(first) > 0
-    for key, values in first.items():
-        assert values == pytest.approx(second[key], abs=1e-4)  # nats of a whole document
-        assert np.mean(values) == pytest.approx(np.mean(second[key]), abs=1e-5)
+    first, second = (load_results([folder / "results"]) for folder in (out, other))
+    assert losses(out).keys() == losses(other).keys() and len(first) > 0
+    for result, of_other in zip(first, second, strict=True):
+        assert result.held_out.loss == pytest.approx(of_other.held_out.loss, abs=1e-5)  # nats a token
+        assert result.held_out.document_losses == pytest.approx(of_other.held_out.document_losses, rel=1e-5)
 
 
 @pytest.fixture
@@ -255,6 +255,24 @@ def test_documents_are_shared_out_by_length() -> None:
     parts = [Crew(rank, 2).part([5, 1, 4, 2, 3], lambda x: x) for rank in range(2)]
     assert parts == [[1, 3, 5], [2, 4]]
     assert Crew().part([5, 1, 4], lambda x: x) == [5, 1, 4]
+    later = [Crew(rank, 4).part([7, 6], lambda x: x, dealt=5) for rank in range(4)]
+    assert later == [[], [6], [7], []]  # five were dealt, the last one to process 0
+
+
+def test_the_table_of_costs_is_what_its_script_prints(tmp_path) -> None:
+    assert clusters.table() in (Path(clusters.__file__).parents[1] / "docs" / "clusters.md").read_text()
+
+
+def test_hours_add_up_however_they_are_shared_out() -> None:
+    runs = [run(n, seed=seed, steps=3600, batch_size=2) for n in (0, 1, 3) for seed in (0, 1) if n or not seed]
+    measured = {1: 0.5, 3: 1.5}  # seconds a document
+    hours = 2 * 2 * (0.5 + 1.5)
+    for n in (1, 2, 3, 8):
+        for by in (clusters.hours_by_runs, clusters.hours_by_documents):
+            assert sum(by(runs, n, measured)) == pytest.approx(hours)
+    assert clusters.hours_by_runs(runs, 2, measured) == pytest.approx([4, 4])
+    assert max(clusters.hours_by_runs(runs, 8, measured)) == pytest.approx(3)
+    assert max(clusters.hours_by_documents(runs, 8, measured)) == pytest.approx(1.5)
 
 
 # --- slow: more processes, killed ones, machines without a common folder ---
