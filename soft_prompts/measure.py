@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,21 +206,22 @@ class Work:
             with CLOCK.stage("training"):
                 trained = train(bench, group, out / "runs", checkpoints, crew)
             for state in trained:
+                saved = partial(save, state, bench, beside, out, len(group))
+                crew.first_does(partial(self._finish, locks, checkpoints, state, saved))
                 if state.failure:
                     self.failures[state.run.path] = state.failure
-                elif crew.is_first and locks.is_held(state.run.path):
-                    save(state, bench, beside, out, len(group))
-                state.log.close()
-                if crew.is_first:
-                    self._let_go(locks, checkpoints, state)
 
-    def _let_go(self, locks: Locks, checkpoints: Checkpoints, state: TrainingState) -> None:
-        """Nothing is left to do for a run: its result is saved, or it was given up."""
-        if locks.is_held(state.run.path):
-            checkpoints.forget(state.run)
-        else:
-            warn(f"{state.run} was taken over by another process, since this one stood still; its result counts.")
-        locks.release(state.run.path, state.failure)
+    def _finish(self, locks: Locks, checkpoints: Checkpoints, state: TrainingState, save: Callable[[], None]) -> None:
+        """Save a trained run, unless it was given up, and let go of it."""
+        run = state.run
+        if not locks.is_held(run.path):
+            warn(f"{run} was taken over by another process, since this one stood still; its result counts.")
+        elif not state.failure:
+            save()
+        state.log.close()
+        if locks.is_held(run.path):
+            checkpoints.forget(run)
+        locks.release(run.path, state.failure)
 
     def _copy_checkpoints(self, checkpoints: Checkpoints, runs: Sequence[Run]) -> None:
         """Let a crew go on from the checkpoints of its first process, whatever folders the others have."""

@@ -191,6 +191,10 @@ class Crew:
             raise SoftPromptsError(failures[0])
         return done
 
+    def first_does(self, work: Callable[[], object]) -> None:
+        """Let the first process do something; if it fails, all end with its error."""
+        self.together(work if self.is_first else lambda: None)
+
     def part(self, rows: Sequence[T], length: Callable[[T], int], dealt: int = 0) -> list[T]:
         """This process's rows. They are dealt like cards, by length: every process gets short ones and long ones.
 
@@ -214,17 +218,17 @@ class Crew:
         for x, summed in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
             x.detach().copy_(summed.view_as(x))
 
-    def largest(self, number: int) -> int:
-        """The largest of the processes' numbers."""
+    def largest(self, *numbers: int) -> list[int]:
+        """For each number, the largest that a process gives."""
         if self.size == 1:
-            return number
+            return list(numbers)
         import torch
         from torch import distributed
 
-        found = torch.tensor([number])
+        found = torch.tensor(numbers)
         with _heard():
             distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return int(found)
+        return found.tolist()
 
 
 ALONE = Crew()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -103,11 +104,12 @@ def train(
                 break
 
             # Now and then, and if somebody wants to leave: keep what there is.
-            leaving = crew.largest(SIGNALS.received or 0)  # whichever process was told to, all leave after one step
-            if checkpoints and step and (checkpoints.due or step in evaluation_steps or leaving):
+            # Whichever process was told to leave, all of them do after one step. When it is time, the first one knows.
+            due = crew.is_first and checkpoints is not None and checkpoints.due
+            leaving, due = crew.largest(SIGNALS.received or 0, int(due))
+            if checkpoints and step and (due or step in evaluation_steps or leaving):
                 _share_time(states, clock.read())
-                if crew.is_first:
-                    checkpoints.save(states, model.weight_hash, step)
+                crew.first_does(partial(checkpoints.save, states, model.weight_hash, step))
                 if leaving:
                     SIGNALS.leave(leaving)
     states = best_starts(states)

@@ -199,7 +199,8 @@ def talked(crew: Crew, folder: Path):
         raise SoftPromptsError("the first cannot.")
 
     said = []
-    for ask in (lambda: crew.together(fails_in_the_second), lambda: crew.decides(fails)):
+    asked = (lambda: crew.together(fails_in_the_second), lambda: crew.decides(fails), lambda: crew.first_does(fails))
+    for ask in asked:
         with pytest.raises(SoftPromptsError) as error:
             ask()
         said.append(str(error.value))
@@ -216,18 +217,18 @@ def talked(crew: Crew, folder: Path):
         "told": told({"rank": crew.rank}),
         "leaders": [folder_leaders(folder), folder_leaders(own)],
         "copied": content == [bytes(range(256)), b""],
-        "largest": crew.largest(10 * crew.rank + 3),
+        "largest": crew.largest(10 * crew.rank + 3, 5 - crew.rank),
         "left": [path.name for path in folder.glob(".launch-*")],
     }
 
 
 def test_what_processes_tell_each_other_arrives_and_an_error_of_one_ends_all(tmp_path) -> None:
     for answer in of_crew(talked, 2, tmp_path):
-        assert answer["said"] == ["the second cannot.", "the first cannot."]
+        assert answer["said"] == ["the second cannot.", "the first cannot.", "the first cannot."]
         assert answer["decided"] == [0, "first"]
         assert answer["told"] == [{"rank": 0}, {"rank": 1}]
         assert answer["leaders"] == [[0, 0], [0, 1]]
-        assert answer["copied"] and answer["largest"] == 13 and answer["left"] == []
+        assert answer["copied"] and answer["largest"] == [13, 5] and answer["left"] == []
 
 
 # --- shares ---

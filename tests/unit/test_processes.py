@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from soft_prompts.locks import Locks
 from soft_prompts.results import load_results
 from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.autoregressive import Autoregressive
+from soft_prompts.training import loop
 from soft_prompts.training.checkpoint import Checkpoints
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -133,7 +135,7 @@ def test_what_another_process_finished_is_not_trained_again_not_even_with_force(
     runs = plan(sweep, sweep.models[0])
     before = measure.measure(sweep, runs)
     stamps = [run.result_path(sweep.out).stat().st_mtime_ns for run in runs]
-    forced = Sweep(**{**vars(sweep), "force": True})
+    forced = replace(sweep, force=True)
 
     def others_finish(locks: Locks) -> None:
         before.results[1].save(runs[1].result_path(sweep.out))
@@ -152,6 +154,39 @@ def test_a_run_that_another_process_gave_up_is_not_tried_again(sweep, monkeypatc
     )
     assert measured.failures == ["it stopped being finite."]
     assert [r.n_tokens for r in measured.results] == [0, 2]
+
+
+def test_a_run_that_diverges_is_noted_for_those_who_wait_for_it(sweep) -> None:
+    sweep = replace(sweep, train=replace(sweep.train, lr=1e38, steps=30), n_tokens=(2,))
+    (diverges,) = plan(sweep, sweep.models[0])
+    with Locks(sweep.out / "runs" / "locks") as waits:
+        measured = measure.measure(sweep, [diverges])
+        assert measured.failures == [waits.failure(diverges.path)] and "stopped being finite" in measured.failures[0]
+
+
+def test_a_result_of_a_run_that_was_taken_over_is_left_to_the_other_process(sweep, monkeypatch, capsys) -> None:
+    """This process stands still while it trains; meanwhile another one takes the run over and finishes it."""
+    sweep = replace(sweep, n_tokens=(2,))
+    (of,) = plan(sweep, sweep.models[0])
+    finished_before = measure.measure(sweep, [of]).results[0]
+    of.result_path(sweep.out).unlink()
+    train, folder = loop.train, sweep.out / "runs" / "locks"
+
+    def stands_still(*arguments) -> list:
+        states = train(*arguments)
+        for path in (folder / of.path).iterdir():
+            os.utime(path, (1, 1))
+        with Locks(folder) as other:
+            assert other.take(of.path)
+            finished_before.save(of.result_path(sweep.out))
+            stamps.append(of.result_path(sweep.out).stat().st_mtime_ns)
+        return states
+
+    stamps = []
+    monkeypatch.setattr(loop, "train", stands_still)
+    (result,) = measure.measure(sweep, [of]).results
+    assert of.result_path(sweep.out).stat().st_mtime_ns == stamps[0]
+    assert "was taken over by another process" in " ".join(capsys.readouterr().err.split())
 
 
 def test_locks_are_released_when_something_cannot_be_loaded(sweep, tmp_path) -> None:
