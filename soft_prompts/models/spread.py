@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from accelerate import dispatch_model
-from accelerate.utils import align_module_device, get_max_memory, infer_auto_device_map
-from torch import Tensor
+from accelerate.utils import align_module_device, get_max_memory
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from soft_prompts.console import warn
@@ -59,10 +59,30 @@ def device_map(lm: PreTrainedModel, memory: Mapping[int | str, int]) -> dict[str
             f"embeddings and unembedding take {n_bytes / 2**30:.1f} GiB, but device {main} has only "
             f"{memory[main] / 2**30:.1f} GiB for them; use a larger GPU."
         )
-    left = {**memory, main: memory[main] - ends[-1].weight.nbytes * (len(weights) > 1)}
-    found = infer_auto_device_map(lm, left, no_split_module_classes=list(lm._no_split_modules or []))
-    names = {name for name, part in lm.named_modules() if any(part is end for end in ends)}
-    return {**found, **dict.fromkeys(names, main)} if len(found) > 1 else found
+    # accelerate's own rule keeps room for one more of the largest part, which the embeddings of a large vocabulary are:
+    # a model that fits would be left in memory.
+    devices, at, left, found = list(memory), 0, memory[main] - n_bytes, {}
+    for name, part in _blocks(lm, "", lm):
+        if any(part is end for end in ends):
+            found[name] = main
+            continue
+        n_bytes = sum(x.nbytes for x in (*part.parameters(), *part.buffers()))
+        while n_bytes > left and at < len(devices) - 1:
+            at, left = at + 1, memory[devices[at + 1]]
+        left -= n_bytes
+        found[name] = devices[at]
+    return found
+
+
+def _blocks(lm: PreTrainedModel, name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a model that stay whole, in order: its layers, and what is in none of them."""
+    is_whole = type(part).__name__ in (lm._no_split_modules or ()) or any(True for _ in part.parameters(recurse=False))
+    children = list(part.named_children())
+    if is_whole or not children:
+        yield name, part
+        return
+    for own, child in children:
+        yield from _blocks(lm, f"{name}.{own}".lstrip("."), child)
 
 
 def weight_of(lm: PreTrainedModel, name: str) -> Tensor:

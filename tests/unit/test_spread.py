@@ -26,7 +26,8 @@ from soft_prompts.tasks.base import Task
 from soft_prompts.training.loop import accumulate_gradients
 from tests.unit.conftest import CONFIGS, make_examples
 
-SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 300}
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+SMALL["vocab_size"] = 900  # so the ends are larger than a layer
 DEEP = {
     "neox": GPTNeoXConfig(num_hidden_layers=6, **SMALL),
     "llama": LlamaConfig(num_hidden_layers=6, **SMALL),
@@ -77,14 +78,19 @@ def test_controls_of_a_model_in_parts_are_those_of_the_whole(folders, tmp_path, 
 
 
 @pytest.mark.parametrize("name", list(DEEP))
-@pytest.mark.parametrize("share", [0.3, 0.6, 2.0])
-def test_layers_go_to_devices_in_order_and_the_ends_to_the_first(name: str, share: float) -> None:
+@pytest.mark.parametrize(("n_layers", "last"), [(2.5, "cpu"), (4.5, 1), (20, 0)])
+def test_layers_go_to_devices_in_order_and_the_ends_to_the_first(name: str, n_layers: float, last) -> None:
+    """Each of two GPUs has room for so many layers of six, the first one also for the ends."""
     lm = AutoModelForCausalLM.from_config(DEEP[name])
     sizes = compute_module_sizes(lm)
-    total = sum(weight.nbytes for weight in lm.parameters())
-    memory = {0: int(share * total) + sizes["lm_head"], 1: int(share * total), "cpu": 10**9}
+    (layer,) = {size for path, size in sizes.items() if path.count(".") == 2 and ".layers." in path}
+    ends = {
+        id(p): p.nbytes for end in (lm.get_input_embeddings(), lm.get_output_embeddings()) for p in end.parameters()
+    }
+    room = int(n_layers * layer)
+    memory = {0: sum(ends.values()) + room, 1: room, "cpu": 10**9}
     found = device_map(lm, memory)
-    if share > 1:
+    if last == 0:
         assert set(found.values()) == {0}
         return
     for end in (lm.get_input_embeddings(), lm.get_output_embeddings()):
@@ -93,7 +99,10 @@ def test_layers_go_to_devices_in_order_and_the_ends_to_the_first(name: str, shar
     layers = [[where for path, where in found.items() if f".layers.{i}" in path] for i in range(6)]
     assert [len(set(places)) for places in layers] == [1] * 6  # none is torn apart
     order = [[*memory].index(places[0]) for places in layers]
-    assert order == sorted(order) and order[-1] == (2 if share < 0.5 else 1)
+    assert order == ([0, 0, 1, 1, 2, 2] if last == "cpu" else [0, 0, 0, 0, 1, 1])
+    assert {name for name, _ in lm.named_parameters()} == {
+        name for name, _ in lm.named_parameters() if any(name.startswith(f"{path}.") for path in found)
+    }
     for device, room in memory.items():
         parts = {id(p): p for path, at in found.items() if at == device for p in lm.get_submodule(path).parameters()}
         assert sum(p.nbytes for p in parts.values()) <= room
