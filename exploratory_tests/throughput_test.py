@@ -52,9 +52,10 @@ from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import choose_kernels, settle_process
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import GAMES
+from soft_prompts.prepare import make_bench
 from soft_prompts.report.plots import save_figure
 from soft_prompts.report.tables import as_markdown, print_tables
-from soft_prompts.sweep import Sweep, make_bench, plan
+from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.pathfinding import Pathfinding
 from soft_prompts.training.loop import train
 

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
+from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import FINGERPRINTS, check_writable
+from soft_prompts.measure import measure_until_flat
 from soft_prompts.models.names import SMOLLM2
+from soft_prompts.processes import connected, rank
 from soft_prompts.results.record import Result
 from soft_prompts.stopwatch import CLOCK, in_words
-from soft_prompts.sweep import Sweep, measure_until_flat
+from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
 
@@ -80,23 +82,32 @@ def run(sweep: Sweep) -> list[Result]:
     from soft_prompts.models.device import pick_device
 
     settle_process(pick_device(sweep.device))
+    with connected():
+        results, failures = _measured(sweep)
+    if results:
+        say(f"time: {in_words(CLOCK.read())}")
+    if failures and not rank():
+        raise SoftPromptsError(" ".join(failures))
+    return results
+
+
+def _measured(sweep: Sweep) -> tuple[list[Result], list[str]]:
+    """Results of all models, shown one model after another by the first process; and what went wrong."""
     results, failures = [], []
     for model in sweep.models:
         try:
             runs, measured = measure_until_flat(sweep, model)
         except SoftPromptsError as error:  # the models behind it are measured all the same
             failures.append(str(error))
+            if rank():  # the first process may know nothing of it
+                warn(str(error))
             continue
         results += measured.results
         failures += measured.failures
-        if measured.results:
+        if measured.results and not rank():
             with CLOCK.stage("report"):
                 show(sweep, runs, measured.results)
-    if results:
-        say(f"time: {in_words(CLOCK.read())}")
-    if failures:
-        raise SoftPromptsError(" ".join(failures))
-    return results
+    return results, failures
 
 
 def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:

@@ -1,10 +1,11 @@
 """What a person reads on the screen: news, warnings, errors and progress, on stderr. Only tables of results go to
-stdout."""
+stdout. Of several processes that were launched together, the first one speaks; the others only warn and stop."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.processes import rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,8 +50,14 @@ class Signals:
         Interrupted: A signal came.
         """
         if self.received is not None:
-            number, self.received = self.received, None
-            raise Interrupted(number)
+            self.leave(self.received)
+
+    def leave(self, number: int) -> NoReturn:
+        """Raises:
+        Interrupted: As if this signal had come.
+        """
+        self.received = None
+        raise Interrupted(number)
 
     @contextmanager
     def deferred(self, wanted: bool) -> Iterator[None]:
@@ -66,8 +74,7 @@ class Signals:
             self.received = number
             sys.stderr.write(f"\n{SAVING}\n")
             return
-        self.received = None
-        raise Interrupted(number)
+        self.leave(number)
 
 
 SIGNALS = Signals()
@@ -90,18 +97,24 @@ def _print(sentence: str, mark: str = "") -> None:
 
 def say(sentence: str) -> None:
     """News."""
-    _print(sentence)
+    if not rank():
+        _print(sentence)
 
 
 def warn(sentence: str) -> None:
     """Something that a person should know but that stops nothing."""
-    _print(sentence, "[bold yellow]warning:[/] ")
+    _print(sentence, f"{_who()}[bold yellow]warning:[/] ")
 
 
 def stop(error: SoftPromptsError) -> NoReturn:
     """Say what is wrong and exit with code 2."""
-    _print(str(error), "[bold red]error:[/] ")
+    _print(str(error), f"{_who()}[bold red]error:[/] ")
     sys.exit(2)
+
+
+def _who() -> str:
+    """Which process speaks, if it is not the first."""
+    return f"process {rank()} on {socket.gethostname()}: " if rank() else ""
 
 
 def interrupts_end_in_a_sentence() -> None:
@@ -163,7 +176,7 @@ def progress_bar(title: str, n_steps: int, done: int = 0) -> Iterator[Callable[[
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(), transient=True) as bar:
+    with Progress(*columns, console=_console(), transient=True, disable=bool(rank())) as bar:
         task = bar.add_task(title, total=n_steps, completed=done, rate="")
 
         def advance() -> None:

@@ -73,7 +73,9 @@ def _adds(a: Tensor, b: Tensor, rows: slice):
         if output.dim() != 3:  # a layer that mixes the rows cannot be changed for some of them
             raise SoftPromptsError("a LoRA needs layers that read [batch, length, width]; choose another --anchor.")
         changed = output.clone()
-        changed[rows] = output[rows] + (given[0][rows].float() @ a.T @ b.T).to(output.dtype)
+        # A large model's layers are on several devices.
+        read, on_a, on_b = given[0][rows].float(), a.to(output.device), b.to(output.device)
+        changed[rows] = output[rows] + (read @ on_a.T @ on_b.T).to(output.dtype)
         return changed
 
     return add

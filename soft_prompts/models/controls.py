@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.models.spread import copied, spread
 
 Control = Literal["scrambled", "untrained"]
 
@@ -27,12 +28,13 @@ def control_of(model: LanguageModel, control: Control, seed: int = 0) -> Languag
         seed: Of the permutations or of the initialisation.
     """
     lm = _scrambled(model, seed) if control == "scrambled" else _untrained(model, seed)
-    lm = lm.to(model.device).eval().requires_grad_(False)
+    is_spread = hasattr(model.lm, "hf_device_map")
+    lm = (spread(lm) if is_spread else lm.to(model.device)).eval().requires_grad_(False)
     return replace(model, name=f"{model.name} ({control})", lm=lm)
 
 
 def _scrambled(model: LanguageModel, seed: int) -> torch.nn.Module:
-    lm = copy.deepcopy(model.lm)
+    lm = copied(model.lm)
     kept = {id(module.weight) for module in (lm.get_input_embeddings(), lm.get_output_embeddings())}
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():

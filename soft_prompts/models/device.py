@@ -5,16 +5,20 @@ from __future__ import annotations
 import torch
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.processes import local_rank
 
 
 def pick_device(device: str) -> torch.device:
-    """The device that a name stands for. "auto" is the GPU if there is one.
+    """The device that a name stands for. "auto" is the GPU if there is one; of several processes on a machine, each has
+    its own.
 
     Raises:
         SoftPromptsError: There is no such device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.cuda.is_available():
+        device = f"cuda:{local_rank() % torch.cuda.device_count()}"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

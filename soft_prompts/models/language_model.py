@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models.spread import weight_of
 
 
 def n_entries(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -82,7 +83,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.lm.device
+        """Where texts go in and logits come out; the layers of a large model may be elsewhere."""
+        return self.lm.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,7 +125,7 @@ class LanguageModel:
 
         Rows of different lengths are padded on the right.
         """
-        return self.lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        return self.lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state.to(self.device)
 
     def reader(self) -> Callable[[Tensor], Tensor]:
         """A function that reads texts piece by piece: it keeps what it read, and every call reads on behind that.
@@ -136,9 +138,9 @@ class LanguageModel:
         """
         if self.has_cache:
             cache = DynamicCache(config=self.lm.config)
-            return lambda piece: (
-                self.lm.base_model(inputs_embeds=piece, past_key_values=cache, use_cache=True).last_hidden_state
-            )
+            return lambda piece: self.lm.base_model(
+                inputs_embeds=piece, past_key_values=cache, use_cache=True
+            ).last_hidden_state.to(self.device)
         pieces: list[Tensor] = []
 
         def read_anew(piece: Tensor) -> Tensor:
@@ -164,9 +166,10 @@ class LanguageModel:
         """16 hex digits over all weights, rounded to bfloat16: a checkpoint has one hash, whatever dtype it is loaded
         in."""
         digest = hashlib.blake2b(digest_size=8)
-        for name, weight in sorted(self.lm.named_parameters()):
+        for name in sorted(name for name, _ in self.lm.named_parameters()):
+            weight = weight_of(self.lm, name)
             digest.update(name.encode())
-            digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(weight.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property

@@ -17,6 +17,7 @@ from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_cache, check_fitness
 from soft_prompts.models.language_model import LanguageModel, n_entries
 from soft_prompts.models.names import DELTA, local_path, model_name, which_was_taken
+from soft_prompts.models.spread import spread
 from soft_prompts.pocket import MODELS
 
 
@@ -26,6 +27,7 @@ def load(
     dtype: str = "float32",
     device: str = "auto",
     trust_remote_code: bool = False,
+    device_map: str = "one",
 ) -> LanguageModel:
     """A frozen model in evaluation mode that has passed the fitness check.
 
@@ -39,6 +41,7 @@ def load(
         dtype: float32, bfloat16, float64, or auto (see ``pick_dtype``).
         device: A device's name, or auto: the GPU if there is one.
         trust_remote_code: Let the model run Python code that comes with it.
+        device_map: one: the model lies on the device. auto: it is spread over all GPUs of the machine.
 
     Raises:
         SoftPromptsError: The model cannot be loaded, or cannot be driven by embeddings.
@@ -75,7 +78,8 @@ def load(
         gguf.check_positions(path, lm.config)
     if is_delta:
         deltas.merge(lm, deltas.load_delta(path))
-    lm = lm.to(device).eval().requires_grad_(False)  # the one place where a model is frozen
+    lm = spread(lm) if device_map == "auto" else lm.to(device)
+    lm = lm.eval().requires_grad_(False)  # the one place where a model is frozen
     name = model_name(name_or_path)
     _check_tokenizer(name, tokenizer, len(lm.get_input_embeddings().weight))
     model = LanguageModel(name, "local" if path else revision, lm, tokenizer, _separator(name, tokenizer))

@@ -84,6 +84,21 @@ class Checkpoints:
                 return Found(step, entrants, contents)
         return None
 
+    def in_step(self, runs: Sequence[Run]) -> list[list[Run]]:
+        """Runs in groups that can be trained together: they go on from one step, or begin together."""
+        groups: list[tuple[set[int], list[Run]]] = []
+        for run in runs:
+            paths = self._folder_of(run).glob("start-*-step-*.safetensors")
+            steps = {int(path.stem.rpartition("-")[2]) for path in paths}
+            for common, members in groups:
+                if common & steps or not (common or steps):
+                    common &= steps
+                    members.append(run)
+                    break
+            else:
+                groups.append((steps, [run]))
+        return [members for _, members in groups]
+
     def forget(self, run: Run) -> None:
         """Remove the checkpoints of a run whose result is saved."""
         shutil.rmtree(self._folder_of(run), ignore_errors=True)

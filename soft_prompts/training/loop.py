@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.processes import ALONE, Crew
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.checkpoint import Checkpoints
@@ -34,7 +35,9 @@ LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
 
-def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None) -> list[TrainingState]:
+def train(
+    bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None, crew: Crew = ALONE
+) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
     The runs share task, steps, batch size and evaluation. They may differ in length, seed and the rest of the recipe.
@@ -46,16 +49,17 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
         runs: What to train.
         logs: Folder of the TensorBoard logs; each run's lies at its own path below.
         checkpoints: Where training goes on from, and what is kept of it. None: nothing is.
+        crew: The processes that train these runs together; the first one writes logs and checkpoints.
 
     Returns:
-        The final state of every run.
+        The final state of every run, the same in all processes.
 
     Raises:
         SoftPromptsError: A training document is one of validation or held out as well, or they run out.
     """
     model, task, config = bench.model, runs[0].target, runs[0].train
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
-    states, done = _begin(model, runs, conditions.shape[1], logs, checkpoints)
+    states, done = _begin(model, runs, conditions.shape[1], logs if crew.is_first else None, checkpoints)
     live = [s for s in states if s.intervention.trainable and not s.failure]
     n_steps = config.steps if live else 0
     # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
@@ -72,7 +76,8 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
                 # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.
                 batches = {seed: next(stream) for seed, stream in streams.items()}
                 examples = [batches[s.run.seed] for s in live]
-                losses = accumulate_gradients(model, task, [s.intervention for s in live], examples, bench.token_budget)
+                interventions = [s.intervention for s in live]
+                losses = accumulate_gradients(model, task, interventions, examples, bench.token_budget, crew)
                 norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
                 advance()
 
@@ -86,7 +91,7 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
             # Once in a while, and before and after training: look at the validation documents, off the clock.
             if step in evaluation_steps:
                 with clock.paused(), CLOCK.stage("validation"):
-                    _validate(bench, live if step else states, step)
+                    _validate(bench, live if step else states, step, crew)
                     say(_progress_line(step, n_steps, states))
 
             # Of several starts of a prompt, the best on the validation documents goes on.
@@ -100,20 +105,24 @@ def train(bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoint
                 break
 
             # Now and then, and if somebody wants to leave: keep what there is.
-            if checkpoints and step and (checkpoints.due or step in evaluation_steps or SIGNALS.received):
+            # Whichever process was told to leave, all of them do after one step. When it is time, the first one knows.
+            due = crew.is_first and checkpoints is not None and checkpoints.due
+            leaving, due = crew.largest(SIGNALS.received or 0, int(due))
+            if checkpoints and step and (due or step in evaluation_steps or leaving):
                 _share_time(states, clock.read())
-                checkpoints.save(states, model.weight_hash, step)
-                SIGNALS.leave_if_received()
+                crew.first_does(partial(checkpoints.save, states, model.weight_hash, step))
+                if leaving:
+                    SIGNALS.leave(leaving)
     states = best_starts(states)
     _share_time(states, clock.read())
     # The held-out documents are looked at once, when nothing is left to decide.
     with CLOCK.stage("held-out evaluation"):
-        _measure(bench, [s for s in states if not s.failure], n_steps)
+        _measure(bench, [s for s in states if not s.failure], n_steps, crew)
     return states
 
 
 def _begin(
-    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path, checkpoints: Checkpoints | None
+    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path | None, checkpoints: Checkpoints | None
 ) -> tuple[list[TrainingState], int]:
     """The states that training begins with, and how many steps were taken already."""
     found = checkpoints.latest(runs, model.weight_hash) if checkpoints else None
@@ -137,6 +146,7 @@ def accumulate_gradients(
     interventions: Sequence[Intervention],
     examples: Sequence[Sequence[Example]],
     token_budget: int,
+    crew: Crew = ALONE,
 ) -> Tensor:
     """Give each intervention's parameters, which have no gradients yet, the gradient of its own mean loss.
 
@@ -149,28 +159,39 @@ def accumulate_gradients(
         interventions: One of each run.
         examples: ``examples[r]`` is the batch of run r.
         token_budget: Positions in one forward pass at most.
+        crew: The processes that do this together: each computes a part of every run's batch.
 
     Returns:
         The mean loss of each run, nats per token, float32 [R] on the device.
     """
+    # A run whose batch has nothing to score has a loss of 0 and no gradient.
+    totals = [sum(e.total_weight for e in of_run) or math.inf for of_run in examples]
+    dealt = [0, *accumulate(len(of_run) for of_run in examples)]
+    own = [crew.part(of_run, len, n) for of_run, n in zip(examples, dealt, strict=False)]
 
     def undo() -> None:
         for intervention in interventions:
             intervention.zero_grad(set_to_none=True)
 
-    work = partial(_accumulated, model, task, interventions, examples, token_budget)
-    return within_memory(work, token_budget, undo)
+    passes = partial(_pass_by_pass, model, task, interventions, own, totals, token_budget)
+    losses = within_memory(passes, token_budget, undo)
+    if crew.size > 1:
+        parameters = [p for intervention in interventions for p in intervention.parameters()]
+        for p in parameters:  # of a run with fewer documents than there are processes, some had none
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        crew.add_up([losses, *(p.grad for p in parameters)])
+    return losses
 
 
-def _accumulated(
+def _pass_by_pass(
     model: LanguageModel,
     task: Task,
     interventions: Sequence[Intervention],
     examples: Sequence[Sequence[Example]],
+    totals: Sequence[float],
     token_budget: int,
 ) -> Tensor:
-    # A run whose batch has nothing to score has a loss of 0 and no gradient.
-    totals = [sum(e.total_weight for e in of_run) or math.inf for of_run in examples]
+    """Gradients and losses of some examples; ``totals`` are the weights of their runs' whole batches."""
     losses = torch.zeros(len(interventions), device=model.device)
     for rows in pack(interventions, examples, token_budget):
         states = forward_pass(model, interventions, examples, rows)
@@ -216,9 +237,9 @@ def _batches(bench: Bench, task: Task, seed: int, size: int, done: int) -> Itera
     raise SoftPromptsError("the training documents ran out; give more data or fewer --train.steps.")
 
 
-def _validate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
+def _validate(bench: Bench, due: Sequence[TrainingState], step: int, crew: Crew) -> None:
     """Validation losses of some runs, noted in their states and logs."""
-    scores = evaluate(bench.model, [s.intervention for s in due], bench.validation, bench.token_budget)
+    scores = evaluate(bench.model, [s.intervention for s in due], bench.validation, bench.token_budget, crew)
     for state, own in zip(due, scores, strict=True):
         if not math.isfinite(own.loss):
             state.give_up("the validation loss", step)
@@ -227,9 +248,9 @@ def _validate(bench: Bench, due: Sequence[TrainingState], step: int) -> None:
         state.log.validation(step, own.loss)
 
 
-def _measure(bench: Bench, trained: Sequence[TrainingState], step: int) -> None:
+def _measure(bench: Bench, trained: Sequence[TrainingState], step: int, crew: Crew) -> None:
     """Held-out scores of trained runs, noted in their states and logs."""
-    scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget)
+    scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget, crew)
     for state, own in zip(trained, scores, strict=True):
         if not math.isfinite(own.loss):
             state.give_up("the held-out loss", step)

@@ -27,19 +27,21 @@ class TensorBoardLog:
     the writers that come with TensorBoard have a thread each, which a full disk ends with a traceback.
     """
 
-    def __init__(self, run: Run, folder: Path, start: int = 0, done: int | None = None):
+    def __init__(self, run: Run, folder: Path | None, start: int = 0, done: int | None = None):
         """Start a log at the run's place below ``folder``; further starts of its prompt have folders within it.
 
         Args:
             run: What it is the log of.
-            folder: That of all logs.
+            folder: That of all logs. None: another process writes it, and this one nothing.
             start: Which of the run's starts.
             done: Go on with the log that is there: what it holds of later steps than this does not count.
         """
+        self._file: BinaryIO | None = None
+        if folder is None:
+            return
         self.folder = folder / run.path / (f"start-{start}" if start else "")
         if done is None:
             shutil.rmtree(self.folder, ignore_errors=True)  # points of an earlier run would mix with ours
-        self._file: BinaryIO | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard reads the files of a folder in the order of their names.

@@ -13,7 +13,19 @@ from soft_prompts.report.pictures import DRAWN
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "soft_prompts"
-GROUND = {"addresses", "console", "errors", "files", "lazily", "options", "pocket", "stats", "stopwatch"}
+GROUND = {
+    "addresses",
+    "console",
+    "errors",
+    "files",
+    "lazily",
+    "locks",
+    "options",
+    "pocket",
+    "processes",
+    "stats",
+    "stopwatch",
+}
 """Modules that all others may use; of pocket, only the paths."""
 MAY_IMPORT = {
     "ground": set(),
@@ -26,8 +38,12 @@ MAY_IMPORT = {
     "probes": {"data", "interventions", "models", "engine"},
     "results": {"data", "interventions", "models", "engine"},
     "report": {"results"},
-    "sweep": {"data", "interventions", "models", "engine", "tasks", "training", "probes", "results", "report"},
-    "cli": {"models", "tasks", "training", "results", "report", "sweep"},
+    "sweep": {"models", "tasks", "training"},
+    "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
+    "save": {"engine", "prepare", "probes", "report", "results", "tasks", "training"},
+    "shares": {"training"},
+    "measure": {"prepare", "results", "save", "shares", "sweep", "training"},
+    "cli": {"measure", "models", "tasks", "training", "results", "report", "sweep"},
     "model": {"models"},
 }
 """Room -> rooms below it that its modules may import, beside themselves and the ground."""

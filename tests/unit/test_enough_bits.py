@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from soft_prompts.measure import is_flat
 from soft_prompts.results.curve import curves, without_controls
 from soft_prompts.results.enough_bits import enough_bits
 from soft_prompts.results.record import Result
-from soft_prompts.sweep import is_flat
 from tests.unit.test_results import baseline, result
 
 CONFIG = {"splits": 2, "train": {"steps": 5, "batch_size": 2}, "task": {"name": "T"}}

@@ -14,8 +14,9 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
+from soft_prompts.prepare import make_bench
 from soft_prompts.stats import ratio
-from soft_prompts.sweep import make_bench, plan
+from soft_prompts.sweep import plan
 from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.chat_detuning import REQUESTS, SYSTEMS, ChatDetuning, dialogues
 from soft_prompts.tasks.repetition import Repetition, _until_miss

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.measure import finished, measure
 from soft_prompts.options import added_later, option, recorded
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result, result_files
-from soft_prompts.sweep import Sweep, finished, measure, plan
+from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.chess_moves import ChessMoves
 from soft_prompts.tasks.text import TextTask

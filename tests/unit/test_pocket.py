@@ -23,8 +23,9 @@ from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import GAMES, MODELS, SAMPLES, card, corpus
 from soft_prompts.pocket.train import CONTEXT, SHARES, SPECIAL, Corpus, Settings, base_batches, make_stream
+from soft_prompts.prepare import make_bench
 from soft_prompts.stats import comparison_widths, ratio, resampled
-from soft_prompts.sweep import make_bench, plan
+from soft_prompts.sweep import plan
 from soft_prompts.training.loop import train
 from soft_prompts.training.state import TrainingState
 

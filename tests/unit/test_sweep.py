@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import exploratory_tests.recipe_test
 import tests.chess_test
-from soft_prompts import sweep
+from soft_prompts import measure
 from soft_prompts.cli import main, run
 from soft_prompts.data import sources
 from soft_prompts.data.documents import Encoding
@@ -323,7 +323,7 @@ def test_steps_are_doubled_with_one_seed_until_that_is_of_no_use_then_all_is_mea
         assert steps[1] == 2 * steps[0] and {r.seed for r in longer} == {0}
         return steps[1] >= flat_at
 
-    monkeypatch.setattr(sweep, "is_flat", is_flat)
+    monkeypatch.setattr(measure, "is_flat", is_flat)
     more = ("--seeds", "0", "1", "--controls", "scrambled", "--train.steps", "2", "--doublings", "2")
     code, said, paths = chess(*more)
     assert code == 0

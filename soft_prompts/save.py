@@ -1,0 +1,89 @@
+"""All that a finished run leaves: snapshot, log, pictures and, last, the result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from soft_prompts.console import warn
+from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.options import plain
+from soft_prompts.prepare import Beside, asked_for, facts, variant
+from soft_prompts.probes.bits import rounded_sizes
+from soft_prompts.report.plots import save_picture
+from soft_prompts.results.provenance import provenance
+from soft_prompts.results.record import HeldOut, Result, check_behaviour
+from soft_prompts.results.snapshot import save_prompt
+from soft_prompts.stopwatch import CLOCK
+from soft_prompts.tasks.base import TaskScores
+from soft_prompts.training.state import TrainingState
+
+
+def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_together: int) -> None:
+    """Score a trained run and write all that it leaves: the result last, since it says that everything else is there.
+
+    Args:
+        state: The trained run.
+        bench: The model and the held-out documents.
+        beside: Data baselines and anchor on the held-out documents.
+        out: The folder above results/ and snapshots/.
+        n_together: How many runs were trained in the same forward passes.
+
+    Raises:
+        SoftPromptsError: A file cannot be written.
+    """
+    run, loss, result_path = state.run, state.scores.loss, state.run.result_path(out)
+    identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
+    save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
+    with CLOCK.stage("scores"):
+        behaviour, not_scored = _behaviour(state, bench, result_path)
+    state.log.final(run, loss, behaviour.scores)
+    with CLOCK.stage("bits"):
+        last = state.curve[-1]["loss"]
+        sizes = rounded_sizes(bench, state.intervention, state.scores, last) if asked_for(run) else []
+    Result(
+        experiment=run.experiment,
+        task=type(run.task).__name__,
+        model=run.model_name,
+        n_tokens=run.n_tokens,
+        seed=run.seed,
+        held_out=HeldOut.of(state.scores),
+        baselines=beside.baselines[run.seed],
+        scores=behaviour.scores,
+        curve=state.curve,
+        samples=behaviour.samples,
+        sizes=[asdict(size) for size in sizes],
+        config=run.config,
+        provenance={**provenance(bench.model, facts(run, bench), n_together), **not_scored},
+        seconds=state.seconds,
+        tokens_per_second=state.n_data_tokens / state.seconds if state.n_data_tokens else None,
+        variant=variant(run),
+        anchor=beside.anchor,
+    ).save(result_path)
+
+
+def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[TaskScores, dict[str, str]]:
+    """What the task measures beside the loss, logged; nothing of a control, which is there for its loss.
+
+    Whatever goes wrong in a task, the trained prompt and its loss are kept.
+
+    Returns:
+        The scores; and, if there are none because something went wrong, "not_scored": why.
+    """
+    run, steps = state.run, state.run.train.steps
+    if not asked_for(run):
+        return TaskScores({}, []), {}
+    try:
+        scored = run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
+        scores, samples = plain(scored.scores, "a score"), plain(scored.samples, "a sample")
+        check_behaviour(scores, samples)
+        state.log.samples(steps, samples)
+        state.log.scores(steps, scores)
+        state.log.pictures(steps, scored.pictures)
+        for name, picture in scored.pictures.items():
+            save_picture(picture, result_path.with_suffix(f".{name}.png"))
+    except Exception as error:  # of any kind: a task may be anybody's code
+        reason = f"{type(error).__name__}: {error}"
+        warn(f"{run} is saved without scores, because {type(run.task).__name__}.score failed ({reason}).")
+        return TaskScores({}, []), {"not_scored": reason}
+    return TaskScores(scores, samples, scored.pictures), {}
