@@ -137,13 +137,13 @@ def test_every_single_flipped_bit_is_found_out(neox, tmp_path) -> None:
         go(neox, [run(1, steps=2)], tmp_path, 1)
     (path,) = checkpoints_of(tmp_path, run(1, steps=2))
     whole = path.read_bytes()
-    assert checkpoint._read(path, neox.weight_hash) is not None
+    assert checkpoint._read(path, neox.weight_hash, run(1, steps=2)) is not None
     random = np.random.default_rng(0)
     for at in random.integers(len(whole), size=200):
         content = bytearray(whole)
         content[at] ^= 1 << int(random.integers(8))
         path.write_bytes(content)
-        assert checkpoint._read(path, neox.weight_hash) is None, at
+        assert checkpoint._read(path, neox.weight_hash, run(1, steps=2)) is None, at
 
 
 def test_checkpoints_of_other_weights_are_not_used(neox, tmp_path, capsys) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.report.collection import Filter, collect
-from soft_prompts.report.export import frame, write
-from soft_prompts.report.page import page
+from soft_prompts.report.export import frame
 from soft_prompts.report.tables import markdown, models_by_length, print_tables, tables
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result
