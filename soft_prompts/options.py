@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Collection
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from soft_prompts.errors import SoftPromptsError
 
 _BEFORE = "before"
+_SECRET = re.compile("token|key|secret|sig|passw|credential|auth", re.IGNORECASE)
+"""What is in the name of a parameter of an address that lets its holder in."""
+_PATH = re.compile(r"(?<![\w.~%-])(?:[A-Za-z]:)?(?:[/\\][^/\\\s'\":,;]+)+[/\\](?=[^/\\\s'\":,;])")
+"""All of an absolute path but its last part."""
 
 
 def added_later(default: Any, before: Any = MISSING) -> Any:
@@ -93,12 +99,32 @@ def plain(value: Any, what: str, is_file: bool = False) -> Any:
         value = str(value)
     if isinstance(value, Path) or (is_file and isinstance(value, str) and os.path.exists(value)):
         return Path(value).name
+    if is_file and isinstance(value, str):
+        value = without_credentials(value)
     if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise SoftPromptsError(
         f"{what} is or holds {str(value)[:60]!r} ({type(value).__name__}), which a result cannot record; give text, "
         f"finite numbers, None, or tuples of them."
     )
+
+
+def without_credentials(source: str) -> str:
+    """An http(s) address without user, password, and values of parameters such as token=...; other text as it is."""
+    if not source.lower().startswith(("http://", "https://")):
+        return source
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # it is no address, which whoever opens it will say
+        return source.rpartition("@")[2]
+    named = (one.partition("=") for one in parts.query.split("&"))
+    query = "&".join(name + equals + ("" if _SECRET.search(name) else value) for name, equals, value in named)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
+
+
+def without_paths(text: str) -> str:
+    """A text in which absolute paths are shortened to their last part."""
+    return _PATH.sub("", text)
 
 
 def option(name: str) -> str:

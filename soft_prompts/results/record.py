@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
+from soft_prompts.options import without_paths
 from soft_prompts.results.older import SCHEMA, completed, described
 from soft_prompts.stats import ratio_interval
 
@@ -124,13 +125,15 @@ class Result:
         return json.dumps(shared, sort_keys=True), self.n_tokens, self.seed
 
     def save(self, path: Path) -> None:
-        """Write the JSON file, a key a line, in one step.
+        """Write the JSON file, a key a line, in one step. Paths in what a task's error said are shortened to names.
 
         Raises:
             SoftPromptsError: The values do not fit the schema, or the file cannot be written.
             ValueError: A number is nan or infinite.
         """
         values = asdict(self)
+        if reason := self.provenance.get("not_scored"):
+            values["provenance"]["not_scored"] = without_paths(reason)
         _validate(values, path)
         values["checksum"] = _checksum(values)
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]

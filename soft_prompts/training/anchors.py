@@ -56,7 +56,7 @@ def _of_model(run: Run, bench: Bench, name: str) -> Callable[[Bench], Anchor]:
     if other.tokenizer_hash != bench.model.tokenizer_hash:
         raise SoftPromptsError(f"--anchor model:{name}: it has another tokenizer, so losses per token do not compare.")
     no_prompt = SoftPrompt(other.vocabulary[:0].float()).to(other.device)
-    return lambda of: Anchor(f"the model {name}", evaluate(other, [no_prompt], of.held_out, of.token_budget)[0])
+    return lambda of: Anchor(f"the model {other.name}", evaluate(other, [no_prompt], of.held_out, of.token_budget)[0])
 
 
 def _fine_tuned(run: Run, bench: Bench) -> Callable[[Bench], Anchor]:

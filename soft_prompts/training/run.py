@@ -11,7 +11,7 @@ from typing import Any
 
 from soft_prompts.files import fingerprint, safe_name
 from soft_prompts.models.names import local_path, model_name
-from soft_prompts.options import recorded
+from soft_prompts.options import recorded, without_credentials
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
 from soft_prompts.training.recipe import TrainConfig
@@ -52,6 +52,14 @@ class Run:
         """The model as results call it."""
         return model_name(self.model)
 
+    @property
+    def _anchor_name(self) -> str:
+        """The anchor as results call it: another model's folder or file is named as models are, with a fingerprint."""
+        kind, _, name = self.anchor.partition(":")
+        if kind != "model" or model_name(name) == name:
+            return self.anchor
+        return f"model:{model_name(name)} ({fingerprint(local_path(name))})"
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """All that the result depends on, but for the prompt length and the seed, as plain JSON.
@@ -59,14 +67,15 @@ class Run:
         Local files appear by name and fingerprint, not by path: the record means the same on another machine.
         """
         path = local_path(self.model)
+        identity = {name: without_credentials(source) for name, source in self.task.identity().items()}
         control = {"control": self.control} if self.control else {}
-        asked_for = {"anchor": self.anchor, "separator": self.separator}
+        asked_for = {"anchor": self._anchor_name, "separator": self.separator}
         return {
             **control,
             **{name: value for name, value in asked_for.items() if value},
             "splits": SPLITS,
             "experiment": self.experiment,
-            "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": self.task.identity()},
+            "task": {"name": type(self.task).__name__, **self.task.recorded(), "data": identity},
             "model": self.model_name,
             "model_files": fingerprint(path) if path else None,
             "dtype": self.dtype,
