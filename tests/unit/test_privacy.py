@@ -1,4 +1,4 @@
-"""Where something lies on this machine, who uses it and how data are reached stays out of all files that are written."""
+"""Where something lies on this machine, whose it is and how data are reached stays out of all files that are written."""
 
 from __future__ import annotations
 
@@ -58,9 +58,8 @@ def test_no_written_file_holds_the_path_of_model_games_texts_or_anchor(home, mon
     write_report(collection, (), home / "report")
     for kind in ("csv", "parquet"):
         write([r for curve in collection.curves for r in curve.results], kind, home / "report")
-    written = [
-        p for part in ("results", "snapshots", "runs", "report") for p in (home / part).rglob("*") if p.is_file()
-    ]
+    folders = [home / part for part in ("results", "snapshots", "runs", "report")]
+    written = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     suffixes = {p.suffix for p in written}
     assert {".json", ".safetensors", ".png", ".html", ".md", ".svg", ".csv", ".parquet"} <= suffixes
     assert any("tfevents" in p.name for p in written)
@@ -69,9 +68,8 @@ def test_no_written_file_holds_the_path_of_model_games_texts_or_anchor(home, mon
         assert SECRET.encode() not in path.read_bytes(), path
         assert SECRET not in str(path.relative_to(home))
     unscored = [r for curve in collection.curves for r in curve.results if "not_scored" in r.provenance]
-    assert {r.provenance["not_scored"] for r in unscored} == {
-        "FileNotFoundError: [Errno 2] No such file: 'missing.txt'"
-    }
+    said = "FileNotFoundError: [Errno 2] No such file: 'missing.txt'"
+    assert {r.provenance["not_scored"] for r in unscored} == {said}
     named = {r.anchor["name"] for curve in collection.curves for r in curve.results if r.anchor}
     assert named == {"the model mine"}
 
@@ -108,6 +106,7 @@ def test_an_address_with_a_password_makes_a_config_without_it() -> None:
         ("no '/home/me/a b.txt' here", "no 'a b.txt' here"),
         ("at C:\\Users\\me\\x.pt: bad", "at x.pt: bad"),
         ("/tmp/x and /home/me/y.txt, /z", "x and y.txt, /z"),
+        ("src/own/c.txt and ./d/e/f.txt", "src/own/c.txt and ./d/e/f.txt"),
         ("1/2 of a/b, 3 / 4 and 5%/6", "1/2 of a/b, 3 / 4 and 5%/6"),
     ],
 )
