@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soft_prompts.console import shown_only
 from soft_prompts.files import write_atomically
 from soft_prompts.results.record import LONGEST_INTEGER, Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMULA = tuple("=+-@\t\r")
+FORMULA = tuple("=+-@\t")
 """How a cell begins that a spreadsheet computes."""
 
 
@@ -70,9 +71,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, dict) or is_long else value
 
 
-def _no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula, with ' before it."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value
+def _in_csv(value: Any) -> Any:
+    """A text as readers of CSV take it: without what would end the line, and with ' before what a spreadsheet would
+    take for a formula."""
+    if not isinstance(value, str):
+        return value
+    return shown_only(f"'{value}" if value.startswith(FORMULA) else value)
 
 
 def write(results: Sequence[Result], kind: str, folder: Path) -> Path:
@@ -87,7 +91,7 @@ def write(results: Sequence[Result], kind: str, folder: Path) -> Path:
     path = folder / f"results.{kind}"
     table, content = frame(results), io.BytesIO()
     if kind == "csv":
-        table.rename(columns=_no_formula).map(_no_formula).to_csv(content, index=False)
+        table.rename(columns=_in_csv).map(_in_csv).to_csv(content, index=False)
     else:
         table.to_parquet(content, index=False)
     write_atomically(path, content.getvalue())

@@ -1,4 +1,4 @@
-"""Where something lies on this machine, whose it is and how data are reached stays out of all files that are written."""
+"""Where something lies on this machine, whose it is and how data are reached stays out of all files written."""
 
 from __future__ import annotations
 
