@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ class Checkpoints:
             write_atomically(self._folder_of(state.run) / _name(state.start, step), _written(state, weights))
         for state in states:
             of_start = sorted(self._folder_of(state.run).glob(f"start-{state.start}-step-*.safetensors"))
-            for old in of_start[:-KEPT]:
-                old.unlink(missing_ok=True)
+            until_now = [path for path in of_start if path.name <= _name(state.start, step)]
+            for other in set(of_start) - set(until_now[-KEPT:]):  # of a later step is what could not be used
+                with suppress(OSError):
+                    other.unlink()
         self._last = time.monotonic()
 
     def latest(self, runs: Sequence[Run], weights: str) -> Found | None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -332,8 +333,10 @@ def test_an_export_holds_options_of_any_kinds_in_one_column(tmp_path) -> None:
     for kind in ("csv", "parquet"):
         assert write(results, kind, tmp_path).stat().st_size > 1000
     assert frame(results)["task.x"].tolist()[:3] == ["1", "0.5", "a"]
-    numbers = frame(results[:2])["task.x"].tolist()
-    assert numbers == [1, 0.5]
+    assert frame(results[:2])["task.x"].tolist() == [1, 0.5]
+    long = [replace(results[0], config={**configs[0], "task": {"x": x}}) for x in (1, 2**70)]
+    assert write(long, "parquet", tmp_path).stat().st_size > 1000
+    assert frame(long)["task.x"].tolist() == ["1", str(2**70)]
 
 
 def test_two_states_of_one_model_are_told_apart_everywhere_and_a_copy_of_a_result_is_left_out(tmp_path) -> None:
