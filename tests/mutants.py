@@ -440,7 +440,7 @@ FAULTS = [
     ),
     *of(
         "results/record.py",
-        "test_crafted_results",
+        "test_results test_crafted_results",
         ("allow_nan=False, ensure_ascii=False).encode()", "ensure_ascii=False).encode()"),
         ("ensure_ascii=False).encode()", "ensure_ascii=True).encode()"),
         ("    if level:\n", "    if False:\n"),
@@ -448,7 +448,7 @@ FAULTS = [
         ("and not isinstance(value, bool)", ""),
         ("len(numbers) != n:", "len(numbers) < n:"),
         ('if sum(scored) != held_out["n_scored"]', 'if sum(scored) < held_out["n_scored"]'),
-        among="crafted_result_is",
+        among="contradicts or crafted_result_is and levels",
     ),
     *of(
         "results/enough_bits.py",
@@ -456,15 +456,15 @@ FAULTS = [
         ("not size.keys() >= CHOSEN_BY", "False"),
         (' or "validation_loss" not in anchor', ""),
         ("if any(start == end for start, end in ends.values())", "if False"),
-        among="crafted_result_is",
+        among="of_bits or crafted_result_is",
     ),
     *of(
         "results/snapshot.py",
-        "test_fuzz_records test_results",
+        "test_results",
         ("(len(rows) and config != _config_of(tensors))", "False"),
         ("if any(tensor.dtype != torch.float32", "if any(tensor.dtype == torch.int8"),
         ('config["shape"] == list(rows.shape) and', ""),
-        among="snapshot and not thousand",
+        among="snapshot",
     ),
     *of(
         "report/tables.py",

@@ -25,6 +25,7 @@ from soft_prompts.report.page import page
 from soft_prompts.report.plots import saturation_figure
 from soft_prompts.report.tables import markdown, models_by_length, print_tables, tables
 from soft_prompts.results.curve import curves
+from soft_prompts.results.enough_bits import enough_bits
 from soft_prompts.results.record import HeldOut, Result
 from soft_prompts.results.summary import summarise
 from tests.unit.test_page import SAMPLES, measured, scores
@@ -387,3 +388,18 @@ def test_a_curve_is_no_random_target_of_itself() -> None:
     found = curves([measured(n, loss, variant=variant) for n, loss in LOSSES.items()])
     assert tables(found)[0][0].startswith("e on m")
     saturation_figure(found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"validation_loss": None}, {"validation_loss": 5.0}, {"loss": scores(5.0).loss}],
+    ids=["none", "no gap", "none held out"],
+)
+def test_without_a_gap_to_the_anchor_nothing_is_said_of_bits(change) -> None:
+    anchor = {**complete(0, 5.0).anchor, **change}
+    if anchor["validation_loss"] is None:
+        del anchor["validation_loss"]
+    (curve,) = curves([complete(n, loss, anchor=anchor) for n, loss in {**LOSSES, 4: 1.1}.items()])
+    assert enough_bits(curve, 0.95, 4) is None
+    (known,) = curves([complete(n, loss) for n, loss in {**LOSSES, 4: 1.1}.items()])
+    assert enough_bits(known, 0.5, 4) is not None
