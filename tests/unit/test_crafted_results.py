@@ -371,6 +371,14 @@ def test_two_states_of_one_model_are_told_apart_everywhere_and_a_copy_of_a_resul
     assert exported.groupby("weights").size().to_dict() == dict.fromkeys(
         ("11111111aaaa", "22222222bbbb", "33333333cccc"), 3
     )
+    of("other control", "44444444dddd", 3.0, "scrambled")
+    for path in (tmp_path / "other control").iterdir():
+        values = json.loads(path.read_text())
+        del values["checksum"]
+        values["config"]["model_files"] = "of another folder"
+        path.write_text(json.dumps(values))
+    controls = collect([tmp_path / "control", tmp_path / "other control"], Filter())
+    assert {curve.model for curve in controls.curves} == {"m (33333333)", "m (44444444)"}
     one = collect([tmp_path / "old", tmp_path / "control"], Filter())
     assert [c.model for c in one.curves] == ["m"] and one.curves[0].knows_nothing is not None
 

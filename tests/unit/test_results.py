@@ -172,6 +172,7 @@ def test_a_snapshot_that_lacks_a_part_is_one_sentence(neox, tmp_path, lacking: s
         ({"held_out": {"document_losses": [-1e101, 2.0]}}, "document_losses is a number above 1e.100"),
         ({"provenance": {"x": "\ud800"}}, "is not JSON"),
         ({"provenance": {"x": math.inf}}, "is not JSON"),
+        ({"provenance": {"x": json.loads("[" * 60 + "]" * 60)}}, "more than 50 levels"),
     ],
     ids=str,
 )
