@@ -19,6 +19,7 @@ test: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.audit
 	$(BIN)/python -m pytest
 
 # Slow: small faults one after another, and which test notices each. A fault that none notices is an error.

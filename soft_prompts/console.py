@@ -4,6 +4,7 @@ stdout. Of several processes that were launched together, the first one speaks; 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted; finished runs are kept and will be skipped next time."
 SAVING = "saving what is trained so far; once more leaves at once."
+
+COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
+"""Characters that a terminal obeys, or that XML cannot hold."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,11 +92,16 @@ def _console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def shown_only(text: str) -> str:
+    """A text from outside with U+FFFD in the place of COMMANDS."""
+    return COMMANDS.sub("\ufffd", text)
+
+
 def _print(sentence: str, mark: str = "") -> None:
     from rich.markup import escape
 
     # A path may hold what rich would take for markup.
-    _console().print(mark + escape(sentence), soft_wrap=bool(mark))
+    _console().print(mark + escape(shown_only(sentence)), soft_wrap=bool(mark))
 
 
 def say(sentence: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Collection
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
@@ -15,6 +16,8 @@ from soft_prompts.addresses import without_secrets
 from soft_prompts.errors import SoftPromptsError
 
 _BEFORE = "before"
+_PATH = re.compile(r"(?<![\w.~%-])(?:[A-Za-z]:)?(?:[/\\][^/\\\s'\":,;]+)+[/\\](?=[^/\\\s'\":,;])")
+"""All of an absolute path but its last part."""
 
 
 def added_later(default: Any, before: Any = MISSING) -> Any:
@@ -103,6 +106,11 @@ def plain(value: Any, what: str, is_file: bool = False) -> Any:
         f"{what} is or holds {str(value)[:60]!r} ({type(value).__name__}), which a result cannot record; give text, "
         f"finite numbers, None, or tuples of them."
     )
+
+
+def without_paths(text: str) -> str:
+    """A text in which absolute paths are shortened to their last part."""
+    return _PATH.sub("", text)
 
 
 def option(name: str) -> str:

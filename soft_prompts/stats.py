@@ -12,6 +12,9 @@ CONFIDENCE = 0.95
 """Of all intervals."""
 N_RESAMPLES = 4000
 """Bootstrap draws of an interval."""
+WIDEST = 1e6
+"""By which factor an interval over very few documents is widened at most: two of them, one a thousand times as long,
+say nothing of others, and Student's t would be infinite."""
 
 
 def resampled(sums: np.ndarray, counts: np.ndarray, n_resamples: int = N_RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -72,7 +75,9 @@ def two_level_draws(
     means = np.stack([np.mean(of_seeds, 0) for of_seeds in sums])  # [K, documents]
     losses = means.sum(1) / counts.sum()
     n = counts.sum() ** 2 / (counts**2).sum()
-    widened = student_t.ppf((1 + CONFIDENCE) / 2, n - 1) / norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(n / (n - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of one effective document it is no number
+        widened = student_t.ppf((1 + CONFIDENCE) / 2, n - 1) / norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(n / (n - 1))
+    widened = np.fmin(widened, WIDEST)
     draws = losses + widened * (resampled(means, counts, n_resamples, seed) - losses)
     random = np.random.default_rng(seed + 1)
     for k, of_seeds in enumerate(sums):

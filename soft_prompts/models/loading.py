@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -61,14 +64,16 @@ def load(
     if is_gguf:
         source, options, of_model = gguf.NO_MODEL, options | gguf.options(path), of_model | gguf.unpacked()
     try:
-        config = AutoConfig.from_pretrained(source, **options)
-        if getattr(config, "is_encoder_decoder", False):
-            raise SoftPromptsError(
-                f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) model."
-            )
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
-        lm, loaded = AutoModelForCausalLM.from_pretrained(source, config=config, **options, **of_model)
+        with _no_pickle(name_or_path):
+            config = AutoConfig.from_pretrained(source, **options)
+            if getattr(config, "is_encoder_decoder", False):
+                raise SoftPromptsError(
+                    f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) "
+                    f"model."
+                )
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
+            lm, loaded = AutoModelForCausalLM.from_pretrained(source, config=config, **options, **of_model)
     except SoftPromptsError:
         raise
     except Exception as error:  # damaged files raise anything, and so does a model's own code
@@ -93,6 +98,27 @@ def load(
             f"{_in_short(error)}; choose another model."
         ) from error
     return replace(model, has_cache=_has_cache(model))
+
+
+@contextmanager
+def _no_pickle(name: str) -> Iterator[None]:
+    """Refuse to read a pickle, which can run any code, wherever a model's files lead: to pytorch_model.bin, to an
+    adapter's weights, or to whatever file an index of weights names.
+
+    Args:
+        name: The model's.
+    """
+
+    def refuse(file: object, *_: object, **__: object) -> NoReturn:
+        raise SoftPromptsError(
+            f"the weights of {name!r} are a pickle ({Path(str(file)).name}), which can run any code, so it is not "
+            f'read; if you trust it, convert it to safetensors: python -c "from transformers import '
+            f"AutoModelForCausalLM as M; M.from_pretrained({name!r}).save_pretrained('converted')\", then copy the "
+            f"tokenizer's files into the folder converted and give that."
+        )
+
+    with patch.object(torch, "load", refuse):
+        yield
 
 
 def _has_cache(model: LanguageModel) -> bool:

@@ -42,6 +42,8 @@ def main(settings: Settings) -> None:
         )
     if settings.as_markdown:
         print(markdown(curves, settings.scores))
+        for sentence in collection.missing:
+            warn(sentence)
         return
     print_tables([*models_by_length(curves), *tables(curves, settings.scores)])
     for shown in collection.shown:

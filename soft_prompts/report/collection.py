@@ -51,8 +51,15 @@ class Collection:
     shown: list[Shown]
     paths: dict[tuple[str, int, int], Path]
     """Result.identity -> the result's file."""
-    missing: list[str]
-    """What is missing or unreadable, in sentences."""
+    unreadable: list[str]
+    """Files that are left out, in sentences: how many, which and why."""
+    lacking: list[str]
+    """What is missing of the others, in sentences."""
+
+    @property
+    def missing(self) -> list[str]:
+        """All that a reader should know is not shown, in sentences."""
+        return self.unreadable + self.lacking
 
     @property
     def curves(self) -> list[Curve]:
@@ -61,20 +68,27 @@ class Collection:
 
 def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
     """Read all results below some folders, or files named one by one."""
-    results, paths, missing = [], {}, []
+    results: list[Result] = []
+    paths: dict[tuple[str, int, int], Path] = {}
+    unreadable, lacking, n_files = [], [], 0
     for folder in folders:
         if not folder.exists():
-            missing.append(f"{folder} does not exist.")
+            lacking.append(f"{folder} does not exist.")
             continue
         for path in result_files(folder):
+            n_files += 1
             try:
                 result = Result.load(path)
             except SoftPromptsError as error:
-                missing.append(str(error))
+                unreadable.append(str(error))
                 continue
-            if wanted.wants(result):
+            if (known := paths.get(result.identity)) and known.resolve() != path.resolve():
+                lacking.append(f"{path} is left out: {known} is of the same run.")
+            elif not known and wanted.wants(result):
                 results.append(result)
                 paths[result.identity] = path
+    if unreadable:
+        unreadable.insert(0, f"{len(unreadable)} of {n_files} files cannot be read as results and are left out:")
     shown = []
     incomplete: dict[str, Counter[str]] = {}
     for (experiment, model), group in by_model(curves(results)).items():
@@ -86,8 +100,8 @@ def collect(folders: Sequence[Path], wanted: Filter) -> Collection:
                     incomplete.setdefault(reason, Counter())[f"{experiment} on {model}"] += 1
     for reason, where in incomplete.items():
         names = [name + (f" ({n} curves)" if n > 1 else "") for name, n in where.items()]
-        missing.append(f"{reason}: {', '.join(names)}.")
-    return Collection(shown, paths, missing)
+        lacking.append(f"{reason}: {', '.join(names)}.")
+    return Collection(shown, paths, unreadable, lacking)
 
 
 def _incomplete(curve: Curve) -> list[str]:
@@ -101,6 +115,8 @@ def _incomplete(curve: Curve) -> list[str]:
         reasons.append("no result at 0 tokens, so nothing can be said of distances")
     if any(not r.provenance.get("data", {}).get("complete", True) for r in curve.results):
         reasons.append("results on data that a broken connection cut short")
+    if curve.control:
+        reasons.append(f"the {curve.control} control of a model whose own curve is not there or not known")
     asked_for = not curve.control and not curve.variant["control_of"]
     if asked_for and any(not r.sizes for r in curve.results if r.n_tokens):
         reasons.append("results of an older version, without sizes in bits")

@@ -12,11 +12,11 @@ import re
 import sys
 from pathlib import Path
 
-from soft_prompts.console import ends_in_a_sentence, say
+from soft_prompts.console import ends_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Filter, collect
-from soft_prompts.report.tables import as_markdown, tables
+from soft_prompts.report.tables import as_markdown, in_markdown, tables
 from soft_prompts.results.curve import without_random_targets
 
 MARK = re.compile(r"<!-- (results/\S+?):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)
@@ -38,13 +38,15 @@ def filled(text: str, root: Path) -> str:
         collection = collect([root / folder], Filter())
         if not collection.shown:
             raise SoftPromptsError(f"there are no results in {root / folder}: {' '.join(collection.missing)}")
+        for sentence in collection.unreadable:
+            warn(sentence)
         parts = [as_markdown(name, cells) for name, cells in tables(collection.curves, scores)]
         lines = []
         asked_for = without_random_targets(collection.curves)
         for shown in collection.shown:
             name = shown.curve.difference
             if shown.summary and shown.curve in asked_for:
-                lines.append(f"- {name + ': ' if name else ''}{shown.summary}\n")
+                lines.append(in_markdown(f"- {name + ': ' if name else ''}{shown.summary}") + "\n")
         body = "\n".join([*parts, "".join(lines)]) if lines else "\n".join(parts)
         return f"<!-- {folder}:{mark[2]} -->\n\n{body}\n<!-- end -->"
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soft_prompts.results.record import Result
+from soft_prompts.console import shown_only
+from soft_prompts.files import write_atomically
+from soft_prompts.results.record import LONGEST_INTEGER, Result
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FORMULA = tuple("=+-@\t")
+"""How a cell begins that a spreadsheet computes."""
 
 
 def frame(results: Sequence[Result]) -> pd.DataFrame:
     """A row for every result.
 
-    Columns: experiment, model, control, variant, n_tokens, seed, loss with low and high, baselines, every single score
-    with its ends (score.move_match, score.move_match.low ...), bits, and the options of task and training (task.*,
-    train.*).
+    Columns: experiment, model, the hash of its weights, control, variant, n_tokens, seed, loss with low and high,
+    baselines, every single score with its ends (score.move_match, score.move_match.low ...), bits, and the options of
+    task and training (task.*, train.*).
     """
     import pandas as pd
 
-    return pd.DataFrame([_row(r) for r in results])
+    table = pd.DataFrame([_row(r) for r in results])
+    for name in table.columns:
+        kinds = {type(value) for value in table[name].dropna()}
+        if len(kinds) > 1 and not kinds <= {int, float}:  # a column of a data base holds one kind
+            table[name] = table[name].map(str, na_action="ignore")
+    return table
 
 
 def _row(r: Result) -> dict[str, Any]:
@@ -29,6 +40,7 @@ def _row(r: Result) -> dict[str, Any]:
     row: dict[str, Any] = {
         "experiment": r.experiment,
         "model": r.model,
+        "weights": r.weights,
         "variant": r.variant["label"],
         "n_tokens": r.n_tokens,
         "seed": r.seed,
@@ -38,11 +50,11 @@ def _row(r: Result) -> dict[str, Any]:
         "n_documents": len(r.held_out.documents),
         "n_scored": r.held_out.n_scored,
         "control": r.config.get("control", ""),
-        **{name: baseline["loss"] for name, baseline in r.baselines.items()},
         "seconds": r.seconds,
         "tokens_per_second": r.tokens_per_second,
         "bits": r.sizes[-1]["bits"] if r.sizes else None,
     }
+    row |= {f"baseline.{name}" if name in row else name: b["loss"] for name, b in r.baselines.items()}
     for name, score in r.scores.items():
         if "value" in score:
             ends = score["interval"] or (None, None)
@@ -53,7 +65,18 @@ def _row(r: Result) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value) if isinstance(value, dict) else value
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    is_long = isinstance(value, int) and abs(value) >= LONGEST_INTEGER
+    return str(value) if isinstance(value, dict) or is_long else value
+
+
+def _in_csv(value: Any) -> Any:
+    """A text as readers of CSV take it: without what would end the line, and with ' before what a spreadsheet would
+    take for a formula."""
+    if not isinstance(value, str):
+        return value
+    return shown_only(f"'{value}" if value.startswith(FORMULA) else value)
 
 
 def write(results: Sequence[Result], kind: str, folder: Path) -> Path:
@@ -61,12 +84,15 @@ def write(results: Sequence[Result], kind: str, folder: Path) -> Path:
 
     Returns:
         The file's path.
+
+    Raises:
+        SoftPromptsError: It cannot be written.
     """
     path = folder / f"results.{kind}"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = frame(results)
+    table, content = frame(results), io.BytesIO()
     if kind == "csv":
-        table.to_csv(path, index=False)
+        table.rename(columns=_in_csv).map(_in_csv).to_csv(content, index=False)
     else:
-        table.to_parquet(path, index=False)
+        table.to_parquet(content, index=False)
+    write_atomically(path, content.getvalue())
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import glob
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -14,6 +15,8 @@ Sample = dict[str, str]
 MOST = 4
 """Samples of one kind that are shown of a result."""
 MOST_DIALOGUES = 12
+PNG = b"\x89PNG"
+"""How a picture's file begins."""
 
 
 def pieces(result: Result, path: Path | None) -> list[str]:
@@ -24,22 +27,33 @@ def pieces(result: Result, path: Path | None) -> list[str]:
         path: Its file, beside which pictures may lie.
 
     Returns:
-        HTML, a piece for each sample or picture. Samples of a kind that is not known are shown part by part.
+        HTML, a piece for each sample or picture. Samples of a kind that is not known, or that lack what their kind is
+        drawn by, are shown part by part.
     """
     by_kind: dict[str, list[Sample]] = {}
     for sample in result.samples:
         by_kind.setdefault(sample.get("kind", "text"), []).append(sample)
-    drawn = [piece for kind, samples in by_kind.items() for piece in DRAWN.get(kind, _each(_text))(samples)]
+    drawn = [piece for kind, samples in by_kind.items() for piece in _drawn(kind, samples)]
     return (_images(path) if path else []) + drawn
+
+
+def _drawn(kind: str, samples: Sequence[Sample]) -> list[str]:
+    try:
+        return DRAWN.get(kind, _each(_text))(samples)
+    except (KeyError, ValueError):  # a part is missing, or moves are not chess
+        return _each(_text)(samples)
 
 
 def _images(path: Path) -> list[str]:
     """Pictures that were saved beside a result, put into the page."""
     figures = []
-    for picture in sorted(path.parent.glob(f"{path.stem}.*.png")):
-        data = base64.b64encode(picture.read_bytes()).decode()
+    for picture in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.png")):
         name = escape(picture.name.removeprefix(f"{path.stem}.").removesuffix(".png"))
-        image = f'<img alt="{name}" src="data:image/png;base64,{data}">'
+        content = picture.read_bytes() if picture.is_file() else b""
+        if not content.startswith(PNG):
+            figures.append(f'<p class="faint">{name}.png is no picture</p>')
+            continue
+        image = f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
         figures.append(f"<figure>{image}<figcaption>{name}</figcaption></figure>")
     return figures
 

@@ -12,6 +12,7 @@ from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from soft_prompts.console import shown_only
 from soft_prompts.files import write_atomically
 from soft_prompts.report.reference import published
 from soft_prompts.report.tables import title
@@ -22,6 +23,8 @@ COLORS = matplotlib.colormaps["tab10"].colors
 CONTROL_LINES = {"scrambled": ":", "untrained": "-.", "permuted": "--"}
 CONTROL_OF = {"scrambled": "weights", "untrained": "weights", "permuted": "labels"}
 matplotlib.rcParams["text.parse_math"] = False  # a name may hold a dollar
+LONGEST = 200
+"""Characters of a name in a picture."""
 INK = "#010203"
 """Colour of text and axes in SVGs, which becomes the page's own text colour."""
 
@@ -41,7 +44,7 @@ def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> 
     loss, *below = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
     draw_random_targets(loss, [curve for curve in curves if curve not in asked_for])
     for curve, color in zip(asked_for, COLORS * len(curves), strict=False):
-        draw_losses(loss, curve, color, curve.difference if len(asked_for) > 1 else "held-out loss")
+        draw_losses(loss, curve, color, _label(curve.difference) if len(asked_for) > 1 else "held-out loss")
         for control in curve.controls:
             draw_control(loss, control, color)
         for ax, name in zip(below, scores, strict=True):
@@ -53,7 +56,7 @@ def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> 
         draw_baselines(loss, first)
     loss.set_ylabel("nats per scored token")
     name = title(first) if len(asked_for) == 1 else f"{first.experiment} on {first.model}"
-    loss.set_title(name, fontsize=9, wrap=True)
+    loss.set_title(_label(name), fontsize=9, wrap=True)
     loss.legend(loc="best", frameon=False, fontsize=8)
     lengths = sorted({point.n_tokens for curve in curves for point in curve.points})
     for ax in (loss, *below):
@@ -97,6 +100,12 @@ def inline_svg(curve: Curve, headline: Sequence[str], salt: str) -> str:
         saturation_figure([curve], headline).savefig(picture, format="svg", transparent=True)
     svg = picture.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
+
+
+def _label(name: str) -> str:
+    """A name that fits into a picture. matplotlib leaves a leading "_" out of legends."""
+    short = shown_only(name[:LONGEST] + ("..." if len(name) > LONGEST else ""))
+    return "\u200b" + short if short.startswith("_") else short
 
 
 def position(n_tokens: int) -> float:
@@ -143,9 +152,11 @@ def draw_baselines(ax: Axes, curve: Curve) -> None:
     for name, value in shown.items():
         if value <= limit:
             ax.axhline(value, color="gray", linestyle="--", linewidth=1)
-            ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+            ax.annotate(
+                _label(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray"
+            )
         else:
-            ax.plot([], [], " ", label=f"{name}: {value:.2f}, above")
+            ax.plot([], [], " ", label=f"{_label(name)}: {value:.2f}, above")
 
 
 def draw_score(ax: Axes, curve: Curve, name: str, color: tuple) -> None:
@@ -157,4 +168,4 @@ def draw_score(ax: Axes, curve: Curve, name: str, color: tuple) -> None:
         ax.errorbar(x, value, spread, fmt=".", color=color, elinewidth=1)
         places = np.unique(x)
         ax.plot(places, [value[x == place].mean() for place in places], color=color)
-    ax.set_ylabel(name.replace("_", "\n"), fontsize=7)
+    ax.set_ylabel(_label(name).replace("_", "\n"), fontsize=7)

@@ -23,7 +23,7 @@ def published(curve: Curve) -> dict[int, float] | None:
     Returns:
         Prompt length -> held-out nats per token; None if nothing was published.
     """
-    text = " ".join(map(str, curve.task.get("text", [])))
+    text = json.dumps(curve.task.get("text"))
     wanted = (curve.experiment, curve.model.split("@")[0], curve.variant["label"])
     for known in reference()["curves"]:
         if (known["experiment"], known["model"], known["variant"]) != wanted:

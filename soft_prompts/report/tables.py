@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from soft_prompts.console import shown_only
 from soft_prompts.results.curve import Curve, Point, by_model, without_controls, without_random_targets
 
 CAPTION = (
@@ -165,8 +166,9 @@ def print_tables(named: Sequence[Table], caption: str = CAPTION) -> None:
     from rich.table import Table as RichTable
 
     console = Console(markup=False)  # a name may hold what looks like markup
-    for name, (header, *body) in named:
-        table = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left")
+    for name, cells in named:
+        header, *body = [[shown_only(cell) for cell in row] for row in cells]
+        table = RichTable(title=shown_only(name), box=box.SIMPLE_HEAD, title_justify="left")
         table.pad_edge = False
         # A column without content, such as flags if there are none, is left out.
         shown = [i for i, column in enumerate(zip(*body, strict=True)) if any(column)]
@@ -193,6 +195,12 @@ def markdown(curves: Sequence[Curve], headline: Sequence[str] = ()) -> str:
 
 def as_markdown(name: str, cells: Sequence[Sequence[str]]) -> str:
     """One table below its name."""
-    header, *body = cells
+    header, *body = [[in_markdown(cell) for cell in row] for row in cells]
     lines = [header, ["---" if column in ("flags", "variant") else "---:" for column in header], *body]
-    return f"**{name}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return f"**{in_markdown(name)}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def in_markdown(text: str) -> str:
+    """A text as one cell or line of Markdown: a name in it makes no tag, link, picture, cell or line."""
+    line = " ".join(shown_only(text).split()) if "\n" in text else shown_only(text)
+    return line.replace("<", "&lt;").replace("|", "\\|").replace("](", "]\\(")

@@ -24,7 +24,9 @@ class Point:
     """All seeds of one prompt length on one curve."""
 
     results: tuple[Result, ...]
-    """One of each seed."""
+    """One of each seed, all on the same tokens of the same documents."""
+    n_left_out: int = 0
+    """Seeds that were measured on other documents than the first."""
 
     @property
     def n_tokens(self) -> int:
@@ -68,8 +70,8 @@ class Point:
 
     def scores(self, name: str) -> list[dict[str, Any]]:
         """A behavioural score of every seed that has it."""
-        scores = [r.scores[name] for r in self.results if r.scores.get(name)]
-        return [score for score in scores if score["value"] is not None]
+        scores = [r.scores.get(name, {}) for r in self.results]
+        return [score for score in scores if score.get("value") is not None]
 
     def score_interval(self, name: str) -> list[float]:
         """[low, high] of a behavioural score: its mean over the seeds, and half the widest of their 95 % intervals to
@@ -140,7 +142,7 @@ class Curve:
     @property
     def weights(self) -> str:
         """Hash of the weights that were measured, "" in old results."""
-        return self.points[0].results[0].provenance.get("model", {}).get("weights", "")
+        return self.points[0].results[0].weights
 
     @property
     def results(self) -> list[Result]:
@@ -148,9 +150,9 @@ class Curve:
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Held-out nats per scored token of the data baselines, averaged over the seeds."""
-        names = self.points[0].results[0].baselines
-        return {name: float(np.mean([r.baselines[name]["loss"] for r in self._one_of_each_seed()])) for name in names}
+        """Held-out nats per scored token of the data baselines that all seeds have, averaged over the seeds."""
+        by_seed = self._baselines_by_seed()
+        return {name: float(np.mean([of_seed[name]["loss"] for of_seed in by_seed])) for name in by_seed[0]}
 
     @property
     def best_baseline(self) -> str:
@@ -160,7 +162,7 @@ class Curve:
     @property
     def anchor(self) -> dict[str, Any] | None:
         """What is known to bring the behaviour out: its "name", "loss" and "document_losses"."""
-        return next((r.anchor for r in self.results if r.anchor), None)
+        return next((r.anchor for p in self.paired_points for r in p.results if r.anchor), None)
 
     @property
     def n_scored(self) -> int:
@@ -202,7 +204,7 @@ class Curve:
         points, first = self.paired_points, self.points[0]
         other = [self.knows_nothing.point(p.n_tokens) if self.knows_nothing else None for p in points]
         has_control = all(p is not None and p.pairs_with(first) for p in other)
-        by_seed = [r.baselines for r in self._one_of_each_seed()]
+        by_seed = self._baselines_by_seed()
         documented = [name for name in by_seed[0] if all(of_seed[name]["document_losses"] for of_seed in by_seed)]
         return PairedLosses(
             n_tokens=np.array([p.n_tokens for p in points]),
@@ -213,9 +215,12 @@ class Curve:
             anchor=np.array([self.anchor["document_losses"]]) if self.anchor else None,
         )
 
-    def _one_of_each_seed(self) -> list[Result]:
-        """A seed's prompts of all lengths saw the same training documents, so its baselines are the same."""
-        return list({r.seed: r for r in self.results}.values())
+    def _baselines_by_seed(self) -> list[dict[str, dict[str, Any]]]:
+        """The baselines that all seeds have, of each seed: the same at all of its lengths, as its prompts saw the same
+        training documents."""
+        by_seed = {r.seed: r.baselines for p in self.paired_points for r in p.results}.values()
+        known = [name for name in next(iter(by_seed)) if all(name in of_seed for of_seed in by_seed)]
+        return [{name: of_seed[name] for name in known} for of_seed in by_seed]
 
     @cached_property
     def widths(self) -> np.ndarray | None:
@@ -249,7 +254,7 @@ class Curve:
 
     def _flags(self, i: int) -> list[str]:
         point, shorter = self.points[i], self.points[:i]
-        flags = []
+        flags = [f"{point.n_left_out} seeds on other documents left out"] if point.n_left_out else []
         if shorter:
             best = min(shorter, key=lambda p: p.loss)
             gain = point.gain_over(best)
@@ -272,13 +277,19 @@ def curves(results: Iterable[Result]) -> list[Curve]:
         shared, *_ = r.identity
         by_curve.setdefault(shared, {}).setdefault(r.n_tokens, []).append(r)
     unnamed = _told_apart(
-        [_curve([Point(tuple(same_length)) for same_length in lengths.values()]) for lengths in by_curve.values()]
+        [_curve([_point(same_length) for same_length in lengths.values()]) for lengths in by_curve.values()]
     )
     return [
         replace(curve, difference=_difference(curve, group), controls=_controls(curve, group))
         for group in by_model(unnamed).values()
         for curve in group
     ]
+
+
+def _point(results: Sequence[Result]) -> Point:
+    """The seeds of one length, as far as they were measured on the same documents as the first."""
+    paired = [r for r in results if Point((r,)).pairs_with(Point((results[0],)))]
+    return Point(tuple(paired), len(results) - len(paired))
 
 
 def _curve(points: Sequence[Point]) -> Curve:
@@ -288,15 +299,27 @@ def _curve(points: Sequence[Point]) -> Curve:
 
 def _told_apart(curves: Sequence[Curve]) -> list[Curve]:
     """The same curves; where two models have one name, such as two folders called "checkpoint", it holds the first
-    digits of the hash of their weights."""
+    digits of the hash of their weights.
 
-    own_last = sorted(curves, key=lambda curve: not curve.control)  # a control has other weights than its model
-    weights = {(curve.model, curve.config.get("model_files")): curve.weights for curve in own_last}
-    n_models = Counter(name for name, _ in {(name, digits) for (name, _), digits in weights.items()})
+    A control has other weights than its model, and goes by name and files. If several models have both, such as two
+    states of one name of the hub, it is said of the control that it belongs to one of them.
+    """
+    own_first = sorted(curves, key=lambda curve: bool(curve.control))
+    weights: dict[tuple[str, str | None], list[str]] = {}
+    for curve in own_first:
+        known = weights.setdefault((curve.model, curve.config.get("model_files")), [])
+        if curve.weights not in known and not (curve.control and known):
+            known.append(curve.weights)
+    n_models = Counter(name for name, _ in {(name, digits) for (name, _), known in weights.items() for digits in known})
 
     def named(curve: Curve) -> Curve:
-        digits = weights[curve.model, curve.config.get("model_files")]
-        return replace(curve, model=f"{curve.model} ({digits[:8]})") if n_models[curve.model] > 1 else curve
+        known = weights[curve.model, curve.config.get("model_files")]
+        if n_models[curve.model] < 2:
+            return curve
+        if len(known) > 1 and curve.weights not in known:
+            return replace(curve, model=f"{curve.model} (one of {len(known)})")
+        digits = curve.weights if curve.weights in known else known[0]
+        return replace(curve, model=f"{curve.model} ({digits[:8] or 'weights unknown'})")
 
     return [named(curve) for curve in curves]
 
@@ -328,8 +351,10 @@ def without_random_targets(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def random_targets(curve: Curve, among: Iterable[Curve]) -> list[Curve]:
-    """The curves that are recorded as controls of this one with a random target."""
+    """The curves that are recorded as controls of this one with a random target. A control has none itself."""
     found = []
+    if curve.variant["control_of"] is not None:
+        return found
     for other in among:
         differs = other.variant["control_of"]
         if differs is not None and {**other.config, "task": {**other.task, **differs}} == curve.config:

@@ -11,6 +11,9 @@ import numpy as np
 from soft_prompts.results.curve import Curve
 from soft_prompts.results.record import Result
 
+CHOSEN_BY = {"validation_loss", "numbers", "trained_numbers"}
+"""What older results do not say of the sizes of a prompt."""
+
 
 @dataclass(frozen=True)
 class EnoughBits:
@@ -56,7 +59,7 @@ def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits |
         None if there is no target, a seed has no size that reaches it, or the results are of an older version.
     """
     sized = [r for r in curve.results if r.sizes]
-    if not sized or any("validation_loss" not in size for r in sized for size in r.sizes):
+    if not sized or any(not size.keys() >= CHOSEN_BY for r in sized for size in r.sizes):
         return None
     reached = _of_gap(curve) if curve.anchor else _of_contribution(curve, settled)
     if reached is None:
@@ -87,12 +90,14 @@ def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits |
 def _of_gap(curve: Curve) -> Reached | None:
     """(L(0) - loss) / (L(0) - anchor)."""
     zero, anchor = curve.point(0), curve.anchor
-    if not zero or not anchor or zero.results[0].validation_loss is None:
+    if not zero or not anchor or zero.results[0].validation_loss is None or "validation_loss" not in anchor:
         return None
     ends = {
         "validation": (zero.results[0].validation_loss, anchor["validation_loss"]),
         "held_out": (zero.loss, anchor["loss"]),
     }
+    if any(start == end for start, end in ends.values()):
+        return None
     return lambda result, loss, split: (ends[split][0] - loss) / (ends[split][0] - ends[split][1])
 
 
@@ -100,6 +105,10 @@ def _of_contribution(curve: Curve, settled: int | None) -> Reached | None:
     """(rival - loss) / (mean of rival - L(P) over the lengths that are saturated), where the rival is the better of the
     control at this length and the best data baseline."""
     control = {(r.n_tokens, r.seed): r for r in curve.knows_nothing.results} if curve.knows_nothing else {}
+    if any("validation_loss" not in baseline for r in curve.results for baseline in r.baselines.values()):
+        return None
+    if any(r.validation_loss is None for r in (*curve.results, *control.values())):
+        return None
 
     def loss_of(r: Result, split: str) -> float:
         return r.held_out.loss if split == "held_out" else r.validation_loss

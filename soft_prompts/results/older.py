@@ -36,10 +36,10 @@ def described(values: dict[str, Any]) -> dict[str, Any]:
 
 def _variant(options: dict[str, Any]) -> dict[str, Any]:
     """Skipped tokens and repetition with its random control were the only tasks of several variants."""
-    if options.get("skip"):
-        return {"label": f"skip {options['skip'][0]}", "options": ["skip"], "control_of": None}
-    if options.get("strings"):
-        names, string = ["strings", "control"], options["strings"][0]
+    if (skip := _first(options, "skip", int)) is not None:
+        return {"label": f"skip {skip}", "options": ["skip"], "control_of": None}
+    if string := _first(options, "strings", str):
+        names = ["strings", "control"]
         if options.get("control") == [True]:
             label = f"random tokens, as many as {string!r}"
             return {"label": label, "options": names, "control_of": {"control": [False]}}
@@ -49,7 +49,14 @@ def _variant(options: dict[str, Any]) -> dict[str, Any]:
 
 def _wanted(options: dict[str, Any], sample: dict[str, str]) -> dict[str, str]:
     """The text that a repetition should have been. Of random tokens it was not recorded."""
-    if not options.get("strings") or options.get("control") != [False]:
+    string = _first(options, "strings", str)
+    if not string or options.get("control") != [False]:
         return {}
-    string = " " + options["strings"][0]
-    return {"wanted": string * (len(sample.get("continuation", "")) // len(string) + 1)}
+    again = " " + string
+    return {"wanted": again * (len(sample.get("continuation", "")) // len(again) + 1)}
+
+
+def _first(options: dict[str, Any], name: str, of_type: type) -> Any:
+    """The first value of an option that lists several; None if it is not there or of another type."""
+    values = options.get(name)
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], of_type) else None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
+from soft_prompts.options import without_paths
 from soft_prompts.results.older import SCHEMA, completed, described
 from soft_prompts.stats import ratio_interval
 
@@ -19,6 +22,16 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
     from soft_prompts.engine.evaluate import TokenScores
+
+LARGEST = 64 * 2**20
+"""Bytes of a result file; thousands of documents take one MiB."""
+DEEPEST = 50
+"""Levels of lists and dicts within each other."""
+LONGEST_INTEGER = 2**63
+"""Above all integers in a field with a meaning of its own: numpy holds them."""
+MOST = 1e100
+"""Above all nats and counts of a document, so that their squares are finite. The schema has it for single numbers; in
+long lists that would take a while."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +114,26 @@ class Result:
         return self.curve[-1]["loss"] if self.config.get("splits") and self.curve else None
 
     @property
+    def weights(self) -> str:
+        """Hash of the weights that were measured, "" in old results."""
+        return self.provenance.get("model", {}).get("weights", "")
+
+    @property
     def identity(self) -> tuple[str, int, int]:
         """The same for two files of one run: what its curve shares, length and seed."""
-        return json.dumps([self.experiment, self.model, self.config], sort_keys=True), self.n_tokens, self.seed
+        shared = [self.experiment, self.model, self.config, self.weights]
+        return json.dumps(shared, sort_keys=True), self.n_tokens, self.seed
 
     def save(self, path: Path) -> None:
-        """Write the JSON file, a key a line, in one step.
+        """Write the JSON file, a key a line, in one step. Paths in what a task's error said are shortened to names.
 
         Raises:
             SoftPromptsError: The values do not fit the schema, or the file cannot be written.
             ValueError: A number is nan or infinite.
         """
         values = asdict(self)
+        if reason := self.provenance.get("not_scored"):
+            values["provenance"]["not_scored"] = without_paths(reason)
         _validate(values, path)
         values["checksum"] = _checksum(values)
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
@@ -126,7 +147,9 @@ class Result:
             SoftPromptsError: The file cannot be read or is not a result.
         """
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(_content(path))
+            if isinstance(values, dict):
+                _check_plain(values)
         except OSError as error:
             raise SoftPromptsError(f"could not read the result {path} ({error.strerror}).") from error
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of 5,000 digits, 10,000 brackets
@@ -135,7 +158,8 @@ class Result:
             raise SoftPromptsError(f"{path} is JSON but not a result; delete it, or redo the run with --force.")
         if values["schema"] not in range(1, SCHEMA + 1):
             raise SoftPromptsError(
-                f"{path} has schema version {values['schema']}, this program reads 1 to {SCHEMA}; redo it with --force."
+                f"{path} has schema version {str(values['schema'])[:60]}, this program reads 1 to {SCHEMA}; redo it "
+                f"with --force."
             )
         if (checksum := values.pop("checksum", None)) is not None and checksum != _checksum(values):
             raise SoftPromptsError(
@@ -146,6 +170,43 @@ class Result:
         if version < 3:
             values = described(values)
         return cls(**{**values, "held_out": HeldOut(**values["held_out"])})
+
+
+def _content(path: Path) -> str:
+    """The text of a result file.
+
+    Raises:
+        OSError: It cannot be read.
+        SoftPromptsError: It is no file, or larger than any result.
+        ValueError: It is not UTF-8.
+    """
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+        raise SoftPromptsError(f"{path} is no file; move it away.")
+    if facts.st_size > LARGEST:
+        raise SoftPromptsError(
+            f"{path} has {facts.st_size:,} bytes, more than any result ({LARGEST:,}); delete it, or redo the run with "
+            f"--force."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _check_plain(values: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: A number is nan or infinite, a text is not Unicode, or lists lie in lists in lists.
+    RecursionError: Deeper still.
+    """
+    json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
+    level: list[Any] = [values]
+    for _ in range(DEEPEST):
+        level = [
+            below
+            for part in level
+            if isinstance(part, (list, dict))
+            for below in (part.values() if isinstance(part, dict) else part)
+        ]
+    if level:
+        raise ValueError(f"more than {DEEPEST} levels of lists within lists")
 
 
 def _checksum(values: dict[str, Any]) -> str:
@@ -163,19 +224,51 @@ def _validator() -> Draft202012Validator:
     import jsonschema
 
     schema = json.loads(Path(__file__).with_name("result.schema.json").read_text())
-    return jsonschema.Draft202012Validator(schema)
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=types)(schema)
+
+
+def _is_integer(_: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LONGEST_INTEGER
+
+
+def _is_number(_: object, value: object) -> bool:
+    return isinstance(value, float) or _is_integer(_, value)
 
 
 def _validate(values: dict[str, Any], path: Path) -> None:
+    """Raises:
+    SoftPromptsError: The content of the file at ``path`` is not that of a result.
+    """
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator().iter_errors(values))
+    # A large file could have a million errors, each with a long text.
+    error = best_match(islice(_validator().iter_errors(values), 10))
     if error:
         where = "/".join(str(part) for part in error.absolute_path) or "the top"
-        raise SoftPromptsError(
-            f"{path} is JSON but not a result: at {where}, {error.message[:200]}; delete it, or redo the run with "
-            f"--force."
-        )
+        wrong = f"at {where[:200]}, {error.message[:200]}"
+    elif not (wrong := next(_disagreements(values), "")):
+        return
+    raise SoftPromptsError(f"{path} is JSON but not a result: {wrong}; delete it, or redo the run with --force.")
+
+
+def _disagreements(values: dict[str, Any]) -> Iterator[str]:
+    """What in a result that fits the schema contradicts the rest of it, in words."""
+    held_out = values["held_out"]
+    scored, n = held_out["document_scored"], len(held_out["documents"])
+    by_document = {f"held_out/{name}": held_out[name] for name in ("document_losses", "document_scored")}
+    beside = {f"baselines/{name}": baseline for name, baseline in values["baselines"].items()}
+    by_document |= {f"{place}/document_losses": b["document_losses"] for place, b in beside.items()}
+    by_document |= {"anchor/document_losses": values["anchor"]["document_losses"]} if values["anchor"] else {}
+    for place, numbers in by_document.items():
+        if numbers is not None and len(numbers) != n:
+            yield f"at {place[:200]} are {len(numbers)} numbers for {n} documents"
+        if numbers and max(map(abs, numbers)) > MOST:
+            yield f"at {place[:200]} is a number above {MOST:g}"
+    if sum(scored) != held_out["n_scored"]:
+        yield f"held_out/n_scored is {held_out['n_scored']}, but the documents have {sum(scored)} scored tokens"
+    if sum(count > 0 for count in scored) < 2:
+        yield "at held_out/document_scored, fewer than 2 documents have scored tokens, and an interval needs 2"
 
 
 def check_behaviour(scores: dict[str, Any], samples: list[dict[str, str]]) -> None:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from soft_prompts.errors import SoftPromptsError
+from soft_prompts.errors import ODD_CONTENT, SoftPromptsError
 from soft_prompts.files import checksum, write_atomically
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
@@ -53,25 +53,35 @@ def load_prompt(path: Path, model: LanguageModel) -> Intervention:
         SoftPromptsError: The file is missing, damaged or of another model: a prompt means nothing to any other.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
+        tensors, metadata = _content(path)
+    except (*ODD_CONTENT, OSError, SafetensorError) as error:
         raise SoftPromptsError(
-            f"could not read the snapshot {path} ({error}); train the prompt again with --force."
+            f"could not read the snapshot {path} ({_in_short(error)}); train the prompt again with --force."
         ) from error
     if metadata.get("schema") not in ("1", "2", str(SCHEMA)) or metadata.get("kind") not in KINDS:
+        says = f"{metadata.get('schema')}, kind {metadata.get('kind')}"
         raise SoftPromptsError(
-            f"{path} is no snapshot of schema version 1 to {SCHEMA} (it says {metadata.get('schema')}, kind "
-            f"{metadata.get('kind')}); train the prompt again with --force."
+            f"{path} is no snapshot of schema version 1 to {SCHEMA} (it says {says[:100]}); train the prompt again "
+            f"with --force."
         )
     try:
         return _restored(path, tensors, metadata, model)
-    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+    except ODD_CONTENT as error:
         raise SoftPromptsError(
-            f"the snapshot {path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]}); train the "
-            f"prompt again with --force."
+            f"the snapshot {path} is damaged ({_in_short(error)}); train the prompt again with --force."
         ) from error
+
+
+def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file."""
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError("it is no file")
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no dict
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _restored(
@@ -87,22 +97,31 @@ def _restored(
     saved, own = json.loads(metadata["model"]), model.identity()
     for part in ("weights", "tokenizer"):
         if saved[part] != own[part]:
+            trained_on, loaded = (f"{x['name']} ({part} {x[part]})"[:200] for x in (saved, own))
             raise SoftPromptsError(
-                f"the snapshot {path} was trained on {saved['name']} ({part} {saved[part]}), "
-                f"not on {own['name']} ({part} {own[part]}); load that model."
+                f"the snapshot {path} was trained on {trained_on}, not on {loaded}; load that model."
             )
-    config = json.loads(metadata["config"]) if metadata["schema"] != "1" else _config_of_version_1(tensors)
+    config = json.loads(metadata["config"]) if metadata["schema"] != "1" else _config_of(tensors)
+    rows = tensors["rows"]
+    fits = config["shape"] == list(rows.shape) and rows.shape[1:] == model.vocabulary.shape[1:]
+    if not fits or (len(rows) and config != _config_of(tensors)):
+        raise ValueError("its tensors have other shapes than it says")
     intervention = KINDS[metadata["kind"]].from_config(config)
     if intervention.n_tokens:  # a prompt of no tokens has no state
+        if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+            raise ValueError("its tensors are not float32")
         intervention.load_state_dict(tensors)
     return intervention.to(model.device)
 
 
-def _config_of_version_1(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Files of version 1 have no configuration; it follows from the shapes of their tensors."""
+def _config_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The configuration that follows from the shapes of tensors. Files of version 1 have no other."""
     shape = list(tensors["rows"].shape)
     names = [name for name in tensors if name.startswith("hidden.") and name.endswith(".weight")]
     layers = [tensors[name] for name in sorted(names, key=lambda name: int(name.split(".")[1]))]
     if not layers:
         return {"shape": shape}
-    return {"shape": shape, "sizes": [layers[0].shape[1], *(len(layer) for layer in layers)]}
+    sizes = [layers[0].shape[1], *(len(layer) for layer in layers)]
+    if list(tensors["out"].shape) != [sizes[-1], *shape]:
+        raise ValueError("its layers do not fit together")
+    return {"shape": shape, "sizes": sizes}

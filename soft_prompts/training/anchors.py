@@ -15,7 +15,6 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.loading import load
-from soft_prompts.models.names import model_name
 from soft_prompts.tasks.base import Anchor
 from soft_prompts.training.loop import accumulate_gradients
 from soft_prompts.training.run import Run
@@ -57,9 +56,7 @@ def _of_model(run: Run, bench: Bench, name: str) -> Callable[[Bench], Anchor]:
     if other.tokenizer_hash != bench.model.tokenizer_hash:
         raise SoftPromptsError(f"--anchor model:{name}: it has another tokenizer, so losses per token do not compare.")
     no_prompt = SoftPrompt(other.vocabulary[:0].float()).to(other.device)
-    return lambda of: Anchor(
-        f"the model {model_name(name)}", evaluate(other, [no_prompt], of.held_out, of.token_budget)[0]
-    )
+    return lambda of: Anchor(f"the model {other.name}", evaluate(other, [no_prompt], of.held_out, of.token_budget)[0])
 
 
 def _fine_tuned(run: Run, bench: Bench) -> Callable[[Bench], Anchor]:

@@ -6,26 +6,32 @@ Examples depend on (split, seed) alone, so the documents that were read are skip
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from soft_prompts.console import warn
+from soft_prompts.errors import ODD_CONTENT, SoftPromptsError
 from soft_prompts.files import checksum, write_atomically
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState
 
 KEPT = 2
 """Checkpoints of a prompt that are kept, the latest ones."""
-COUNTERS = ("curve", "n_data_tokens", "n_positions", "seconds", "failure")
-"""What a training state holds beside tensors."""
+COUNTERS = {"curve": list, "n_data_tokens": int, "n_positions": int, "seconds": float, "failure": str}
+"""What a training state holds beside tensors, and of which type."""
+NAME = re.compile(r"start-([0-9]+)-step-([0-9]{8,})\.safetensors")
+"""How the files are called."""
 
 
 class Checkpoints:
@@ -59,8 +65,10 @@ class Checkpoints:
             write_atomically(self._folder_of(state.run) / _name(state.start, step), _written(state, weights))
         for state in states:
             of_start = sorted(self._folder_of(state.run).glob(f"start-{state.start}-step-*.safetensors"))
-            for old in of_start[:-KEPT]:
-                old.unlink(missing_ok=True)
+            until_now = [path for path in of_start if path.name <= _name(state.start, step)]
+            for other in set(of_start) - set(until_now[-KEPT:]):  # of a later step is what could not be used
+                with suppress(OSError):
+                    other.unlink()
         self._last = time.monotonic()
 
     def latest(self, runs: Sequence[Run], weights: str) -> Found | None:
@@ -73,13 +81,14 @@ class Checkpoints:
         by_step: dict[int, dict[Run, list[int]]] = {}
         for run in runs:
             for path in self._folder_of(run).glob("start-*-step-*.safetensors"):
-                _, start, _, step = path.stem.split("-")
-                by_step.setdefault(int(step), {}).setdefault(run, []).append(int(start))
+                if name := NAME.fullmatch(path.name):
+                    start, step = map(int, name.groups())
+                    by_step.setdefault(step, {}).setdefault(run, []).append(start)
         for step in sorted(by_step, reverse=True):
             if len(by_step[step]) < len(runs):
                 continue
             entrants = [(run, start) for run in runs for start in sorted(by_step[step][run])]
-            contents = [_read(self._folder_of(run) / _name(start, step), weights) for run, start in entrants]
+            contents = [_read(self._folder_of(run) / _name(start, step), weights, run) for run, start in entrants]
             if all(contents):
                 return Found(step, entrants, contents)
         return None
@@ -117,22 +126,38 @@ class Found:
         self._contents = contents
 
     def restore(self, states: Sequence[TrainingState]) -> None:
-        """Put what was kept into new states, one of each of ``entrants``."""
+        """Put what was kept into new states, one of each of ``entrants``.
+
+        Raises:
+            SoftPromptsError: It does not fit them.
+        """
         for state, (tensors, counters) in zip(states, self._contents, strict=True):
-            parts: dict[str, dict[str, Tensor]] = {"prompt": {}, "optimizer": {}}
-            for name, tensor in tensors.items():
-                kind, _, rest = name.partition("/")
-                parts[kind][rest] = tensor
-            if parts["prompt"]:
-                state.intervention.load_state_dict(parts["prompt"])
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in parts["optimizer"].items():
-                number, _, moment = name.partition("/")
-                moments.setdefault(int(number), {})[moment] = tensor
-            groups = state.optimizer.state_dict()["param_groups"]
-            state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            for name in COUNTERS:
-                setattr(state, name, counters[name])
+            try:
+                _restore(state, tensors, counters)
+            except ODD_CONTENT as error:
+                raise SoftPromptsError(
+                    f"the checkpoints of {state.run} do not fit its prompt ({' '.join(str(error).split())[:200]}); "
+                    f"start again with --force."
+                ) from error
+
+
+def _restore(state: TrainingState, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+    parts: dict[str, dict[str, Tensor]] = {"prompt": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        parts[kind][rest] = tensor
+    if parts["prompt"]:
+        state.intervention.load_state_dict(parts["prompt"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        number, _, moment = name.partition("/")
+        moments.setdefault(int(number), {})[moment] = tensor
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    if any(of_one["exp_avg"].shape != parameter.shape for parameter, of_one in state.optimizer.state.items()):
+        raise ValueError("the optimiser has numbers of other shapes")
+    for name in COUNTERS:
+        setattr(state, name, counters[name])
 
 
 def _name(start: int, step: int) -> str:
@@ -158,20 +183,55 @@ def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: x.numpy() for name, x in tensors.items()}
 
 
-def _read(path: Path, weights: str) -> tuple[dict[str, Tensor], Any] | None:
+def _read(path: Path, weights: str, run: Run) -> tuple[dict[str, Tensor], Any] | None:
     """What a file holds; None, with a warning, if it is damaged or of other weights."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise ValueError("it is no file")
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         counters = metadata["counters"]
         if metadata["checksum"] != checksum(_arrays(tensors), {"counters": counters}):
             raise ValueError("its checksum is wrong")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        warn(f"the checkpoint {path} is damaged ({error}); one before it is used, if there is one.")
+        kept = json.loads(counters)
+        of_weights = kept.pop("weights")
+        _check_parts(tensors, kept, path, run)
+    except (*ODD_CONTENT, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        warn(f"the checkpoint {path} is damaged ({reason}); one before it is used, if there is one.")
         return None
-    kept = json.loads(counters)
-    if kept.pop("weights") != weights:
+    if of_weights != weights:
         warn(f"the checkpoint {path} was made with other weights of the model; it is not used.")
         return None
     return tensors, kept
+
+
+def _check_parts(tensors: dict[str, Tensor], kept: dict[str, Any], path: Path, run: Run) -> None:
+    """Refuse what is whole but not of this program, run and step.
+
+    Raises:
+        ValueError: A counter or a tensor is missing, or of another type or shape.
+        LookupError, TypeError: So odd are they.
+    """
+    if kept.keys() != COUNTERS.keys() or any(not isinstance(kept[name], kind) for name, kind in COUNTERS.items()):
+        raise ValueError("its counters are others")
+    for point in kept["curve"]:
+        if not isinstance(point["step"], int) or not isinstance(point["loss"], float):
+            raise ValueError("its curve is none")
+    prompt = {name: x for name, x in tensors.items() if name.startswith("prompt/") and name != "prompt/scale"}
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name in tensors.keys() - prompt.keys() - {"prompt/scale"}:
+        _, number, moment = name.split("/")
+        moments.setdefault(number, {})[moment] = tensors[name]
+    steps = {int(of_one.pop("step")) for of_one in moments.values()}
+    own = sorted(x.shape for x in prompt.values())
+    averages = [sorted(of_one[name].shape for of_one in moments.values()) for name in ("exp_avg", "exp_avg_sq")]
+    n_tokens = len(tensors["prompt/rows"]) if prompt else 0
+    # What was given up before its first step has no moments.
+    if n_tokens != run.n_tokens or averages not in ([own, own], [[], []]) or any(len(m) != 2 for m in moments.values()):
+        raise ValueError("its tensors are others")
+    if any(x.dtype != torch.float32 for x in tensors.values()):
+        raise ValueError("its numbers are of another kind")
+    if not kept["failure"] and steps - {int(path.stem.rpartition("-")[2])}:
+        raise ValueError("it is of another step than its name says")

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as save_safetensors
 
 from soft_prompts.console import SIGNALS, Interrupted
 from soft_prompts.data.documents import Encoding
 from soft_prompts.engine.prompted import Bench
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import checksum
 from soft_prompts.models.controls import control_of
 from soft_prompts.models.loading import load
 from soft_prompts.results import load_results
@@ -132,18 +136,112 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_used(neox, tmp_
     same(ended, undisturbed)
 
 
+ODD_COUNTERS = {
+    "no JSON": lambda _: "nonsense",
+    "a list": lambda _: "[1, 2]",
+    "deep": lambda _: "[" * 100_000,
+    "a long number": lambda kept: kept.replace('"n_positions": ', '"n_positions": ' + "9" * 5000),
+    "one lacks": lambda kept: kept.replace('"n_positions"', '"another"'),
+    "no weights": lambda kept: kept.replace('"weights"', '"another"'),
+    "another type": lambda kept: kept.replace('"failure": ""', '"failure": 5'),
+    "a curve of words": lambda kept: kept.replace('"curve": [', '"curve": ["a", '),
+    "a curve without losses": lambda kept: kept.replace('"loss"', '"lost"'),
+}
+ODD_TENSORS = {
+    "one lacks": lambda kept: {name: x for name, x in kept.items() if name != "prompt/rows"},
+    "a moment lacks": lambda kept: {name: x for name, x in kept.items() if name != "optimizer/0/exp_avg"},
+    "one too many": lambda kept: {**kept, "optimizer/1/exp_avg": torch.zeros(2, 3)},
+    "an odd name": lambda kept: {**kept, "more": torch.zeros(2)},
+    "too short": lambda kept: {name: x[:1] if x.dim() == 2 else x for name, x in kept.items()},
+    "a moment of another shape": lambda kept: {**kept, "optimizer/0/exp_avg": torch.zeros(3)},
+    "halves": lambda kept: {name: x.half() for name, x in kept.items()},
+    "another step": lambda kept: {**kept, "optimizer/0/step": torch.tensor(3.0)},
+    "no step": lambda kept: {**kept, "optimizer/0/step": torch.tensor(float("nan"))},
+}
+
+
+def made_anew(path: Path, counters=lambda kept: kept, tensors=lambda kept: kept) -> None:
+    """Change what a checkpoint holds, and give it the checksum of that."""
+    with safe_open(path, "pt") as file:
+        kept = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+        before = file.metadata()["counters"]
+    words, kept = {"counters": counters(before)}, {name: x.contiguous() for name, x in tensors(kept).items()}
+    digest = checksum({name: x.numpy() for name, x in kept.items()}, words)
+    path.write_bytes(save_safetensors(kept, {**words, "checksum": digest}))
+
+
+@pytest.mark.parametrize(
+    ("odd", "change"),
+    [*(("counters", change) for change in ODD_COUNTERS), *(("tensors", change) for change in ODD_TENSORS)],
+)
+def test_a_checkpoint_that_is_whole_but_odd_is_passed_over_with_a_warning(neox, tmp_path, capsys, odd, change) -> None:
+    of_one = [run(2, steps=6)]
+    with pytest.raises(Interrupted):
+        go(neox, of_one, tmp_path, 4)
+    latest = checkpoints_of(tmp_path, of_one[0])[-1]
+    made_anew(latest)
+    assert checkpoint._read(latest, neox.weight_hash, of_one[0])
+    made_anew(latest, **{odd: (ODD_COUNTERS if odd == "counters" else ODD_TENSORS)[change]})
+    capsys.readouterr()
+    go(neox, of_one, tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{latest} is damaged" in said and "going on from step 3" in said
+
+
+def test_files_of_other_names_among_checkpoints_are_no_checkpoints(neox, tmp_path, capsys) -> None:
+    of_one = [run(2, steps=4)]
+    with pytest.raises(Interrupted):
+        go(neox, of_one, tmp_path, 3)
+    latest = checkpoints_of(tmp_path, of_one[0])[-1]
+    for name in ("start-0-step-x", "start-a-b-step-00000009", "start-0-step-9", "start--1-step-00000009"):
+        (latest.parent / f"{name}.safetensors").write_bytes(latest.read_bytes())
+    (latest.parent / "start-0-step-00000008.safetensors").write_bytes(latest.read_bytes())  # a later step by name only
+    (latest.parent / "start-0-step-00000007.safetensors").mkdir()
+    capsys.readouterr()
+    go(neox, of_one, tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "another step than its name says" in said and "it is no file" in said and "going on from step 3" in said
+    left = {path.stem for path in checkpoints_of(tmp_path, of_one[0]) if path.is_file()}
+    assert {"start-0-step-00000003", "start-0-step-00000004"} <= left  # not those that only have later names
+    assert "start-0-step-00000008" not in left
+
+
+def test_a_checkpoint_of_a_prompt_of_another_width_is_one_sentence(neox, tmp_path) -> None:
+    of_one = [run(2, steps=4)]
+    with pytest.raises(Interrupted):
+        go(neox, of_one, tmp_path, 3)
+    for path in checkpoints_of(tmp_path, of_one[0]):
+        made_anew(path, tensors=lambda kept: {name: x[:, :5] if x.dim() == 2 else x for name, x in kept.items()})
+    with pytest.raises(SoftPromptsError, match="do not fit its prompt .*start again with --force"):
+        go(neox, of_one, tmp_path)
+
+
+def test_a_run_that_was_given_up_does_not_spoil_the_checkpoints_of_the_others(neox, tmp_path, capsys) -> None:
+    both = [run(2, steps=6), run(3, steps=6, lr=1e30)]
+    undisturbed = go(neox, both, tmp_path / "undisturbed")
+    assert undisturbed[1].failure and not undisturbed[0].failure
+    with pytest.raises(Interrupted):
+        go(neox, both, tmp_path, 5)
+    capsys.readouterr()
+    ended = go(neox, both, tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "going on from step 5" in said and "damaged" not in said
+    same(ended[:1], undisturbed[:1])
+    assert ended[1].failure == undisturbed[1].failure
+
+
 def test_every_single_flipped_bit_is_found_out(neox, tmp_path) -> None:
     with pytest.raises(Interrupted):
         go(neox, [run(1, steps=2)], tmp_path, 1)
     (path,) = checkpoints_of(tmp_path, run(1, steps=2))
     whole = path.read_bytes()
-    assert checkpoint._read(path, neox.weight_hash) is not None
+    assert checkpoint._read(path, neox.weight_hash, run(1, steps=2)) is not None
     random = np.random.default_rng(0)
     for at in random.integers(len(whole), size=200):
         content = bytearray(whole)
         content[at] ^= 1 << int(random.integers(8))
         path.write_bytes(content)
-        assert checkpoint._read(path, neox.weight_hash) is None, at
+        assert checkpoint._read(path, neox.weight_hash, run(1, steps=2)) is None, at
 
 
 def test_checkpoints_of_other_weights_are_not_used(neox, tmp_path, capsys) -> None:

@@ -159,6 +159,73 @@ def test_a_snapshot_that_lacks_a_part_is_one_sentence(neox, tmp_path, lacking: s
         load_prompt(path, neox)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": True}, "at seed, True"),
+        ({"seed": 2**63}, "at seed, 9223372036854775808"),
+        ({"held_out": {"n_scored": 21}}, "n_scored is 21, but the documents have 20 scored tokens"),
+        ({"held_out": {"n_scored": 19}}, "n_scored is 19, but the documents have 20 scored tokens"),
+        ({"held_out": {"document_scored": [20, 0]}}, "fewer than 2 documents have scored tokens"),
+        ({"held_out": {"document_losses": [1.0]}}, "document_losses are 1 numbers for 2 documents"),
+        ({"held_out": {"document_losses": [1.0, 2.0, 3.0]}}, "document_losses are 3 numbers for 2 documents"),
+        ({"held_out": {"document_losses": [-1e101, 2.0]}}, "document_losses is a number above 1e.100"),
+        ({"provenance": {"x": "\ud800"}}, "is not JSON"),
+        ({"provenance": {"x": math.inf}}, "is not JSON"),
+        ({"provenance": {"x": json.loads("[" * 60 + "]" * 60)}}, "more than 50 levels"),
+    ],
+    ids=str,
+)
+def test_a_result_that_contradicts_itself_is_refused_with_what_is_wrong(tmp_path, change: dict, message: str) -> None:
+    path = tmp_path / "r.json"
+    result().save(path)
+    values = json.loads(path.read_text())
+    del values["checksum"]
+    for name, value in change.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(values))
+    with pytest.raises(SoftPromptsError, match=f"{path} .*{message}.*--force"):
+        Result.load(path)
+
+
+@pytest.mark.parametrize("made", ["soft", "generator", "empty"])
+@pytest.mark.parametrize(
+    "config",
+    [{"shape": [10**6, 10**6]}, {"shape": [2, 33]}, {"shape": [2, 32], "sizes": [2, 10**7]}, {"shape": 5}, [], {}],
+    ids=str,
+)
+def test_a_snapshot_that_says_another_shape_than_its_tensors_have_takes_no_memory(
+    neox, tmp_path, monkeypatch, made: str, config
+) -> None:
+    path, kinds = tmp_path / "p.safetensors", {"soft": SoftPrompt, "empty": SoftPrompt, "generator": PromptGenerator}
+    rows = torch.randn(0 if made == "empty" else 2, 32)
+    generator = PromptGenerator(rows, 0.02, (2, 4, 3), torch.Generator())
+    save_prompt(generator if made == "generator" else SoftPrompt(rows, 0.02), neox, {"seed": 1}, path)
+    change_snapshot(path, config=json.dumps(config))
+    monkeypatch.setattr(kinds[made], "from_config", lambda _: pytest.fail("a prompt of any size would be made"))
+    with pytest.raises(SoftPromptsError, match=f"{path} is damaged"):
+        load_prompt(path, neox)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int32])
+def test_a_snapshot_of_other_numbers_than_float32_is_refused(neox, tmp_path, dtype: torch.dtype) -> None:
+    path = tmp_path / "p.safetensors"
+    save_prompt(SoftPrompt(torch.randn(2, 32), 0.02), neox, {"seed": 1}, path)
+    change_snapshot(path)
+    load_prompt(path, neox)
+    change_snapshot(path, dtype)
+    with pytest.raises(SoftPromptsError, match="not float32"):
+        load_prompt(path, neox)
+
+
+def change_snapshot(path, dtype: torch.dtype = torch.float32, **words: str) -> None:
+    """Write a snapshot anew as of version 2, which has no checksum, with other words or numbers."""
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    metadata.pop("checksum", None)
+    save_file(tensors, path, {**metadata, "schema": "2", **words})
+
+
 def test_a_result_with_a_number_that_is_none_is_never_written(tmp_path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         result(seconds=math.nan).save(tmp_path / "r.json")
