@@ -727,7 +727,7 @@ FAULTS = [
         "test_checkpoint",
         ("until_now[-KEPT:]", "until_now[-1:]"),
         ("if path.name <= _name(state.start, step)", ""),
-        ("averages not in ([own, own], [[], []])", "averages not in ([own, own],)"),
+        ('[[], []]] if kept["failure"] else', '[[], []]] if not kept["failure"] else'),
         ('if not kept["failure"] and steps', "if steps"),
         ("if any(x.dtype != torch.float32", "if any(x.dtype == torch.int8"),
         ("n_tokens != run.n_tokens or", ""),

@@ -188,6 +188,17 @@ def test_a_checkpoint_that_is_whole_but_odd_is_passed_over_with_a_warning(neox, 
     assert f"{latest} is damaged" in said and "going on from step 3" in said
 
 
+def test_only_what_was_given_up_before_its_first_step_has_no_moments(neox, tmp_path) -> None:
+    of_one = run(2, steps=4)
+    with pytest.raises(Interrupted):
+        go(neox, [of_one], tmp_path, 3)
+    latest = checkpoints_of(tmp_path, of_one)[-1]
+    made_anew(latest, tensors=lambda kept: {name: x for name, x in kept.items() if name.startswith("prompt")})
+    assert checkpoint._read(latest, neox.weight_hash, of_one) is None
+    made_anew(latest, lambda kept: kept.replace('"failure": ""', '"failure": "not finite"'))
+    assert checkpoint._read(latest, neox.weight_hash, of_one) is not None
+
+
 def test_files_of_other_names_among_checkpoints_are_no_checkpoints(neox, tmp_path, capsys) -> None:
     of_one = [run(2, steps=4)]
     with pytest.raises(Interrupted):
