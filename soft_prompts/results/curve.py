@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -279,11 +280,17 @@ def curves(results: Iterable[Result]) -> list[Curve]:
     unnamed = _told_apart(
         [_curve([_point(same_length) for same_length in lengths.values()]) for lengths in by_curve.values()]
     )
-    return [
+    named = [
         replace(curve, difference=_difference(curve, group), controls=_controls(curve, group))
         for group in by_model(unnamed).values()
         for curve in group
     ]
+    return sorted(named, key=lambda curve: (curve.experiment, curve.model, _counted(curve.difference)))
+
+
+def _counted(text: str) -> list[tuple[int, str]]:
+    """A key to sort by that takes numbers for what they are: "a key of 8 tokens" comes before "a key of 16 tokens"."""
+    return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d{1,18})", text)]
 
 
 def _point(results: Sequence[Result]) -> Point:

@@ -17,6 +17,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint, write_atomically
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.loading import load
+from soft_prompts.results.curve import curves
 from soft_prompts.results.provenance import _peak_memory, provenance
 from soft_prompts.results.record import HeldOut, Result, load_results
 from soft_prompts.results.snapshot import load_prompt, save_prompt
@@ -307,3 +308,12 @@ def test_the_peak_memory_is_in_bytes_on_every_system_and_none_where_it_is_not_kn
     assert _peak_memory() == 1000
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert _peak_memory() is None
+
+
+def test_curves_of_one_experiment_come_in_the_order_of_their_numbers() -> None:
+    def of(k: int) -> Result:
+        variant = {"label": f"a key of {k} tokens", "options": ["k"], "control_of": None}
+        return result(variant=variant, config={"train": {}, "task": {"name": "T", "k": k}})
+
+    in_order = [curve.difference for curve in curves([of(k) for k in (16, 2, 8, 1)])]
+    assert in_order == [f"a key of {k} tokens" for k in (1, 2, 8, 16)]
