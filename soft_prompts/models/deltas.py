@@ -62,7 +62,9 @@ def merge(lm: nn.Module, deltas: dict[str, tuple[Tensor, Tensor]]) -> None:
     """
     weights = dict(lm.named_parameters())
     for name, ab in deltas.items():
-        if name not in weights or weights[name].shape != (len(ab[1]), ab[0].shape[1]):
+        a, b = ab
+        fits = a.dim() == b.dim() == 2 and len(a) == b.shape[1]
+        if name not in weights or not fits or weights[name].shape != (len(b), a.shape[1]):
             raise SoftPromptsError(f"the delta changes {name}, which the model does not have in this shape.")
-        a, b = (x.to(weights[name].device, torch.float32) for x in ab)
+        a, b = (x.to(weights[name].device, torch.float32) for x in (a, b))
         weights[name].copy_(changed(weights[name].float(), (a, b)))

@@ -21,6 +21,8 @@ LEAST = {
     "validation_documents": 2,
 }
 """Smallest value of each count."""
+MOST_DOCUMENTS = 100_000
+"""Held-out documents that a result can hold."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class TrainConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 refuse(name, f"be at least {least}")
+        if self.eval_documents > MOST_DOCUMENTS:
+            refuse("eval_documents", f"be at most {MOST_DOCUMENTS:,}")
         for name in ("lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 refuse(name, "be a positive number")

@@ -125,6 +125,13 @@ def test_a_delta_of_another_shape_or_a_damaged_one_is_refused(tmp_path) -> None:
         merge(layer, {"weight": (torch.zeros(1, 3), torch.zeros(3, 1))})
     with pytest.raises(SoftPromptsError, match="does not have in this shape"):
         merge(layer, {"other": (torch.zeros(1, 2), torch.zeros(3, 1))})
+    for a, b in (
+        (torch.zeros(2, 2), torch.zeros(3, 1)),
+        (torch.zeros(1, 2), torch.zeros(3)),
+        (torch.zeros(2), torch.zeros(3, 1)),
+    ):
+        with pytest.raises(SoftPromptsError, match="does not have in this shape"):
+            merge(layer, {"weight": (a, b)})
     (tmp_path / DELTA).write_bytes(b"nothing")
     with pytest.raises(SoftPromptsError, match="is no delta"):
         load_delta(tmp_path)

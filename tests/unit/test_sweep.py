@@ -172,6 +172,7 @@ TOO_LONG = "a prompt of 100 tokens and sequences of 48 need 148 positions, but n
         (["--device", "warp"], "device 'warp' cannot be used here"),
         (["--games", "missing.pgn.zst"], "missing.pgn.zst does not exist"),
         (["--train.eval-documents", "1"], "--train.eval-documents is 1, but must be at least 2"),
+        (["--train.eval-documents", "100001"], "--train.eval-documents is 100001, but must be at most 100,000"),
         (["--train.lr", "1e38", "--train.steps", "30"], "stopped being finite.*smaller --train.lr"),
     ],
 )
