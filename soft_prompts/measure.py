@@ -308,6 +308,12 @@ def measure_until_flat(sweep: Sweep, model: str) -> tuple[list[Run], Measured]:
         if flat:
             break
         first = twice
+    else:
+        if sweep.doublings:
+            warn(
+                f"more than {first.train.steps} steps may still help {model}: --doublings {sweep.doublings} allows no "
+                f"more, so its curve may end too high."
+            )
     sweep = replace(sweep, train=first.train)
     runs = plan(sweep, model)
     return runs, measure(sweep, runs)

@@ -50,6 +50,12 @@ def test_tables_in_the_documentation_are_those_of_the_committed_results() -> Non
     assert n_tables >= 3
 
 
+def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    assert len(named) >= 10
+    assert named <= {path.stem for path in (ROOT / "tests" / "unit").glob("test_*.py")}
+
+
 def test_committed_results_can_be_read_and_hold_no_path_of_a_machine() -> None:
     load_results([ROOT / "results"])
     for path in (ROOT / "results").rglob("*.json"):

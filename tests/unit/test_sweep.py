@@ -335,6 +335,7 @@ def test_steps_are_doubled_with_one_seed_until_that_is_of_no_use_then_all_is_mea
     assert sum(r.config["train"]["steps"] == chosen for r in results) == 6  # 0 and 2 tokens, 2 seeds, control
     shown = said[said.index("chess on") :]
     assert f"{chosen} steps of" in shown
+    assert ("more than 8 steps may still help" in " ".join(said.split())) == (flat_at == 99)
 
 
 def test_data_baselines_are_counted_on_the_documents_that_the_seed_was_trained_on(chess) -> None:
@@ -374,15 +375,16 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
     assert prompted.results[0].provenance["data"]["train_games"] > 16_000
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "10000"), ("77", "77")])
-def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, before, after: str) -> None:
+@pytest.mark.parametrize(("name", "usual"), [("GOMP_SPINCOUNT", "10000"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")])
+@pytest.mark.parametrize("before", [None, "77"])
+def test_libraries_are_settled_unless_the_user_has_done_so(monkeypatch, name: str, usual: str, before) -> None:
     monkeypatch.setattr(sys, "argv", ["chess_test", "--help"])
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv(name, raising=False)
     if before:
-        monkeypatch.setenv("GOMP_SPINCOUNT", before)
+        monkeypatch.setenv(name, before)
     with pytest.raises(SystemExit):
         main(tests.chess_test.DEFAULT, "")
-    assert os.environ["GOMP_SPINCOUNT"] == after
+    assert os.environ[name] == (before or usual)
 
 
 # --- what goes wrong in a task ---
