@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from soft_prompts.cli import run
+from soft_prompts.cli import run, settle_libraries
 from soft_prompts.console import ends_in_a_sentence, say
 from tests.chess_test import POCKET
 
@@ -70,5 +70,6 @@ def soak(options: Soak) -> None:
 
 
 if __name__ == "__main__":
+    settle_libraries()
     with ends_in_a_sentence():
         soak(tyro.cli(Soak, description=__doc__, args=sys.argv[1:]))

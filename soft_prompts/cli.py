@@ -19,12 +19,10 @@ from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.run import Run
 
-SPINS = "10000"
-"""How often a waiting thread looks before it sleeps (GNU OpenMP). The default of the library burns the cores that other
-processes of a busy machine need, and then this one waits for them."""
-KERNELS = "256"
-"""Kernels that oneDNN keeps on a CPU, of 1,024 by default. Each shape of a pass has its own, of about half a MiB, and
-hardly a shape comes twice: so what is kept is memory, and no time is saved."""
+SETTINGS = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+"""What the libraries below torch are told, unless the user has told them otherwise. A waiting thread looks so often
+before it sleeps: by the default it burns the cores that other processes need, and then this one waits for them. And so
+many kernels are kept for the shapes of passes: by the defaults memory grows for hours, since texts differ in length."""
 
 
 def main(default: Sweep, description: str, **presets: Sweep) -> None:
@@ -37,11 +35,16 @@ def main(default: Sweep, description: str, **presets: Sweep) -> None:
             then change it.
     """
     interrupts_end_in_a_sentence()
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # both are read once, when torch is loaded
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    settle_libraries()
     with ends_in_a_sentence():
         by_name = {name.replace("_", "-"): preset for name, preset in presets.items()}
         run(parse(default, description, by_name, sys.argv[1:]))
+
+
+def settle_libraries() -> None:
+    """Set what the libraries read once, when torch is loaded; so before that."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments: Sequence[str]) -> Sweep:

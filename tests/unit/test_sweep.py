@@ -375,7 +375,10 @@ def test_prompts_bring_move_text_out_of_a_real_model_on_real_games(data, tmp_pat
     assert prompted.results[0].provenance["data"]["train_games"] > 16_000
 
 
-@pytest.mark.parametrize(("name", "usual"), [("GOMP_SPINCOUNT", "10000"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")])
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [("GOMP_SPINCOUNT", "10000"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"), ("LRU_CACHE_CAPACITY", "64")],
+)
 @pytest.mark.parametrize("before", [None, "77"])
 def test_libraries_are_settled_unless_the_user_has_done_so(monkeypatch, name: str, usual: str, before) -> None:
     monkeypatch.setattr(sys, "argv", ["chess_test", "--help"])
