@@ -148,16 +148,9 @@ def on_pocket(published: Sweep, task: Task, **train: float) -> Sweep:
         task: Its task on data that ship.
         train: Further changes to its recipe.
     """
-    few = {"n_evaluations": 2, "eval_documents": 200, "validation_documents": 64}
-    small = {"steps": 100, "batch_size": 8, "max_tokens": 128, **few, **train}
-    return replace(
-        published,
-        task=task,
-        models=("pocket",),
-        n_tokens=(0, 1, 4, 16),
-        train=replace(published.train, **small),
-        dtype="float32",  # a model this small gains little by bfloat16, and its results are the same everywhere
-    )
+    small = {"steps": 100, "batch_size": 8, "n_evaluations": 2, "eval_documents": 200, "validation_documents": 64}
+    # A model this small gains little by bfloat16, and its results are the same everywhere.
+    return _short(published, task, "pocket", "float32", {**small, **train})
 
 
 def on_smollm2(published: Sweep, task: Task, **train: int) -> Sweep:
@@ -168,11 +161,15 @@ def on_smollm2(published: Sweep, task: Task, **train: int) -> Sweep:
         task: Its task on data that ship.
         train: Further changes to its recipe.
     """
-    few = {"n_evaluations": 1, "eval_documents": 48, "validation_documents": 16}
-    small = {"steps": 40, "batch_size": 4, "max_tokens": 128, **few, **train}
-    recipe = replace(published.train, **small)
-    short = {"n_tokens": (0, 1, 4, 16), "seeds": (0,), "dtype": "bfloat16"}  # twice as fast as float32
-    return replace(published, task=task, models=(SMOLLM2,), train=recipe, **short)
+    small = {"steps": 40, "batch_size": 4, "n_evaluations": 1, "eval_documents": 48, "validation_documents": 16}
+    in_bfloat16 = _short(published, task, SMOLLM2, "bfloat16", {**small, **train})  # twice as fast as float32
+    return replace(in_bfloat16, seeds=(0,))
+
+
+def _short(published: Sweep, task: Task, model: str, dtype: str, train: dict[str, float]) -> Sweep:
+    """An experiment with few, short prompts and short texts."""
+    recipe = replace(published.train, **{"max_tokens": 128, **train})
+    return replace(published, task=task, models=(model,), n_tokens=(0, 1, 4, 16), train=recipe, dtype=dtype)
 
 
 def in_full(pocket: Sweep, **train: int) -> Sweep:
