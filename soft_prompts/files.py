@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         SoftPromptsError: The file system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: two machines that share the folder may have the same.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_left_over(path)

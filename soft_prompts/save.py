@@ -9,7 +9,7 @@ from soft_prompts.console import warn
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.options import plain
 from soft_prompts.prepare import Beside, asked_for, facts, variant
-from soft_prompts.probes.bits import rounded_sizes
+from soft_prompts.probes.bits import Size, rounded_sizes
 from soft_prompts.report.plots import save_picture
 from soft_prompts.results.provenance import provenance
 from soft_prompts.results.record import HeldOut, Result, check_behaviour
@@ -37,10 +37,9 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
     with CLOCK.stage("scores"):
         behaviour, not_scored = _behaviour(state, bench, result_path)
-    state.log.final(run, loss, behaviour.scores)
     with CLOCK.stage("bits"):
-        last = state.curve[-1]["loss"]
-        sizes = rounded_sizes(bench, state.intervention, state.scores, last) if asked_for(run) else []
+        sizes, not_rounded = _sizes(state, bench)
+    state.log.final(run, loss, behaviour.scores)
     Result(
         experiment=run.experiment,
         task=type(run.task).__name__,
@@ -54,7 +53,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         samples=behaviour.samples,
         sizes=[asdict(size) for size in sizes],
         config=run.config,
-        provenance={**provenance(bench.model, facts(run, bench), n_together), **not_scored},
+        provenance={**provenance(bench.model, facts(run, bench), n_together), **not_scored, **not_rounded},
         seconds=state.seconds,
         tokens_per_second=state.n_data_tokens / state.seconds if state.n_data_tokens else None,
         variant=variant(run),
@@ -87,3 +86,21 @@ def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[T
         warn(f"{run} is saved without scores, because {type(run.task).__name__}.score failed ({reason}).")
         return TaskScores({}, []), {"not_scored": reason}
     return TaskScores(scores, samples, scored.pictures), {}
+
+
+def _sizes(state: TrainingState, bench: Bench) -> tuple[list[Size], dict[str, str]]:
+    """What the prompt is worth with its numbers rounded; nothing of a control.
+
+    Whatever goes wrong, the trained prompt and its loss are kept.
+
+    Returns:
+        The sizes; and, if there are none because something went wrong, "not_rounded": why.
+    """
+    if not asked_for(state.run):
+        return [], {}
+    try:
+        return rounded_sizes(bench, state.intervention, state.scores, state.curve[-1]["loss"]), {}
+    except Exception as error:  # of any kind, such as a device's own
+        reason = f"{type(error).__name__}: {error}"
+        warn(f"{state.run} is saved without its bits, because rounding its prompt failed ({reason}).")
+        return [], {"not_rounded": reason}

@@ -50,4 +50,7 @@ def _untrained(model: LanguageModel, seed: int) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lm = type(model.lm)(config)
-    return lm.to(model.dtype)
+    # The weights alone: what a model computes by itself, such as the frequencies of its positions, stays exact.
+    for weight in lm.parameters():
+        weight.data = weight.data.to(model.dtype)
+    return lm

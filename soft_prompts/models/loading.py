@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from unittest.mock import patch
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
@@ -55,6 +57,8 @@ def load(
     path = local_path(name_or_path if revision == "main" else f"{name_or_path}@{revision}")
     if sentence := which_was_taken(name_or_path):
         say(sentence)
+    if path is not None:
+        _check_index(name_or_path, path)
     is_gguf = path is not None and path.is_file()
     is_delta = path is not None and (path / DELTA).exists()
     source = str(MODELS["pocket"] if is_delta else path or name_or_path)
@@ -119,6 +123,24 @@ def _no_pickle(name: str) -> Iterator[None]:
 
     with patch.object(torch, "load", refuse):
         yield
+
+
+def _check_index(name: str, folder: Path) -> None:
+    """Refuse an index of weights that leads out of its folder: what lies there is in no fingerprint of the model.
+
+    Raises:
+        SoftPromptsError: It does.
+    """
+    try:
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_bytes())
+        files = {str(file) for file in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # there is none; or it is damaged, which transformers says
+    if outside := sorted(file for file in files if Path(file).name != file):
+        raise SoftPromptsError(
+            f"model {name!r} names {outside[0]!r} in {SAFE_WEIGHTS_INDEX_NAME}; weights must lie in the model's own "
+            f"folder: move them there and correct the name."
+        )
 
 
 def _has_cache(model: LanguageModel) -> bool:

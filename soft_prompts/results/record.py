@@ -95,7 +95,7 @@ class Result:
     config: dict[str, Any]
     """All that the result depends on but length and seed."""
     provenance: dict[str, Any]
-    """Where the result comes from; "not_scored" says why there are no scores, if the task's score failed."""
+    """Where the result comes from; "not_scored" and "not_rounded" say why there are no scores or sizes, if so."""
     seconds: float
     """This run's share of the wall clock of training."""
     tokens_per_second: float | None
@@ -125,15 +125,16 @@ class Result:
         return json.dumps(shared, sort_keys=True), self.n_tokens, self.seed
 
     def save(self, path: Path) -> None:
-        """Write the JSON file, a key a line, in one step. Paths in what a task's error said are shortened to names.
+        """Write the JSON file, a key a line, in one step. Paths in what an error said are shortened to names.
 
         Raises:
             SoftPromptsError: The values do not fit the schema, or the file cannot be written.
             ValueError: A number is nan or infinite.
         """
         values = asdict(self)
-        if reason := self.provenance.get("not_scored"):
-            values["provenance"]["not_scored"] = without_paths(reason)
+        for key in ("not_scored", "not_rounded"):
+            if reason := self.provenance.get(key):
+                values["provenance"][key] = without_paths(reason)
         _validate(values, path)
         values["checksum"] = _checksum(values)
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]

@@ -53,6 +53,15 @@ def test_an_untrained_model_has_new_weights_of_the_same_shapes(model) -> None:
             assert not torch.equal(other, weight)
 
 
+def test_an_untrained_model_in_bfloat16_computes_its_positions_as_the_trained_one_does(folders) -> None:
+    model = load(str(folders["llama"]), dtype="bfloat16", device="cpu")
+    untrained = control_of(model, "untrained")
+    buffers, others = dict(model.lm.named_buffers()), dict(untrained.lm.named_buffers())
+    assert any(name.endswith("inv_freq") for name in buffers) and set(buffers) == set(others)
+    for name, buffer in buffers.items():
+        assert others[name].dtype == buffer.dtype and torch.equal(others[name], buffer), name
+
+
 def test_a_control_is_the_same_for_the_same_seed_and_leaves_the_global_generator_alone(neox) -> None:
     state = torch.random.get_rng_state()
     for control in ("scrambled", "untrained"):

@@ -47,6 +47,16 @@ def test_what_a_kill_left_of_a_write_is_cleared_by_the_next_one_but_not_that_of_
     assert [left.exists() for left in (old, young, other)] == [False, True, True]
 
 
+def test_two_machines_with_one_process_number_do_not_write_into_one_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    names, replace_file = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (names.append(self.name), replace_file(self, to)))
+    write_atomically(tmp_path / "a.json", b"of one")
+    write_atomically(tmp_path / "a.json", b"of the other")
+    assert len(set(names)) == 2 and (tmp_path / "a.json").read_bytes() == b"of the other"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_any_changed_byte_of_a_large_file_changes_its_fingerprint(tmp_path) -> None:
     content = bytearray(os.urandom(5 * 2**20))
     file = tmp_path / "model.safetensors"

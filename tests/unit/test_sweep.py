@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import exploratory_tests.recipe_test
 import tests.chess_test
-from soft_prompts import measure
+from soft_prompts import measure, save
 from soft_prompts.cli import main, run
 from soft_prompts.data import sources
 from soft_prompts.data.documents import Encoding
@@ -471,6 +471,20 @@ def test_a_score_that_fails_costs_the_scores_and_not_the_run(scored, capsys, beh
     assert warning in said and " ".join(reason.split()) in said
     again = scored(fails(KeyboardInterrupt()))  # not called: the runs are finished
     assert [r.held_out for r in again] == [r.held_out for r in results]
+
+
+def test_rounding_that_fails_costs_the_bits_and_not_the_run(scored, capsys, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no kernel for this device")
+
+    monkeypatch.setattr(save, "rounded_sizes", refuse)
+    results = scored(lambda: GOOD)
+    said = " ".join(capsys.readouterr().err.split())
+    assert [(r.n_tokens, r.sizes) for r in results] == [(0, []), (2, [])]
+    for result in results:
+        assert result.provenance["not_rounded"] == "RuntimeError: no kernel for this device"
+        assert result.scores["right"]["value"] == 0.5 and result.held_out.loss > 0
+    assert "2 tokens, seed 0 is saved without its bits, because rounding its prompt failed (RuntimeError: no" in said
 
 
 def test_an_interrupted_score_stops_the_sweep(scored, tmp_path) -> None:
