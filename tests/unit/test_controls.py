@@ -60,6 +60,7 @@ def test_an_untrained_model_in_bfloat16_computes_its_positions_as_the_trained_on
     assert any(name.endswith("inv_freq") for name in buffers) and set(buffers) == set(others)
     for name, buffer in buffers.items():
         assert others[name].dtype == buffer.dtype and torch.equal(others[name], buffer), name
+    assert {weight.dtype for weight in untrained.lm.parameters()} == {torch.bfloat16}
 
 
 def test_a_control_is_the_same_for_the_same_seed_and_leaves_the_global_generator_alone(neox) -> None:

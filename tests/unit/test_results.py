@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import uuid
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,11 +234,12 @@ def test_a_result_with_a_number_that_is_none_is_never_written(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path) -> None:
+def test_a_full_disk_leaves_the_old_file_and_is_one_sentence(tmp_path, monkeypatch) -> None:
     """The file to write is /dev/full, which refuses every byte as a full disk does."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0))
+    (tmp_path / ".r.json.00000000.tmp").symlink_to("/dev/full")
     (tmp_path / "r.json").write_text("old")
     with pytest.raises(SoftPromptsError, match=r"could not write .*No space left.*finished runs are kept"):
         write_atomically(tmp_path / "r.json", b"new")
