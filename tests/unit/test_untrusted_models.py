@@ -91,7 +91,8 @@ def test_weights_are_read_where_only_safetensors_and_torch_load_is_back(folder) 
 @pytest.mark.parametrize(
     "file", ["../other/model.safetensors", "/tmp/model.safetensors", "a/model.safetensors", "../a.bin"]
 )
-def test_an_index_of_weights_that_leads_out_of_the_folder_is_refused(folder, file: str) -> None:
+def test_an_index_of_weights_that_leads_out_of_the_folder_is_refused(folder, marker, file: str) -> None:
+    evil_pickle(folder.parent / "a.bin", marker)
     names = load_file(folder / "model.safetensors")
     other = folder.parent / "other"
     other.mkdir()
@@ -100,6 +101,7 @@ def test_an_index_of_weights_that_leads_out_of_the_folder_is_refused(folder, fil
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(SoftPromptsError, match=f"names '{file}' in model.safetensors.index.json; weights must lie in"):
         load(str(folder))
+    assert not marker.exists()
 
 
 def test_weights_in_several_files_of_the_folder_are_read(folder) -> None:
