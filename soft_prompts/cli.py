@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from soft_prompts.results.record import Result
 from soft_prompts.stopwatch import CLOCK, in_words
 from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.base import Task
+from soft_prompts.training.recipe import RECIPES
 from soft_prompts.training.run import Run
 
 SETTINGS = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
@@ -51,11 +53,11 @@ def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments
     """The sweep that a command line asks for.
 
     Raises:
-        SoftPromptsError: The first word names no preset.
+        SoftPromptsError: The first word names no preset, or --recipe no recipe.
     """
     import tyro
 
-    arguments = list(arguments)
+    arguments, recipe = _without_recipe(arguments)
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
         if name not in presets:
@@ -66,7 +68,25 @@ def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments
     else:
         for name in presets:
             description += f"\n\nPreset: {name}, as the first word; then --help shows its options."
+    description += (
+        f"\n\nRecipes: --recipe {', '.join(RECIPES)}: where the --train options for optimiser and start begin."
+    )
+    default = replace(default, train=replace(default.train, **RECIPES[recipe]))
     return tyro.cli(Sweep, prog=_command(), default=default, description=description, args=arguments)
+
+
+def _without_recipe(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """A command line without --recipe NAME, and the name. It decides where the other options begin, so it comes first.
+
+    Raises:
+        SoftPromptsError: There is no such recipe.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--recipe", nargs="?", default="default")
+    found, others = parser.parse_known_args(arguments)
+    if found.recipe not in RECIPES:
+        raise SoftPromptsError(f"--recipe is {found.recipe!r}, but must be one of {', '.join(RECIPES)}.")
+    return others, found.recipe
 
 
 def _command() -> str | None:
@@ -148,7 +168,8 @@ def on_pocket(published: Sweep, task: Task, **train: float) -> Sweep:
         task: Its task on data that ship.
         train: Further changes to its recipe.
     """
-    small = {"steps": 100, "batch_size": 8, "n_evaluations": 2, "eval_documents": 200, "validation_documents": 64}
+    # All but training takes time by the document: so many keep it below a fifth, and enough for intervals.
+    small = {"steps": 100, "batch_size": 8, "n_evaluations": 1, "eval_documents": 64, "validation_documents": 32}
     # A model this small gains little by bfloat16, and its results are the same everywhere.
     return _short(published, task, "pocket", "float32", {**small, **train})
 
@@ -173,12 +194,14 @@ def _short(published: Sweep, task: Task, model: str, dtype: str, train: dict[str
 
 
 def in_full(pocket: Sweep, **train: int) -> Sweep:
-    """The same with longer prompts, all controls, and as many steps as help, up to eight times as many: hours.
+    """The same with longer prompts, more documents, all controls, and as many steps as help, up to eight times as many:
+    hours.
 
     Args:
         pocket: The short experiment.
         train: Further changes to its recipe.
     """
-    recipe = replace(pocket.train, **{"validation_documents": 128, **train})
+    documents = {"n_evaluations": 2, "eval_documents": 200, "validation_documents": 128}
+    recipe = replace(pocket.train, **{**documents, **train})
     controls = ("scrambled", "untrained", "permuted")
     return replace(pocket, n_tokens=(0, 1, 4, 16, 64), controls=controls, doublings=3, train=recipe)

@@ -13,6 +13,7 @@ from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.locks import Locks
 from soft_prompts.processes import ALONE, Crew, are_connected, copied, folder_leaders, n_processes, rank, told
+from soft_prompts.results.exhaustion import tolerance
 from soft_prompts.results.record import Result
 from soft_prompts.shares import shares
 from soft_prompts.stopwatch import CLOCK
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from soft_prompts.training.checkpoint import Checkpoints
     from soft_prompts.training.state import TrainingState
 
-FLAT_NATS, FLAT_SHARE = 0.005, 0.02
-"""Twice the steps do not help if no length's validation loss falls by more than both: so many nats per token, and this
-share of the largest gain."""
 PAUSE = 1.0
 """Seconds between two looks at what other processes do, while there is nothing else to do."""
 
@@ -323,7 +321,7 @@ def is_flat(shorter: Sequence[Result], longer: Sequence[Result]) -> bool:
     """Whether twice the steps leave the validation losses where they were, at every length and in every curve."""
     before, after = (_validation_losses(results) for results in (shorter, longer))
     gains = [before[task, 0] - loss for (task, n), loss in before.items() if n and (task, 0) in before]
-    allowed = max(FLAT_NATS, FLAT_SHARE * max(gains, default=0.0))
+    allowed = tolerance(max(gains, default=0.0))
     return all(before[key] - after[key] <= allowed for key in before.keys() & after.keys())
 
 

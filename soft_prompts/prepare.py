@@ -93,7 +93,7 @@ def with_separator(sweep: Sweep, model: LanguageModel, run: Run) -> LanguageMode
     cache = sweep.out / "runs" / "cache"
 
     def examples_behind(token: int) -> list[Example]:
-        encoding = Encoding(model.tokenizer, token, run.train.max_tokens, cache)
+        encoding = Encoding(model.tokenizer, token, run.recipe.max_tokens, cache)
         return list(islice(run.task.examples("train", encoding, 0), TRIED))
 
     losses = losses_behind(model, examples_behind, sweep.token_budget or usual_budget(model.device))
@@ -119,7 +119,7 @@ class Beside:
         run, baselines = runs[0], {}
         for seed in dict.fromkeys(r.seed for r in runs):
             stream = run.target.examples("train", bench.encoding, seed)
-            training = list(islice(stream, max(1, run.train.steps) * run.train.batch_size))
+            training = list(islice(stream, max(1, run.recipe.steps) * run.recipe.batch_size))
             n, wanted = len(bench.held_out), [*bench.held_out, *bench.validation]
             measured = data_baselines(training, wanted, bench.model.head.out_features)
             baselines[seed] = {
@@ -154,7 +154,7 @@ def make_bench(sweep: Sweep, model: LanguageModel, run: Run) -> Bench:
     Raises:
         SoftPromptsError: There are too few to measure anything.
     """
-    recipe = run.train
+    recipe = run.recipe
     encoding = Encoding(model.tokenizer, model.separator, recipe.max_tokens, sweep.out / "runs" / "cache")
     parts: dict[str, list[Example]] = {}
     for split, wanted in (("held_out", recipe.eval_documents), ("validation", recipe.validation_documents)):
@@ -192,7 +192,7 @@ def check_context(model: LanguageModel, runs: Sequence[Run]) -> None:
     Raises:
         SoftPromptsError: With the numbers.
     """
-    longest, max_tokens = max(run.n_tokens for run in runs), runs[0].train.max_tokens
+    longest, max_tokens = max(run.n_tokens for run in runs), runs[0].recipe.max_tokens
     if longest + max_tokens > model.context:
         raise SoftPromptsError(
             f"a prompt of {longest} tokens and sequences of {max_tokens} need {longest + max_tokens} positions, but "

@@ -12,7 +12,7 @@ BACKWARD = 2
 
 def cost(run: Run) -> int:
     """The positions that a run computes, backward ones included: documents at their longest, and its prompt."""
-    recipe = run.train
+    recipe = run.recipe
     looks = (recipe.n_evaluations + 2 if run.n_tokens else 1) * recipe.validation_documents + recipe.eval_documents
     trained = recipe.steps * recipe.batch_size if run.n_tokens else 0
     return (recipe.max_tokens + run.n_tokens) * (BACKWARD * trained + looks)

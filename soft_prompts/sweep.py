@@ -33,10 +33,11 @@ class Sweep:
     """Prompt lengths. 0 is the baseline: the model as it is."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each seed trains anew: other starting prompts, other order of documents. The held-out documents stay the same."""
-    controls: tuple[Literal["scrambled", "untrained", "permuted"], ...] = ("scrambled",)
+    controls: tuple[Literal["scrambled", "untrained", "permuted", "half"], ...] = ("scrambled", "half")
     """What is measured beside each model with the same documents, seeds and steps. Models that know nothing, with
     weights permuted within each matrix (scrambled) or initialised anew (untrained): what they reach, a prompt alone can
-    teach. And the model itself with the task's labels permuted (permuted): what any target costs."""
+    teach. The model itself with the task's labels permuted (permuted): what any target costs. And with half the steps
+    and the first seed (half): whether the search was exhausted."""
     train: TrainConfig = field(default_factory=TrainConfig)
     anchor: str = ""
     """What is known to bring the behaviour out; distances are shares of the way to its loss. lora: a LoRA fine-tune on
@@ -121,7 +122,7 @@ class Sweep:
 def plan(sweep: Sweep, model: str) -> list[Run]:
     """All runs of one model and its controls: every combination of task variant, recipe, length and seed.
 
-    A random target is a control already and gets no further ones.
+    A random target is a control already and gets no further ones. Half the steps need one seed, and a prompt.
     """
     from soft_prompts.models.device import pick_device, pick_dtype
 
@@ -134,4 +135,5 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
         Run(sweep.experiment, task, model, n, seed, train, dtype, control, sweep.anchor, sweep.separator)
         for control, task, train, (n, seed) in combinations
         if not (control and task.variant().control_of)
+        and not (control == "half" and (n == 0 or seed != sweep.seeds[0] or train.steps < 2))
     ]

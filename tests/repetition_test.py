@@ -39,4 +39,4 @@ POCKET = replace(
 
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, eval_documents=64))

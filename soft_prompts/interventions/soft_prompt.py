@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.rounding import RoundedPrompt
 
-INITIALISERS = ("vocabulary", "normal", "text", "zeros")
+INITIALISERS = ("vocabulary", "normal", "unit_normal", "text", "zeros")
 
 
 def initial_rows(init: str, n_tokens: int, vocabulary: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
@@ -22,6 +22,8 @@ def initial_rows(init: str, n_tokens: int, vocabulary: Tensor, text: Tensor, gen
             ``vocabulary``: rows of the embedding matrix, sampled with replacement (Lester et al. 2021, arXiv
                 2104.08691);
             ``normal``: normal with the vocabulary's own mean and standard deviation in every dimension;
+            ``unit_normal``: normal with mean 0 and standard deviation 1, in the model's own units, as torch and so PEFT
+                make new embeddings;
             ``text``: the embeddings of a given text's tokens, repeated or cut to P tokens;
             ``zeros``: as published by Nordby 2025 (arXiv 2505.14943).
         n_tokens: P.
@@ -41,6 +43,8 @@ def initial_rows(init: str, n_tokens: int, vocabulary: Tensor, text: Tensor, gen
         return vocabulary[torch.randint(len(vocabulary), (n_tokens,), generator=generator)]
     if init == "normal":
         return torch.randn(shape, generator=generator) * vocabulary.std(0) + vocabulary.mean(0)
+    if init == "unit_normal":
+        return torch.randn(shape, generator=generator)
     if init == "text":
         if not len(text):
             raise ValueError("the initialiser 'text' needs a text of at least one token")
@@ -157,3 +161,46 @@ class PromptGenerator(_Prompt):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PromptGenerator:
         return cls(torch.zeros(config["shape"]), 1.0, tuple(config["sizes"]), torch.Generator())
+
+
+class TokenwiseGenerator(_Prompt):
+    """The published conditional prompt: every token comes from a small network of its own, which starts as torch's
+    linear layers do (Nordby, arXiv 2505.14943, and the code published with it).
+
+    Token p is out_p(mish(hidden_p(condition))). All tokens' networks are computed in two products.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], n_conditions: int, width: int, generator: torch.Generator, scale: float = 1.0
+    ):
+        """
+        Args:
+            shape: P and D.
+            n_conditions: C.
+            width: Units of each token's hidden layer.
+            generator: Source of chance for the weights.
+            scale: The unit of the parameters.
+        """
+        super().__init__()
+        self.sizes = (n_conditions, width)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+        def uniform(n_in: int, *shape: int) -> nn.Parameter:  # as in torch.nn.Linear
+            return nn.Parameter((torch.rand(shape, generator=generator) * 2 - 1) / max(1, n_in) ** 0.5)
+
+        n_tokens, size = shape
+        self.hidden = uniform(n_conditions, n_conditions, n_tokens, width)
+        self.hidden_bias = uniform(n_conditions, n_tokens, width)
+        self.out = uniform(width, n_tokens, width, size)
+        self.rows = uniform(width, n_tokens, size)  # what does not depend on the condition
+
+    def forward(self, condition: Tensor) -> Tensor:
+        hidden = torch.einsum("bc,cpw->bpw", condition.to(self.rows.dtype), self.hidden) + self.hidden_bias
+        return (torch.einsum("bpw,pwd->bpd", nn.functional.mish(hidden), self.out) + self.rows) * self.scale
+
+    def config(self) -> dict[str, Any]:
+        return {"shape": list(self.rows.shape), "sizes": list(self.sizes)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TokenwiseGenerator:
+        return cls(tuple(config["shape"]), *config["sizes"], torch.Generator())

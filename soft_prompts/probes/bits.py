@@ -16,7 +16,7 @@ BITS = (1, 2, 3, 4, 6, 8)
 """Bits per number that are tried, fewest first."""
 SCALE_BITS = 16
 """Bits of the one scale that each token keeps (a bfloat16)."""
-CHECKED = 64
+CHECKED = 32
 """Held-out documents on which rounded prompts are measured, at most."""
 LOSSLESS = 0.002
 """Nats per token on the validation documents: more bits are not tried once rounding costs less."""

@@ -45,7 +45,7 @@ def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> 
     draw_random_targets(loss, [curve for curve in curves if curve not in asked_for])
     for curve, color in zip(asked_for, COLORS * len(curves), strict=False):
         draw_losses(loss, curve, color, _label(curve.difference) if len(asked_for) > 1 else "held-out loss")
-        for control in curve.controls:
+        for control in (c for c in curve.controls if c.control in CONTROL_LINES):
             draw_control(loss, control, color)
         for ax, name in zip(below, scores, strict=True):
             draw_score(ax, curve, name, color)

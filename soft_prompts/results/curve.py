@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from soft_prompts.results.distance import PairedLosses
+from soft_prompts.results.exhaustion import Exhaustion, exhaustion
 from soft_prompts.results.record import Result
 from soft_prompts.stats import CONFIDENCE, comparison_widths, two_level_draws
 
-CONTROLS = ("scrambled", "untrained", "permuted")
-"""The model with permuted weights, the model with new weights, and the model itself with permuted labels."""
+CONTROLS = ("scrambled", "untrained", "permuted", "half")
+"""The model with permuted weights, the model with new weights, the model itself with permuted labels, and with half the
+steps."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Curve:
     @property
     def knows_nothing(self) -> Curve | None:
         """The control that contributions are measured against: scrambled, or untrained if that is all there is."""
-        return next((c for c in self.controls if c.control != "permuted"), None)
+        return next((c for c in self.controls if c.control in ("scrambled", "untrained")), None)
 
     @property
     def control(self) -> str:
@@ -249,6 +251,12 @@ class Curve:
         return self.knows_nothing.control if other and other.loss < self.baselines[best] else best
 
     @cached_property
+    def exhaustion(self) -> Exhaustion:
+        """Whether the search for its prompts was exhausted."""
+        half = next((control.points for control in self.controls if control.control == "half"), ())
+        return exhaustion({p.n_tokens: p.results for p in self.paired_points}, {p.n_tokens: p.results for p in half})
+
+    @cached_property
     def flags(self) -> list[list[str]]:
         """What makes each point suspect, in words."""
         return [self._flags(i) for i in range(len(self.points))]
@@ -265,6 +273,7 @@ class Curve:
                 flags.append(f"worse than P={best.n_tokens}")
         if point.n_tokens and point.loss > self.baselines[self.best_baseline]:
             flags.append(f"worse than {self.best_baseline}")
+        flags += self.exhaustion.flags.get(point.n_tokens, [])
         return flags
 
 

@@ -13,12 +13,14 @@ from safetensors import SafetensorError, safe_open
 from soft_prompts.errors import ODD_CONTENT, SoftPromptsError
 from soft_prompts.files import checksum, write_atomically
 from soft_prompts.interventions.base import Intervention
-from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator
 from soft_prompts.models.language_model import LanguageModel
 
 SCHEMA = 3
 """Version of the snapshot files. 1 had no configuration, 1 and 2 no checksum."""
-KINDS: dict[str, type[Intervention]] = {kind.__name__: kind for kind in (SoftPrompt, PromptGenerator)}
+KINDS: dict[str, type[Intervention]] = {
+    kind.__name__: kind for kind in (SoftPrompt, PromptGenerator, TokenwiseGenerator)
+}
 """What can be loaded back, by the name in the file."""
 
 
@@ -117,6 +119,13 @@ def _restored(
 def _config_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The configuration that follows from the shapes of tensors. Files of version 1 have no other."""
     shape = list(tensors["rows"].shape)
+    if "hidden" in tensors:  # a network for every token
+        n_conditions, _, width = tensors["hidden"].shape
+        wanted = {"hidden": [n_conditions, shape[0], width], "hidden_bias": [shape[0], width]}
+        wanted["out"] = [shape[0], width, shape[1]]
+        if any(list(tensors[name].shape) != of_name for name, of_name in wanted.items()):
+            raise ValueError("its layers do not fit together")
+        return {"shape": shape, "sizes": [n_conditions, width]}
     names = [name for name in tensors if name.startswith("hidden.") and name.endswith(".weight")]
     layers = [tensors[name] for name in sorted(names, key=lambda name: int(name.split(".")[1]))]
     if not layers:

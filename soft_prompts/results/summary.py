@@ -38,6 +38,8 @@ class Summary:
     """The length beyond which nothing improves by more than 5 %."""
     bits_saved: dict[str, Any]
     """Bits per document that the best prompt saves over none: value, interval, n."""
+    search: str
+    """Whether the search was exhausted, in words; "" if half the steps were not tried."""
     flags: list[str]
     """What makes the curve suspect, in words."""
 
@@ -49,6 +51,7 @@ class Summary:
         parts += [f"of {what}: {distance}" for what, distance in others]
         parts += [f"to {goal}: {distance}" for goal, distance in self.behaviour.items()]
         parts.append(f"saturation {self.saturation}")
+        parts += [self.search] if self.search else []
         return "; ".join(parts) + (f" ({'; '.join(self.flags)})" if self.flags else "")
 
 
@@ -79,6 +82,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
         bits=enough_bits(curve, SHARE, losses.saturation().value) if _quoted(distances).value else None,
         saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
+        search=str(curve.exhaustion),
         flags=warnings(curve, random_targets(curve, among)),
     )
 

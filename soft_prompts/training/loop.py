@@ -57,7 +57,7 @@ def train(
     Raises:
         SoftPromptsError: A training document is one of validation or held out as well, or they run out.
     """
-    model, task, config = bench.model, runs[0].target, runs[0].train
+    model, task, config = bench.model, runs[0].target, runs[0].recipe
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
     states, done = _begin(model, runs, conditions.shape[1], logs if crew.is_first else None, checkpoints)
     live = [s for s in states if s.intervention.trainable and not s.failure]
@@ -126,7 +126,7 @@ def _begin(
 ) -> tuple[list[TrainingState], int]:
     """The states that training begins with, and how many steps were taken already."""
     found = checkpoints.latest(runs, model.weight_hash) if checkpoints else None
-    entrants = [(r, start) for r in runs for start in range(r.train.starts if r.n_tokens else 1)]
+    entrants = [(r, start) for r in runs for start in range(r.recipe.starts if r.n_tokens else 1)]
     done, entrants = (found.step, found.entrants) if found else (0, entrants)
     states = [
         TrainingState(

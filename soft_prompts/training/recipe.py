@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later, option, settle
@@ -36,19 +36,22 @@ class TrainConfig:
     max_tokens: int = 256
     """Longest sequence in tokens, document separator included, prompt not."""
     lr: float = 0.1
-    """Peak learning rate of AdamW, in units of the root mean square of the vocabulary's embeddings (0.1: a step moves a
-    coordinate by about a tenth of an embedding's size at most)."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: falling to zero along a half cosine, or constant as published."""
+    """Peak learning rate of AdamW, in units of --train.unit (0.1: a step moves a coordinate by about a tenth of an
+    embedding's size at most)."""
+    unit: Literal["vocabulary", "one"] = added_later("vocabulary")
+    """What a prompt's numbers are counted in: the root mean square of the vocabulary's embeddings, so that a learning
+    rate means the same in every model, or the model's own numbers."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after the warm-up: falling to zero along a half cosine or a line, or constant as published."""
     warmup: float = 0.02
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: float = 1e-4
     """Decoupled weight decay (as published)."""
     clip_norm: float = 1.0
     """Largest gradient norm of a prompt's parameters; longer gradients are cut back to it."""
-    init: Literal["vocabulary", "normal", "text", "zeros"] = "vocabulary"
-    """Where training starts: sampled vocabulary embeddings, normal with the vocabulary's moments, the tokens of
-    --train.init-text, or zeros (as published)."""
+    init: Literal["vocabulary", "normal", "unit_normal", "text", "zeros"] = "vocabulary"
+    """Where training starts: sampled vocabulary embeddings, normal with the vocabulary's moments or with those 0 and 1,
+    the tokens of --train.init-text, or zeros (as published)."""
     init_text: str = ""
     """Text whose tokens a prompt starts from with --train.init text, repeated or cut to the prompt's length."""
     starts: int = added_later(1)
@@ -58,6 +61,8 @@ class TrainConfig:
     """Units in each hidden layer of the conditional prompt generator."""
     depth: int = 2
     """Hidden layers of the conditional prompt generator."""
+    generator: Literal["shared", "tokenwise"] = added_later("shared")
+    """The conditional prompt generator: one network for all tokens, or one hidden layer for each (as published)."""
     n_evaluations: int = 8
     """Evaluations on the validation documents during training, evenly spaced, beside the ones before and after it."""
     validation_documents: int = 128
@@ -93,5 +98,35 @@ class TrainConfig:
     def lr_share(self, step: int) -> float:
         """The learning rate of optimiser step ``step`` (from 0) as a share of ``lr``."""
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
-        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
-        return rise * fall
+        done = step / self.steps
+        falls = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
+        return rise * falls[self.schedule]
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    # Nordby, arXiv 2505.14943, and the code published with it: no clipping, a network of its own for every token.
+    "nordby2024": {
+        "lr": 1e-3,
+        "unit": "one",
+        "schedule": "constant",
+        "warmup": 0.0,
+        "weight_decay": 1e-4,
+        "clip_norm": 1e9,
+        "init": "zeros",
+        "generator": "tokenwise",
+        "width": 128,
+        "depth": 1,
+    },
+    # PEFT's PromptTuningConfig as it is, trained as in PEFT's guide to prompt tuning of causal language models.
+    "peft": {
+        "lr": 3e-2,
+        "unit": "one",
+        "schedule": "linear",
+        "warmup": 0.0,
+        "weight_decay": 0.01,
+        "clip_norm": 1e9,
+        "init": "unit_normal",
+    },
+}
+"""Name -> what it changes in TrainConfig. Steps, documents and evaluation stay as the experiment has them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Run:
     dtype: str
     control: str = ""
     """"scrambled" or "untrained": a model that knows nothing is in the model's place (models/controls.py). "permuted":
-    the labels are permuted (tasks/permuted.py). "": neither."""
+    the labels are permuted (tasks/permuted.py). "half": it is trained for half the steps. "": none of these."""
 
     anchor: str = ""
     """What distances go by: "" is what the task names; the others are in training/anchors.py."""
@@ -46,6 +46,11 @@ class Run:
     def target(self) -> Task:
         """The task that is trained and measured: ``task``, or that with permuted labels."""
         return PermutedLabels(self.task) if self.control == "permuted" else self.task
+
+    @property
+    def recipe(self) -> TrainConfig:
+        """How it is trained: ``train``, or that with half the steps."""
+        return replace(self.train, steps=self.train.steps // 2) if self.control == "half" else self.train
 
     @property
     def model_name(self) -> str:

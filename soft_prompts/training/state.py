@@ -13,7 +13,7 @@ from torch import Tensor
 from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.interventions.base import Intervention
-from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, initial_rows
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.training.run import Run
 from soft_prompts.training.tensorboard import TensorBoardLog
@@ -39,7 +39,7 @@ class TrainingState:
         self.failure = ""
         """Why training was given up, in a sentence; "" if it was not."""
         # Adam is elementwise, so an optimiser for every run is the same mathematics as one for all.
-        self.optimizer = torch.optim.AdamW(intervention.parameters(), weight_decay=run.train.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(intervention.parameters(), weight_decay=run.recipe.weight_decay, fused=True)
 
     def update(self, step: int, batch: Sequence[Example]) -> Tensor:
         """Take one optimiser step with the gradients that are there.
@@ -51,7 +51,7 @@ class TrainingState:
         Returns:
             The gradients' norm before clipping, a number on the device: nothing here waits for it.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.intervention.parameters(), self.run.train.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.intervention.parameters(), self.run.recipe.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
         self.optimizer.step()
@@ -63,7 +63,7 @@ class TrainingState:
 
     def lr(self, step: int) -> float:
         """The learning rate of step ``step`` (from 1), in units of the vocabulary's root mean square."""
-        return self.run.train.lr * self.run.train.lr_share(step - 1)
+        return self.run.recipe.lr * self.run.recipe.lr_share(step - 1)
 
     @property
     def validation_loss(self) -> float:
@@ -74,7 +74,7 @@ class TrainingState:
         """Note that a number stopped being finite."""
         self.failure = (
             f"{self.run}: {what} stopped being finite by step {step}; try a smaller --train.lr "
-            f"(now {self.run.train.lr:g}) or --train.clip-norm (now {self.run.train.clip_norm:g})."
+            f"(now {self.run.recipe.lr:g}) or --train.clip-norm (now {self.run.recipe.clip_norm:g})."
         )
 
 
@@ -87,11 +87,16 @@ def make_prompt(model: LanguageModel, run: Run, n_conditions: int, start: int = 
         n_conditions: C of the task's examples.
         start: Which of the run's starts.
     """
-    config, random = run.train, torch.Generator().manual_seed(run.seed + 1_000_003 * start)
+    config, random = run.recipe, torch.Generator().manual_seed(run.seed + 1_000_003 * start)
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
-    sizes = (n_conditions, *[config.width] * config.depth)
-    prompt = PromptGenerator(rows, model.scale, sizes, random) if n_conditions else SoftPrompt(rows, model.scale)
+    unit = model.scale if config.unit == "vocabulary" else 1.0
+    if not n_conditions:
+        prompt = SoftPrompt(rows, unit)
+    elif config.generator == "tokenwise":
+        prompt = TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
+    else:
+        prompt = PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
     return prompt.to(model.device)
 
 

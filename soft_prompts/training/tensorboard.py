@@ -145,4 +145,4 @@ class TensorBoardLog:
         for part in summary.hparams(plain, metrics):
             self._add(part)
         for name, value in metrics.items():
-            self._add(summary.scalar(name, value), run.train.steps)
+            self._add(summary.scalar(name, value), run.recipe.steps)

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from soft_prompts.engine.batch import insert
-from soft_prompts.interventions.soft_prompt import INITIALISERS, PromptGenerator, SoftPrompt, initial_rows
+from soft_prompts.interventions.soft_prompt import (
+    INITIALISERS,
+    PromptGenerator,
+    SoftPrompt,
+    TokenwiseGenerator,
+    initial_rows,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -71,7 +77,7 @@ def test_initial_rows_are_what_they_are_called() -> None:
 
 
 def test_an_unknown_initialiser_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'magic'.*vocabulary, normal, text, zeros"):
+    with pytest.raises(ValueError, match="'magic'.*vocabulary, normal, unit_normal, text, zeros"):
         initial_rows("magic", 1, torch.zeros(2, 2), torch.tensor([0]), seeded())
 
 
@@ -119,6 +125,28 @@ def test_a_generated_prompt_equals_the_mlp_token_by_token() -> None:
         for p in range(5):
             row = prompt.rows[p] + sum(hidden[h] / 8 * prompt.out[h, p] for h in range(8))
             torch.testing.assert_close(got[b, p], row * 0.5)
+
+
+@pytest.mark.parametrize("n_tokens", [0, 1, 5])
+def test_the_published_generator_is_a_network_of_torch_s_own_layers_for_every_token(n_tokens: int) -> None:
+    prompt = TokenwiseGenerator((n_tokens, 6), 2, 8, seeded(), scale=0.5)
+    condition = torch.randn(4, 2, generator=seeded())
+    got = prompt(condition)
+    assert got.shape == (4, n_tokens, 6) and prompt.trainable == bool(n_tokens)
+    for p in range(n_tokens):
+        inner, last = torch.nn.Linear(2, 8), torch.nn.Linear(8, 6)
+        with torch.no_grad():
+            inner.weight.copy_(prompt.hidden[:, p].T), inner.bias.copy_(prompt.hidden_bias[p])
+            last.weight.copy_(prompt.out[p].T), last.bias.copy_(prompt.rows[p])
+        torch.testing.assert_close(got[:, p], 0.5 * last(torch.nn.Mish()(inner(condition))))
+
+
+def test_the_published_generator_starts_as_torch_s_layers_do() -> None:
+    prompt, layer = TokenwiseGenerator((200, 6), 2, 128, seeded()), torch.nn.Linear(128, 2000)
+    for own, torch_s in ((prompt.out, layer.weight), (prompt.rows, layer.bias)):
+        assert own.abs().max().item() == pytest.approx(128**-0.5, rel=0.01)
+        assert own.std().item() == pytest.approx(torch_s.std().item(), rel=0.05)
+    assert prompt.hidden.abs().max().item() == pytest.approx(2**-0.5, rel=0.01)
 
 
 def test_depth_and_width_are_as_asked_and_checked() -> None:

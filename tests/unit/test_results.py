@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from soft_prompts.engine.evaluate import TokenScores, evaluate
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint, write_atomically
-from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator
 from soft_prompts.models.loading import load
 from soft_prompts.results.curve import curves
 from soft_prompts.results.provenance import _peak_memory, provenance
@@ -262,10 +262,11 @@ PROMPTS = [
     lambda: SoftPrompt(torch.randn(3, 32), 0.02),
     lambda: SoftPrompt(torch.randn(0, 32), 0.02),
     lambda: PromptGenerator(torch.randn(3, 32), 0.02, (2, 8, 5), torch.Generator()),
+    lambda: TokenwiseGenerator((3, 32), 2, 8, torch.Generator()),
 ]
 
 
-@pytest.mark.parametrize("make", PROMPTS, ids=["soft", "empty", "generator"])
+@pytest.mark.parametrize("make", PROMPTS, ids=["soft", "empty", "generator", "tokenwise"])
 def test_a_snapshot_loaded_back_reproduces_the_held_out_losses(model, tmp_path, make) -> None:
     prompt, path = make(), tmp_path / "p.safetensors"
     save_prompt(prompt, model, {"seed": 1}, path)

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import exploratory_tests.recipe_test
 import tests.chess_test
 from soft_prompts import measure, save
-from soft_prompts.cli import main, run
+from soft_prompts.cli import main, parse, run
 from soft_prompts.data import sources
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE, Example
@@ -34,7 +34,7 @@ from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.base import TaskScores, continuations
 from soft_prompts.training import loop
-from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.recipe import RECIPES, TrainConfig
 from soft_prompts.training.state import TrainingState
 from tests.unit.made_up import write, write_games
 from tests.unit.serving import serving, status, whole
@@ -160,6 +160,8 @@ TOO_LONG = "a prompt of 100 tokens and sequences of 48 need 148 positions, but n
         (["--train.batch-size", "0"], "--train.batch-size is 0, but must be at least 1"),
         (["--train.lr", "-1"], "--train.lr is -1.0, but must be a positive number"),
         (["--train.lr", "nan"], "--train.lr is nan"),
+        (["--recipe", "secret"], "--recipe is 'secret', but must be one of default, nordby2024, peft"),
+        (["--recipe"], "--recipe is None, but must be one of"),
         (["--train.warmup", "3"], "--train.warmup is 3.0, but must lie between 0 and 1"),
         (["--train.max-tokens", "1"], "--train.max-tokens is 1, but must be at least 2"),
         (["--train.init", "text"], "--train.init text and --train.init-text go together"),
@@ -181,6 +183,17 @@ def test_impossible_requests_are_one_sentence_and_exit_code_2(chess, options: li
     assert code == 2
     assert re.search(f"error: .*{message}", " ".join(said.split()))
     assert "Traceback" not in said
+
+
+def test_a_recipe_is_where_the_other_options_begin(games) -> None:
+    def parsed(*options: str) -> TrainConfig:
+        return parse(tests.chess_test.DEFAULT, "", {"pocket": tests.chess_test.POCKET}, options).train
+
+    own = tests.chess_test.DEFAULT.train
+    assert parsed() == own
+    assert parsed("--recipe", "nordby2024") == replace(own, **RECIPES["nordby2024"])
+    mixed = parsed("pocket", "--train.lr", "0.5", "--recipe=peft", "--train.steps", "7")
+    assert mixed == replace(tests.chess_test.POCKET.train, **{**RECIPES["peft"], "lr": 0.5, "steps": 7})
 
 
 def test_a_run_that_diverges_does_not_take_the_others_with_it(chess) -> None:
@@ -294,6 +307,19 @@ def test_an_unknown_model_does_not_lose_the_others(chess, folders, monkeypatch, 
     assert code == 2
     assert "'nobody/no-such-model'" in said
     assert len(paths) == 2
+
+
+def test_half_the_steps_are_tried_with_the_first_seed_and_are_what_so_few_steps_are_alone(chess) -> None:
+    more = ("--seeds", "0", "1", "--train.steps", "4", "--controls", "half")
+    code, said, paths = chess(*more)
+    assert code == 0
+    results = [Result.load(path) for path in paths]
+    (half,) = [r for r in results if r.config.get("control") == "half"]
+    assert len(results) == 4 and (half.n_tokens, half.seed, half.curve[-1]["step"]) == (2, 0, 2)
+    assert half.scores == {} and half.sizes == []
+    assert "search " in said and "twice the steps gained at most" in said
+    (alone,) = [r for r in map(Result.load, set(chess("--train.steps", "2")[2]) - set(paths)) if r.n_tokens]
+    assert alone.held_out == half.held_out and alone.baselines == half.baselines
 
 
 def test_controls_that_know_nothing_are_curves_of_their_own_beside_the_model(chess) -> None:

@@ -15,13 +15,13 @@ from soft_prompts.engine.batch import insert
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator
 from soft_prompts.models.loading import load
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
 from soft_prompts.training import loop
 from soft_prompts.training.loop import accumulate_gradients, train
-from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.recipe import RECIPES, TrainConfig
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState, make_prompt
 from soft_prompts.training.tensorboard import TensorBoardLog
@@ -73,6 +73,31 @@ def test_runs_trained_together_equal_each_alone(model, tmp_path, n_conditions: i
             torch.testing.assert_close(t.intervention.state_dict()[name], tensor, atol=1e-3 * t.run.train.lr, rtol=1e-5)
         assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
         assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
+
+
+def test_the_published_recipe_moves_zeros_by_a_thousandth_in_the_model_s_own_units(neox, tmp_path) -> None:
+    recipe = {**RECIPES["nordby2024"], "steps": 3}
+    (state,) = train_all(neox, [run(2, **recipe)], tmp_path)
+    rows = state.intervention(torch.zeros(1, 0))
+    assert neox.scale != pytest.approx(1, rel=0.1)  # or the test would say little
+    # Adam's first steps are as long as the rate; three in one direction at most.
+    assert 0.9e-3 < rows.abs().max().item() <= 3.001e-3
+    assert [state.lr(step) for step in (1, 2, 3)] == [1e-3] * 3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_s_conditional_prompt_is_trained_like_any_other(neox, tmp_path, name) -> None:
+    (state,) = train_all(neox, [run(2, task=Documents(2), **RECIPES[name])], tmp_path)
+    kinds = {"nordby2024": TokenwiseGenerator}
+    assert type(state.intervention) is kinds.get(name, PromptGenerator)
+    assert state.run.train.steps == CONFIG.steps and np.isfinite(state.scores.loss)
+
+
+def test_peft_s_recipe_starts_at_random_numbers_of_size_one_and_ends_at_a_rate_of_nearly_nothing(neox) -> None:
+    config = replace(CONFIG, steps=100, **RECIPES["peft"])
+    rows = make_prompt(neox, Run("e", Documents(), "m", 64, 0, config, "float32"), 0)(torch.zeros(1, 0))
+    assert rows.std().item() == pytest.approx(1, rel=0.05)
+    assert [config.lr * config.lr_share(step) for step in (0, 50, 99)] == pytest.approx([0.03, 0.015, 0.0003])
 
 
 def test_of_several_starts_the_best_on_validation_after_a_quarter_of_the_steps_goes_on(

@@ -1,0 +1,86 @@
+"""Whether a search was exhausted, on results made by hand."""
+
+import pytest
+
+from soft_prompts.results.curve import Curve, curves, without_controls
+from soft_prompts.results.record import Result
+from soft_prompts.results.summary import summarise
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
+from tests.unit.test_results import result
+from tests.unit.test_train import Documents
+
+CONFIG = {"splits": 2, "train": {"steps": 8, "batch_size": 2}, "task": {"name": "T"}}
+
+
+def trained(n_tokens: int, loss: float, seed: int = 0, validation: float = 0.0, **more) -> Result:
+    curve = [{"step": 0, "loss": 9.0}, {"step": 8, "loss": validation or loss}]
+    return result(n_tokens, seed, (loss - 0.5, loss + 0.5), curve=curve, config={**CONFIG, **more})
+
+
+def only_curve(results: list[Result]) -> Curve:
+    (curve,) = without_controls(curves(results))
+    return curve
+
+
+def halves(*losses: tuple[int, float]) -> list[Result]:
+    return [trained(n, loss, control="half") for n, loss in losses]
+
+
+def test_twice_the_steps_are_compared_with_half_of_them_by_the_first_seed() -> None:
+    own = [trained(0, 4.0), trained(1, 2.0), trained(1, 3.0, seed=1), trained(4, 2.0), trained(4, 2.1, seed=1)]
+    search = only_curve([*own, *halves((1, 2.03), (4, 2.5))]).exhaustion
+    assert search.second_half == pytest.approx({1: 0.03, 4: 0.5})  # seed 1 has no part in it
+    assert search.tolerance == pytest.approx(0.02 * (4.0 - 2.05))  # 0.039: between the two
+    assert search.flags[4][0] == "search not exhausted: twice the steps gained 0.500"
+    assert 1 not in search.flags
+    assert str(search).startswith("search not exhausted: twice the steps gained at most 0.500 nats (P=4)")
+
+
+def test_the_best_start_is_chosen_on_validation_and_told_on_held_out_documents() -> None:
+    # The seed that is best on the held-out documents, 1.0, is not the one that validation would choose.
+    seeds = [
+        trained(4, 1.0, 0, 3.0),
+        trained(4, 1.5, 1, 2.0),
+        trained(4, 2.0, 2, 2.5),
+        trained(1, 3.0),
+        trained(0, 4.0),
+    ]
+    shorter = [trained(1, 1.1, seed=1), trained(1, 3.1, seed=2)]
+    search = only_curve([*seeds, *shorter, *halves((4, 1.0))]).exhaustion
+    assert (search.longest, search.n_starts) == (4, 3)
+    assert search.best_start == pytest.approx(0.0)
+    assert search.flags == {}
+    assert str(search) == (
+        "search exhausted: twice the steps gained at most 0.000 nats (P=4), the best of 3 starts 0.000 (P=4)"
+    )
+    seeds[1] = trained(4, 1.2, 1, 2.0)  # the mean is 1.4
+    search = only_curve([*seeds, *halves((4, 1.0))]).exhaustion
+    assert search.best_start == pytest.approx(0.2)
+    assert search.flags == {4: ["search not exhausted: the best of 3 starts is 0.200 lower"]}
+
+
+def test_a_small_gain_has_the_smallest_tolerance_and_more_is_flagged() -> None:
+    own = [trained(0, 2.1), trained(4, 2.0)]
+    assert only_curve([*own, *halves((4, 2.0049))]).exhaustion.flags == {}
+    assert only_curve([*own, *halves((4, 2.0051))]).exhaustion.flags != {}
+
+
+def test_without_half_the_steps_no_verdict_is_given() -> None:
+    curve = only_curve([trained(0, 4.0), trained(4, 2.0)])
+    assert (curve.exhaustion.best_start, str(curve.exhaustion), curve.exhaustion.flags) == (None, "", {})
+    assert "exhausted" not in str(summarise(curve))
+
+
+def test_the_verdict_stands_in_summary_and_flags_and_half_the_steps_are_no_rival() -> None:
+    curve = only_curve([trained(0, 4.0), trained(4, 2.0), *halves((4, 2.5))])
+    assert "; search not exhausted: twice the steps gained at most 0.500 nats (P=4)" in str(summarise(curve))
+    assert "P=4 search not exhausted: twice the steps gained 0.500" in summarise(curve).flags
+    assert curve.flags[1] == ["search not exhausted: twice the steps gained 0.500"]
+    assert curve.knows_nothing is None  # what the model contributes is not measured against itself
+
+
+def test_half_the_steps_are_the_same_recipe_with_a_schedule_of_its_own() -> None:
+    run = Run("e", Documents(), "pocket", 4, 0, TrainConfig(steps=9), "float32", "half")
+    assert (run.recipe.steps, run.config["train"]["steps"], run.config["control"]) == (4, 9, "half")
+    assert run.recipe.lr_share(3) < 0.2  # nearly over
