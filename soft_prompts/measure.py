@@ -13,9 +13,9 @@ from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.locks import Locks
 from soft_prompts.processes import ALONE, Crew, are_connected, copied, folder_leaders, n_processes, rank, told
-from soft_prompts.results.exhaustion import tolerance
 from soft_prompts.results.record import Result
 from soft_prompts.shares import shares
+from soft_prompts.stats import tolerance
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.sweep import Sweep, plan
 from soft_prompts.training.run import Run

@@ -69,7 +69,7 @@ def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[T
     Returns:
         The scores; and, if there are none because something went wrong, "not_scored": why.
     """
-    run, steps = state.run, state.run.recipe.steps
+    run, steps = state.run, state.last_step
     if not asked_for(run):
         return TaskScores({}, []), {}
     try:

@@ -10,6 +10,9 @@ import numpy as np
 
 CONFIDENCE = 0.95
 """Of all intervals."""
+TOLERATED_NATS, TOLERATED_SHARE = 0.005, 0.02
+"""A loss that moves by less than the larger of them has not moved: so many nats per token, and this share of the
+largest gain."""
 N_RESAMPLES = 4000
 """Bootstrap draws of an interval."""
 WIDEST = 1e6
@@ -193,3 +196,12 @@ def rate(successes: np.ndarray) -> dict[str, Any]:
         return {"value": None, "interval": None, "n": 0}
     interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
     return {"value": k / n, "interval": [float(interval.low), float(interval.high)], "n": n}
+
+
+def tolerance(gain: float) -> float:
+    """Nats per token that a loss may move without having moved.
+
+    Args:
+        gain: The largest gain so far, nats per token.
+    """
+    return max(TOLERATED_NATS, TOLERATED_SHARE * gain)

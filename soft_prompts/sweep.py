@@ -119,6 +119,11 @@ class Sweep:
             )
 
 
+def halved(train: TrainConfig) -> bool:
+    """Whether half the steps say something: there are two at least, and no rule ends training by itself."""
+    return train.steps > 1 and train.schedule != "until_flat"
+
+
 def plan(sweep: Sweep, model: str) -> list[Run]:
     """All runs of one model and its controls: every combination of task variant, recipe, length and seed.
 
@@ -135,5 +140,5 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
         Run(sweep.experiment, task, model, n, seed, train, dtype, control, sweep.anchor, sweep.separator)
         for control, task, train, (n, seed) in combinations
         if not (control and task.variant().control_of)
-        and not (control == "half" and (n == 0 or seed != sweep.seeds[0] or train.steps < 2))
+        and not (control == "half" and (n == 0 or seed != sweep.seeds[0] or not halved(train)))
     ]

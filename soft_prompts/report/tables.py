@@ -106,8 +106,16 @@ def title(curve: Curve) -> str:
     """Experiment, model, and how much was trained and scored."""
     return (
         f"{curve.experiment} on {curve.model} ({len(curve.points[0].documents)} held-out documents, "
-        f"{curve.n_scored:,} scored tokens; {curve.recipe['steps']:,} steps of {curve.recipe['batch_size']} documents)"
+        f"{curve.n_scored:,} scored tokens; {_steps(curve)} steps of {curve.recipe['batch_size']} documents)"
     )
+
+
+def _steps(curve: Curve) -> str:
+    """How many steps its prompts took: the fewest and the most, if each was trained until its loss was flat."""
+    if curve.exhaustion.steps is None:
+        return f"{curve.recipe['steps']:,}"
+    fewest = min(int(r.curve[-1]["step"]) for r in curve.results if r.n_tokens)
+    return f"{fewest:,} to {curve.exhaustion.steps:,}"
 
 
 def tables(curves: Sequence[Curve], headline: Sequence[str] = ()) -> list[Table]:

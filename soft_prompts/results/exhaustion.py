@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from soft_prompts.results.record import Result
+from soft_prompts.stats import tolerance
 
-TOLERATED_NATS, TOLERATED_SHARE = 0.005, 0.02
-"""A loss that moves by less than one of them has not moved: so many nats per token, and this share of the largest
-gain."""
+UNTIL_FLAT = "until_flat"
+"""The schedule of prompts that are trained until their validation loss is flat."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Exhaustion:
     second_half: dict[int, float]
     """P -> held-out nats per token that all of the steps are better than half of them, with the first seed. Empty: half
     the steps were not tried."""
+    cut_off: dict[int, int]
+    """P -> the most steps that were allowed, where a seed took them all and its validation loss was still falling."""
+    steps: int | None
+    """The most steps that a prompt took, if each was trained until its validation loss was flat. None: all were trained
+    for as long as was asked for."""
     longest: int
     """The longest P with several seeds."""
     best_start: float | None
@@ -37,17 +42,23 @@ class Exhaustion:
             for n, gain in self.second_half.items()
             if gain > self.tolerance
         }
+        for n, steps in self.cut_off.items():
+            words.setdefault(n, []).append(f"search not exhausted: still falling after {steps:,} steps")
         if self.best_start is not None and self.best_start > self.tolerance:
             reason = f"search not exhausted: the best of {self.n_starts} starts is {self.best_start:.3f} lower"
             words.setdefault(self.longest, []).append(reason)
         return words
 
     def __str__(self) -> str:
-        """The verdict with its numbers; "" if it cannot be given because half the steps were not tried."""
-        if not self.second_half:
+        """The verdict with its numbers; "" if half the steps were not tried and none was trained until it was flat."""
+        seen = []
+        if self.second_half:
+            at = max(self.second_half, key=self.second_half.__getitem__)
+            seen.append(f"twice the steps gained at most {max(0.0, self.second_half[at]):.3f} nats (P={at})")
+        if self.steps is not None:
+            seen.append("still falling" if self.cut_off else f"flat after at most {self.steps:,} steps")
+        if not seen:
             return ""
-        at = max(self.second_half, key=self.second_half.__getitem__)
-        seen = [f"twice the steps gained at most {max(0.0, self.second_half[at]):.3f} nats (P={at})"]
         if self.best_start is not None:
             seen.append(f"the best of {self.n_starts} starts {max(0.0, self.best_start):.3f} (P={self.longest})")
         return f"search {'not ' if self.flags else ''}exhausted: {', '.join(seen)}"
@@ -65,9 +76,13 @@ def exhaustion(own: Mapping[int, Sequence[Result]], half: Mapping[int, Sequence[
     several = [n for n, results in own.items() if n and len(results) > 1]
     longest = max(several, default=0)
     best = _best_start(own[longest]) if several else None
+    trained = [r for n, results in own.items() if n for r in results]
+    by_rule = [r for r in trained if r.config["train"].get("schedule") == UNTIL_FLAT and r.curve]
     pairs = {n: _of_one_seed(results, half.get(n, ())) for n, results in own.items() if n}
     return Exhaustion(
         second_half={n: pair[1].held_out.loss - pair[0].held_out.loss for n, pair in pairs.items() if pair},
+        cut_off={r.n_tokens: r.config["train"]["steps"] for r in by_rule if _steps(r) >= r.config["train"]["steps"]},
+        steps=max((_steps(r) for r in by_rule), default=None),
         longest=longest,
         best_start=means[longest] - best.held_out.loss if best else None,
         n_starts=len(own[longest]) if several else 0,
@@ -75,13 +90,9 @@ def exhaustion(own: Mapping[int, Sequence[Result]], half: Mapping[int, Sequence[
     )
 
 
-def tolerance(gain: float) -> float:
-    """Nats per token that a loss may move without having moved.
-
-    Args:
-        gain: The largest gain over P = 0, nats per token.
-    """
-    return max(TOLERATED_NATS, TOLERATED_SHARE * gain)
+def _steps(result: Result) -> int:
+    """How many steps were taken."""
+    return int(result.curve[-1]["step"])
 
 
 def _mean(results: Sequence[Result]) -> float:

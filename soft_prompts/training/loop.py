@@ -60,7 +60,7 @@ def train(
     model, task, config = bench.model, runs[0].target, runs[0].recipe
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
     states, done = _begin(model, runs, conditions.shape[1], logs if crew.is_first else None, checkpoints)
-    live = [s for s in states if s.intervention.trainable and not s.failure]
+    live = [s for s in states if done < s.last_step and not s.failure]
     n_steps = config.steps if live else 0
     # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
     streams = {s.run.seed: _batches(bench, task, s.run.seed, config.batch_size, done) for s in live}
@@ -89,20 +89,18 @@ def train(
                         _log(state, step, loss, norm, _prompt_norm(state.intervention, conditions, model.scale))
 
             # Once in a while, and before and after training: look at the validation documents, off the clock.
-            if step in evaluation_steps:
+            looking = step in evaluation_steps
+            if looked_at := states if not step else [s for s in live if looking or step == s.last_step]:
                 with clock.paused(), CLOCK.stage("validation"):
-                    _validate(bench, live if step else states, step, crew)
+                    _validate(bench, looked_at, step, crew)
                     say(_progress_line(step, n_steps, states))
 
             # Of several starts of a prompt, the best on the validation documents goes on.
             if step == choice:
                 states = best_starts(states)
-                live = [s for s in states if s.intervention.trainable]
 
-            # Go on with the runs whose numbers are finite.
-            live = [s for s in live if not s.failure]
-            if step and not live:
-                break
+            # Go on with the runs that are not at their end, and whose numbers are finite.
+            live = [s for s in states if step < s.last_step and not s.failure]
 
             # Now and then, and if somebody wants to leave: keep what there is.
             # Whichever process was told to leave, all of them do after one step. When it is time, the first one knows.
@@ -113,11 +111,13 @@ def train(
                 crew.first_does(partial(checkpoints.save, states, model.weight_hash, step))
                 if leaving:
                     SIGNALS.leave(leaving)
+            if not live:
+                break
     states = best_starts(states)
     _share_time(states, clock.read())
     # The held-out documents are looked at once, when nothing is left to decide.
     with CLOCK.stage("held-out evaluation"):
-        _measure(bench, [s for s in states if not s.failure], n_steps, crew)
+        _measure(bench, [s for s in states if not s.failure], crew)
     return states
 
 
@@ -248,15 +248,15 @@ def _validate(bench: Bench, due: Sequence[TrainingState], step: int, crew: Crew)
         state.log.validation(step, own.loss)
 
 
-def _measure(bench: Bench, trained: Sequence[TrainingState], step: int, crew: Crew) -> None:
+def _measure(bench: Bench, trained: Sequence[TrainingState], crew: Crew) -> None:
     """Held-out scores of trained runs, noted in their states and logs."""
     scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget, crew)
     for state, own in zip(trained, scores, strict=True):
         if not math.isfinite(own.loss):
-            state.give_up("the held-out loss", step)
+            state.give_up("the held-out loss", state.last_step)
             continue
         state.scores = own
-        state.log.held_out(step, own.loss)
+        state.log.held_out(state.last_step, own.loss)
 
 
 def _log(state: TrainingState, step: int, loss: float, gradient_norm: float, prompt_norm: float) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later, option, settle
+from soft_prompts.stats import tolerance
 
 LEAST = {
     "steps": 0,
@@ -16,6 +18,7 @@ LEAST = {
     "starts": 1,
     "width": 1,
     "depth": 1,
+    "patience": 1,
     "n_evaluations": 0,
     "eval_documents": 2,
     "validation_documents": 2,
@@ -23,6 +26,10 @@ LEAST = {
 """Smallest value of each count."""
 MOST_DOCUMENTS = 100_000
 """Held-out documents that a result can hold."""
+FALL = 0.25
+"""With the schedule until_flat: how long the learning rate falls, as a share of the steps before."""
+Curve = Sequence[Mapping[str, float]]
+"""Validation losses so far: {"step", "loss"} each, nats per scored token."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class TrainConfig:
     """How a prompt is trained. The defaults were chosen by exploratory_tests/recipe_test.py."""
 
     steps: int = 4096
-    """Optimiser steps (4,096 as published for chess)."""
+    """Optimiser steps (4,096 as published for chess); the most that are taken, if the schedule is until_flat."""
     batch_size: int = 32
     """Documents per optimiser step."""
     max_tokens: int = 256
@@ -41,8 +48,13 @@ class TrainConfig:
     unit: Literal["vocabulary", "one"] = added_later("vocabulary")
     """What a prompt's numbers are counted in: the root mean square of the vocabulary's embeddings, so that a learning
     rate means the same in every model, or the model's own numbers."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after the warm-up: falling to zero along a half cosine or a line, or constant as published."""
+    schedule: Literal["cosine", "linear", "constant", "until_flat"] = "cosine"
+    """Learning rate after the warm-up: falling to zero along a half cosine or a line, or constant as published. Or each
+    prompt for as long as it needs: constant until the validation loss is flat, then falling to zero in a quarter of the
+    steps so far."""
+    patience: int = added_later(2)
+    """With the schedule until_flat: a loss is flat if so many evaluations (--train.n-evaluations are spread over
+    --train.steps) bring less than 0.005 nats, or less than 2 % of what the prompt has gained so far."""
     warmup: float = 0.02
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: float = 1e-4
@@ -95,12 +107,42 @@ class TrainConfig:
         if (self.init == "text") != bool(self.init_text):
             raise SoftPromptsError("--train.init text and --train.init-text go together: give both or neither.")
 
-    def lr_share(self, step: int) -> float:
-        """The learning rate of optimiser step ``step`` (from 0) as a share of ``lr``."""
+    def lr_share(self, step: int, curve: Curve = ()) -> float:
+        """The learning rate of optimiser step ``step`` (from 0) as a share of ``lr``.
+
+        Args:
+            step: Which step.
+            curve: The validation losses so far; the schedule until_flat depends on them.
+        """
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
+        if self.schedule == "until_flat":
+            flat, end = self.flat_after(curve), self.last_step(curve)
+            return rise * min(1.0, max(0.0, (end - step) / (end - flat)))
         done = step / self.steps
         falls = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
         return rise * falls[self.schedule]
+
+    def flat_after(self, curve: Curve) -> int:
+        """The step from which on the learning rate falls, with the schedule until_flat.
+
+        It is the first evaluation that, with those of its ``patience``, brought no more than ``tolerance`` below the
+        best one before; or the last step that leaves time to fall.
+        """
+        latest = math.floor(self.steps / (1 + FALL))
+        for k in range(self.patience, len(curve)):
+            before = min(point["loss"] for point in curve[: k + 1 - self.patience])
+            recent = min(point["loss"] for point in curve[k + 1 - self.patience : k + 1])
+            flat = before - recent <= tolerance(curve[0]["loss"] - min(before, recent))
+            if flat and 0 < curve[k]["step"] < latest:
+                return int(curve[k]["step"])
+        return latest
+
+    def last_step(self, curve: Curve) -> int:
+        """How many steps are taken, as far as the validation losses so far say."""
+        if self.schedule != "until_flat" or not self.steps:
+            return self.steps
+        flat = self.flat_after(curve)
+        return max(flat + 1, min(self.steps, math.ceil(flat * (1 + FALL))))
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -63,7 +63,12 @@ class TrainingState:
 
     def lr(self, step: int) -> float:
         """The learning rate of step ``step`` (from 1), in units of the vocabulary's root mean square."""
-        return self.run.recipe.lr * self.run.recipe.lr_share(step - 1)
+        return self.run.recipe.lr * self.run.recipe.lr_share(step - 1, self.curve)
+
+    @property
+    def last_step(self) -> int:
+        """How many steps it is trained for, as far as is known by now. What has nothing to train takes none."""
+        return self.run.recipe.last_step(self.curve) if self.intervention.trainable else 0
 
     @property
     def validation_loss(self) -> float:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from soft_prompts.report.tables import title
 from soft_prompts.results.curve import Curve, curves, without_controls
 from soft_prompts.results.record import Result
 from soft_prompts.results.summary import summarise
@@ -64,6 +65,23 @@ def test_a_small_gain_has_the_smallest_tolerance_and_more_is_flagged() -> None:
     own = [trained(0, 2.1), trained(4, 2.0)]
     assert only_curve([*own, *halves((4, 2.0049))]).exhaustion.flags == {}
     assert only_curve([*own, *halves((4, 2.0051))]).exhaustion.flags != {}
+
+
+def test_prompts_that_were_trained_until_flat_say_where_and_whether_they_were_cut_off() -> None:
+    def until(n_tokens: int, loss: float, step: int, seed: int = 0) -> Result:
+        train = {"steps": 80, "batch_size": 2, "schedule": "until_flat"}
+        curve = [{"step": 0, "loss": 9.0}, {"step": step, "loss": loss}]
+        return result(n_tokens, seed, (loss, loss), curve=curve, config={**CONFIG, "train": train})
+
+    flat = [until(0, 4.0, 0), until(1, 3.0, 20), until(4, 2.0, 50)]
+    search = only_curve(flat).exhaustion
+    assert (search.steps, search.cut_off, search.flags) == (50, {}, {})
+    assert str(search) == "search exhausted: flat after at most 50 steps"
+    assert "20 to 50 steps of 2 documents" in title(only_curve(flat))
+    curve = only_curve([*flat[:2], until(4, 2.0, 50), until(4, 2.0, 80, seed=1)])
+    assert curve.exhaustion.cut_off == {4: 80}
+    assert curve.flags[2] == ["search not exhausted: still falling after 80 steps"]
+    assert str(curve.exhaustion).startswith("search not exhausted: still falling, the best of 2 starts")
 
 
 def test_without_half_the_steps_no_verdict_is_given() -> None:

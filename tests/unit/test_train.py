@@ -75,6 +75,51 @@ def test_runs_trained_together_equal_each_alone(model, tmp_path, n_conditions: i
         assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
 
 
+RULE = {"schedule": "until_flat", "steps": 100, "warmup": 0.0, "n_evaluations": 9}
+
+
+def losses(*values: float) -> list[dict[str, float]]:
+    """Validation losses after 0, 10, 20 ... steps."""
+    return [{"step": 10 * k, "loss": loss} for k, loss in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("patience", "curve", "flat", "end"),
+    [
+        (2, losses(), 80, 100),  # nothing is known yet
+        (2, losses(5.0, 4.0, 3.0, 2.95), 80, 100),  # 0.05 is more than 2 % of 2 nats
+        (2, losses(5.0, 4.0, 3.0, 2.99, 2.97), 40, 50),  # together no more than 0.0406
+        (1, losses(5.0, 4.0, 3.0, 2.97), 30, 38),
+        (2, losses(5.0, 4.0, 3.0, 3.5, 4.0, 1.0), 40, 50),  # what comes later changes nothing
+        (1, losses(5.0, 4.0, 4.1), 20, 25),
+        (1, losses(5.0, 5.0), 10, 13),
+        (1, losses(2.0, 1.994, 1.988), 80, 100),  # 0.006 each: more than 0.005
+        (1, losses(2.0, 1.996), 10, 13),
+        (2, losses(9, 8, 7, 6, 5, 4, 3, 3, 3), 80, 100),  # flat where the rate falls anyway
+    ],
+)
+def test_a_loss_is_flat_after_so_many_evaluations_without_a_gain(patience, curve, flat, end) -> None:
+    recipe = TrainConfig(**RULE, patience=patience)
+    assert (recipe.flat_after(curve), recipe.last_step(curve)) == (flat, end)
+    rates = [recipe.lr_share(step, curve) for step in range(end)]
+    assert rates[:flat] == [1.0] * flat
+    assert rates[flat:] == pytest.approx([1 - k / (end - flat) for k in range(end - flat)])
+
+
+def test_prompts_are_trained_until_each_is_flat_together_as_alone(neox, tmp_path) -> None:
+    rule = {**RULE, "steps": 20, "n_evaluations": 4}
+    runs = [run(0, **rule), run(2, lr=1e-6, patience=1, **rule), run(4, lr=0.1, patience=9, **rule)]
+    together = train_all(neox, runs, tmp_path / "together")
+    # One hardly moves: flat at the first look, after 4 steps, and one more with a falling rate. The last waits longer.
+    assert [[point["step"] for point in t.curve] for t in together] == [[0], [0, 4, 5], [0, 4, 8, 12, 16, 20]]
+    assert together[1].n_data_tokens < together[2].n_data_tokens / 2
+    for t in together:
+        (alone,) = train_all(neox, [t.run], tmp_path / "alone")
+        assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
+        assert t.n_data_tokens == alone.n_data_tokens
+        assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
+
+
 def test_the_published_recipe_moves_zeros_by_a_thousandth_in_the_model_s_own_units(neox, tmp_path) -> None:
     recipe = {**RECIPES["nordby2024"], "steps": 3}
     (state,) = train_all(neox, [run(2, **recipe)], tmp_path)
