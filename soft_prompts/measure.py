@@ -46,8 +46,7 @@ def measure(sweep: Sweep, runs: Sequence[Run]) -> Measured:
 
     Args:
         sweep: Where files go, and how much is done at once.
-        runs: What is measured. They may differ in task, length, seed and recipe, but not in steps, batch size or
-            evaluation.
+        runs: What is measured. They may differ in task, length, seed and recipe, but not in batch size or documents.
 
     Raises:
         SoftPromptsError: The model or the data cannot be loaded, or there is too little of it.

@@ -108,8 +108,9 @@ def with_separator(sweep: Sweep, model: LanguageModel, run: Run) -> LanguageMode
 class Beside:
     """What stands beside the losses of a task's runs, on the same held-out documents."""
 
-    baselines: dict[int, dict[str, dict[str, Any]]]
-    """Seed -> data baselines, counted on exactly the documents that the seed's prompts are trained on."""
+    baselines: dict[tuple[int, int], dict[str, dict[str, Any]]]
+    """Seed and steps -> data baselines, counted on exactly the documents that the seed's prompts are trained on in so
+    many steps."""
     anchor: dict[str, Any] | None
     """What is known to bring the behaviour out, if the task names something."""
 
@@ -117,12 +118,12 @@ class Beside:
     def of(cls, bench: Bench, runs: Sequence[Run]) -> Beside:
         """Measure it."""
         run, baselines = runs[0], {}
-        for seed in dict.fromkeys(r.seed for r in runs):
+        for seed, steps in dict.fromkeys((r.seed, r.recipe.steps) for r in runs):
             stream = run.target.examples("train", bench.encoding, seed)
-            training = list(islice(stream, max(1, run.recipe.steps) * run.recipe.batch_size))
+            training = list(islice(stream, max(1, steps) * run.recipe.batch_size))
             n, wanted = len(bench.held_out), [*bench.held_out, *bench.validation]
             measured = data_baselines(training, wanted, bench.model.head.out_features)
-            baselines[seed] = {
+            baselines[seed, steps] = {
                 b.name: {
                     "loss": float(b.losses[:n].sum() / b.counts[:n].sum()),
                     "document_losses": b.losses[:n].round(DECIMALS).tolist(),

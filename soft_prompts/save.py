@@ -47,7 +47,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         n_tokens=run.n_tokens,
         seed=run.seed,
         held_out=HeldOut.of(state.scores),
-        baselines=beside.baselines[run.seed],
+        baselines=beside.baselines[run.seed, run.recipe.steps],
         scores=behaviour.scores,
         curve=state.curve,
         samples=behaviour.samples,

@@ -16,7 +16,7 @@ from soft_prompts.tasks.base import Task
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 
-SHARED = {"steps", "batch_size", "max_tokens", "n_evaluations", "eval_documents", "validation_documents"}
+SHARED = {"batch_size", "max_tokens", "eval_documents", "validation_documents"}
 """What recipes that are trained together must have in common."""
 
 
@@ -50,7 +50,7 @@ class Sweep:
     """Try twice the steps, at most so often, until that no longer helps: until the validation loss of no prompt length
     falls by more than 0.005 nats and 2 % of the largest gain. Tried with the first seed, then all is measured."""
     recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
-    """Training recipes to compare, as changes to ``train``; steps, batch size and evaluation must stay the same."""
+    """Training recipes to compare, as changes to ``train``; batch size and documents must stay the same."""
     out: Path = Path(".")
     """Folder under which results/, runs/ and snapshots/ are made."""
     force: bool = False

@@ -29,8 +29,6 @@ from soft_prompts.training.run import Run
 from soft_prompts.training.state import Clock, TrainingState, make_prompt
 from soft_prompts.training.tensorboard import TensorBoardLog
 
-CHOSEN_AFTER = 0.25
-"""Share of the steps after which one of a prompt's starts is chosen."""
 LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
@@ -40,7 +38,8 @@ def train(
 ) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
-    The runs share task, steps, batch size and evaluation. They may differ in length, seed and the rest of the recipe.
+    The runs share task, batch size and documents. They may differ in length, seed and the rest of the recipe, and each
+    ends after its own steps.
     What has no parameters, such as a prompt of no tokens, is only measured. A run whose loss stops being finite is
     given up (its ``failure`` says so) and the others go on.
 
@@ -61,17 +60,16 @@ def train(
     conditions = torch.from_numpy(np.stack([e.condition for e in bench.held_out[:32]])).to(model.device)
     states, done = _begin(model, runs, conditions.shape[1], logs if crew.is_first else None, checkpoints)
     live = [s for s in states if done < s.last_step and not s.failure]
-    n_steps = config.steps if live else 0
+    n_steps = max((s.run.recipe.steps for s in live), default=0)
     # Runs of one seed see the same documents in the same order, whatever their length: their losses stay paired.
     streams = {s.run.seed: _batches(bench, task, s.run.seed, config.batch_size, done) for s in live}
-    choice = math.ceil(CHOSEN_AFTER * n_steps) if len(states) > len(runs) else None
-    evaluation_steps = {round(x) for x in np.linspace(0, n_steps, config.n_evaluations + 2)} | {choice}
     clock = Clock(model.device, sum(s.seconds for s in states))
 
     title = f"{runs[0].experiment} on {model.name}, {len(live)} prompts"
     with progress_bar(title, n_steps, done) as advance, SIGNALS.deferred(checkpoints is not None):
         for step in range(done + 1 if done else 0, n_steps + 1):
             # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
+            watched = [s for s in live if step in s.looks or step == s.last_step] if step else states
             if step:
                 # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.
                 batches = {seed: next(stream) for seed, stream in streams.items()}
@@ -82,22 +80,20 @@ def train(
                 advance()
 
                 # Once in a while: log the training curves. Reading the numbers waits for the device, so not every step.
-                if step % LOG_EVERY == 0 or step in evaluation_steps:
+                if step % LOG_EVERY == 0 or watched:
                     _share_time(live, clock.read())
                     numbers = zip(live, losses.tolist(), torch.stack(norms).tolist(), strict=True)
                     for state, loss, norm in numbers:
                         _log(state, step, loss, norm, _prompt_norm(state.intervention, conditions, model.scale))
 
             # Once in a while, and before and after training: look at the validation documents, off the clock.
-            looking = step in evaluation_steps
-            if looked_at := states if not step else [s for s in live if looking or step == s.last_step]:
+            if watched:
                 with clock.paused(), CLOCK.stage("validation"):
-                    _validate(bench, looked_at, step, crew)
+                    _validate(bench, watched, step, crew)
                     say(_progress_line(step, n_steps, states))
 
             # Of several starts of a prompt, the best on the validation documents goes on.
-            if step == choice:
-                states = best_starts(states)
+            states = best_starts(states, step)
 
             # Go on with the runs that are not at their end, and whose numbers are finite.
             live = [s for s in states if step < s.last_step and not s.failure]
@@ -106,7 +102,7 @@ def train(
             # Whichever process was told to leave, all of them do after one step. When it is time, the first one knows.
             due = crew.is_first and checkpoints is not None and checkpoints.due
             leaving, due = crew.largest(SIGNALS.received or 0, int(due))
-            if checkpoints and step and (due or step in evaluation_steps or leaving):
+            if checkpoints and step and (due or watched or leaving):
                 _share_time(states, clock.read())
                 crew.first_does(partial(checkpoints.save, states, model.weight_hash, step))
                 if leaving:
@@ -205,22 +201,33 @@ def _pass_by_pass(
     return losses
 
 
-def best_starts(states: Sequence[TrainingState]) -> list[TrainingState]:
+def best_starts(states: Sequence[TrainingState], step: int | None = None) -> list[TrainingState]:
     """Of the starts of each run, the one with the lowest validation loss so far, in the order of the runs.
 
     It is charged with the work that all of them took. The logs of the others are closed.
+
+    Args:
+        states: All starts of all runs.
+        step: Only the runs that choose after this step have to. None: all of them.
     """
+    if step is not None and all(s.run.recipe.choice != step for s in states):
+        return list(states)
     by_run: dict[Path, list[TrainingState]] = {}
     for s in states:
         by_run.setdefault(s.run.path, []).append(s)
-    best = [min(starts, key=lambda s: (bool(s.failure), s.validation_loss)) for starts in by_run.values()]
-    for kept, starts in zip(best, by_run.values(), strict=True):
+    kept = []
+    for starts in by_run.values():
+        if step not in (None, starts[0].run.recipe.choice):
+            kept += starts
+            continue
+        best = min(starts, key=lambda s: (bool(s.failure), s.validation_loss))
         for other in starts:
-            if other is not kept:
-                kept.n_positions += other.n_positions
-                kept.n_data_tokens += other.n_data_tokens
+            if other is not best:
+                best.n_positions += other.n_positions
+                best.n_data_tokens += other.n_data_tokens
                 other.log.close()
-    return best
+        kept.append(best)
+    return kept
 
 
 def _batches(bench: Bench, task: Task, seed: int, size: int, done: int) -> Iterator[list[Example]]:

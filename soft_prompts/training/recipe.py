@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later, option, settle
 from soft_prompts.stats import tolerance
@@ -26,6 +28,8 @@ LEAST = {
 """Smallest value of each count."""
 MOST_DOCUMENTS = 100_000
 """Held-out documents that a result can hold."""
+CHOSEN_AFTER = 0.25
+"""Share of the steps after which one of a prompt's starts is chosen."""
 FALL = 0.25
 """With the schedule until_flat: how long the learning rate falls, as a share of the steps before."""
 Curve = Sequence[Mapping[str, float]]
@@ -106,6 +110,16 @@ class TrainConfig:
                 refuse(name, "lie between 0 and 1")
         if (self.init == "text") != bool(self.init_text):
             raise SoftPromptsError("--train.init text and --train.init-text go together: give both or neither.")
+
+    @property
+    def choice(self) -> int | None:
+        """The step after which one of several starts is chosen; None if there is one."""
+        return math.ceil(CHOSEN_AFTER * self.steps) if self.starts > 1 else None
+
+    @property
+    def looks(self) -> set[int | None]:
+        """The steps after which the validation documents are looked at, the last one apart."""
+        return {round(x) for x in np.linspace(0, self.steps, self.n_evaluations + 2)} | {self.choice}
 
     def lr_share(self, step: int, curve: Curve = ()) -> float:
         """The learning rate of optimiser step ``step`` (from 0) as a share of ``lr``.

@@ -26,6 +26,8 @@ class TrainingState:
         self.run, self.intervention, self.log = run, intervention, log
         self.start = start
         """Which of the run's starts this is."""
+        self.looks = run.recipe.looks
+        """The steps after which the validation documents are looked at, the last one apart."""
         self.curve: list[dict[str, float]] = []
         """Loss on the validation documents so far: {"step", "loss"}, nats per scored token."""
         self.scores: TokenScores | None = None

@@ -145,6 +145,18 @@ def test_peft_s_recipe_starts_at_random_numbers_of_size_one_and_ends_at_a_rate_o
     assert [config.lr * config.lr_share(step) for step in (0, 50, 99)] == pytest.approx([0.03, 0.015, 0.0003])
 
 
+def test_runs_of_different_steps_are_trained_together_as_alone(neox, tmp_path) -> None:
+    runs = [run(0), run(2, steps=3, n_evaluations=0), run(2, steps=9, n_evaluations=2), run(3, steps=6, starts=2)]
+    together = train_all(neox, runs, tmp_path / "together")
+    steps = [[point["step"] for point in t.curve] for t in together]
+    assert steps[:3] == [[0], [0, 3], [0, 3, 6, 9]] and {0, 2, 6} <= set(steps[3])  # a start is chosen after 2
+    for t in together:
+        (alone,) = train_all(neox, [t.run], tmp_path / "alone")
+        assert [point["step"] for point in t.curve] == [point["step"] for point in alone.curve]
+        assert t.start == alone.start and t.n_data_tokens == alone.n_data_tokens
+        assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
+
+
 def test_of_several_starts_the_best_on_validation_after_a_quarter_of_the_steps_goes_on(
     neox, tmp_path, monkeypatch
 ) -> None:
