@@ -30,6 +30,11 @@ class Intervention(nn.Module):
         raise NotImplementedError
 
     @property
+    def n_scales(self) -> int:
+        """How many scales a rounded one keeps: one for each of its tokens, as ``RoundedPrompt`` does."""
+        return self.n_tokens
+
+    @property
     def trainable(self) -> bool:
         """Whether there is anything to train: a prompt of no tokens has no parameters."""
         return any(parameter.numel() for parameter in self.parameters())
@@ -60,6 +65,10 @@ class Intervention(nn.Module):
     def rounded(self, n_bits: int) -> Intervention:
         """The same intervention with every number rounded to ``n_bits`` bits: what it is worth then is measured."""
         raise NotImplementedError
+
+    def plain(self) -> Intervention:
+        """The same without what only its training needed: what snapshots hold."""
+        return self
 
     def config(self) -> dict[str, Any]:
         """What ``from_config`` needs to make an intervention of the same shape, as plain JSON. Snapshots store it."""

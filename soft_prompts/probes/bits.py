@@ -28,11 +28,13 @@ class Size:
 
     bits_per_number: int
     bits: int
-    """Of the whole prompt in one condition: P x D numbers of ``bits_per_number``, and P scales of SCALE_BITS."""
+    """Of the whole prompt in one condition: ``numbers`` of ``bits_per_number``, and P scales of SCALE_BITS (in a
+    subspace, one)."""
     numbers: int
-    """P x D."""
+    """P x D; in a subspace its dimensions."""
     trained_numbers: int
-    """Numbers that were trained: P x D, or all weights of a generator that makes a prompt for every condition."""
+    """Numbers that were trained: P x D, the dimensions of a subspace, or all weights of a generator that makes a prompt
+    for every condition."""
     validation_loss: float
     """Nats per scored token of the validation documents. Sizes are chosen by it."""
     loss: float
@@ -73,7 +75,7 @@ def rounded_sizes(bench: Bench, intervention: Intervention, scores: TokenScores,
     return [
         Size(
             bits_per_number=n_bits,
-            bits=intervention.n_numbers * n_bits + intervention.n_tokens * SCALE_BITS,
+            bits=intervention.n_numbers * n_bits + intervention.n_scales * SCALE_BITS,
             numbers=intervention.n_numbers,
             trained_numbers=sum(parameter.numel() for parameter in intervention.parameters()),
             validation_loss=validated,

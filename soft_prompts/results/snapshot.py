@@ -36,6 +36,7 @@ def save_prompt(intervention: Intervention, model: LanguageModel, run: dict[str,
     Raises:
         SoftPromptsError: The file cannot be written.
     """
+    intervention = intervention.plain()
     metadata = {
         "schema": str(SCHEMA),
         "kind": type(intervention).__name__,

@@ -227,12 +227,13 @@ def _check_parts(tensors: dict[str, Tensor], kept: dict[str, Any], path: Path, r
     steps = {int(of_one.pop("step")) for of_one in moments.values()}
     own = sorted(x.shape for x in prompt.values())
     averages = [sorted(of_one[name].shape for of_one in moments.values()) for name in ("exp_avg", "exp_avg_sq")]
-    n_tokens = len(tensors["prompt/rows"]) if prompt else 0
+    rows = prompt.get("prompt/rows", range(run.n_tokens) if prompt else ())  # a subspace has no rows
     # What was given up before its first step has no moments.
     expected = [[own, own], [[], []]] if kept["failure"] else [[own, own]]
-    if n_tokens != run.n_tokens or averages not in expected or any(len(m) != 2 for m in moments.values()):
+    if len(rows) != run.n_tokens or averages not in expected or any(len(m) != 2 for m in moments.values()):
         raise ValueError("its tensors are others")
     if any(x.dtype != torch.float32 for x in tensors.values()):
         raise ValueError("its numbers are of another kind")
-    if not kept["failure"] and steps - {int(path.stem.rpartition("-")[2])}:
+    taken = min(int(path.stem.rpartition("-")[2]), run.recipe.last_step(kept["curve"]))
+    if not kept["failure"] and steps - {taken}:
         raise ValueError("it is of another step than its name says")

@@ -18,6 +18,7 @@ LEAST = {
     "batch_size": 1,
     "max_tokens": 2,
     "starts": 1,
+    "subspace": 0,
     "width": 1,
     "depth": 1,
     "patience": 1,
@@ -73,6 +74,9 @@ class TrainConfig:
     starts: int = added_later(1)
     """Random starts of each prompt. After a quarter of the steps, the one with the lowest validation loss goes on.
     Training can get stuck, above all a short prompt that has to say several things."""
+    subspace: int = added_later(0)
+    """Train only so many numbers of a prompt: it is its start, moved along as many fixed random directions. The fewest
+    that bring a behaviour out say how much it takes, whatever the model's width. 0: all of its numbers are trained."""
     width: int = 64
     """Units in each hidden layer of the conditional prompt generator."""
     depth: int = 2

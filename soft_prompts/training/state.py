@@ -14,6 +14,7 @@ from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
+from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.training.run import Run
 from soft_prompts.training.tensorboard import TensorBoardLog
@@ -104,7 +105,7 @@ def make_prompt(model: LanguageModel, run: Run, n_conditions: int, start: int = 
         prompt = TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
     else:
         prompt = PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
-    return prompt.to(model.device)
+    return (Subspace(prompt, config.subspace, run.seed) if config.subspace else prompt).to(model.device)
 
 
 class Clock:

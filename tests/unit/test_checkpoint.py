@@ -88,7 +88,7 @@ def test_whatever_step_it_was_stopped_at_the_end_is_the_same_to_the_bit(folders,
         same(go(model, runs, folder), undisturbed)
 
 
-def test_prompts_that_end_at_their_own_time_go_on_as_well(neox, tmp_path) -> None:
+def test_prompts_that_end_at_their_own_time_go_on_as_well(neox, tmp_path, capsys) -> None:
     rule = {"schedule": "until_flat", "steps": STEPS, "n_evaluations": 3}
     runs = [run(2, lr=1e-6, patience=1, **rule), run(5, lr=0.3, patience=9, **rule)]
     undisturbed = go(neox, runs, tmp_path / "undisturbed")
@@ -96,7 +96,9 @@ def test_prompts_that_end_at_their_own_time_go_on_as_well(neox, tmp_path) -> Non
     for stop in range(1, STEPS + 1):
         with pytest.raises(Interrupted):
             go(neox, runs, tmp_path / str(stop), stop)
+        capsys.readouterr()
         same(go(neox, runs, tmp_path / str(stop)), undisturbed)
+        assert f"going on from step {stop}, where" in " ".join(capsys.readouterr().err.split())
 
 
 def test_stopped_again_and_again_it_ends_the_same_and_its_curves_are_drawn_once(neox, tmp_path, capsys) -> None:
