@@ -58,7 +58,16 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         tokens_per_second=state.n_data_tokens / state.seconds if state.n_data_tokens else None,
         variant=variant(run),
         anchor=beside.anchor,
+        prequential=_prequential(state),
     ).save(result_path)
+
+
+def _prequential(state: TrainingState) -> dict[str, float] | None:
+    """What the training documents cost before and after, if it was counted."""
+    if state.nats_after is None:
+        return None
+    n_documents = state.last_step * state.run.recipe.batch_size
+    return {"documents": n_documents, "nats_before": float(state.nats_before), "nats_after": state.nats_after}
 
 
 def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[TaskScores, dict[str, str]]:

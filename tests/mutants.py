@@ -863,6 +863,31 @@ FAULTS = [
         among="published",
     ),
     *of(
+        "training/state.py",
+        "test_prequential",
+        ("self.nats_before + loss.detach()", "loss.detach()"),
+        ("sum(e.n_scored for e in batch)", "len(batch)"),
+    ),
+    *of(
+        "training/loop.py",
+        "test_prequential",
+        ("steps * states[0].run.recipe.batch_size", "states[0].run.recipe.batch_size"),
+    ),
+    *of(
+        "results/summary.py",
+        "test_prequential",
+        ('r.prequential["nats_before"] - r.prequential["nats_after"]', 'r.prequential["nats_before"]'),
+        ("spent / np.log(2)", "spent"),
+    ),
+    *of(
+        "interventions/subspace.py",
+        "test_subspace",
+        ("/ dimensions**0.5", "/ dimensions"),
+        ("moved[name] = start + step", "moved[name] = step"),
+        ("manual_seed(seed)", "manual_seed(0)"),
+        ("return 1\n", "return self.n_tokens\n"),
+    ),
+    *of(
         "results/exhaustion.py",
         "test_exhaustion",
         ("pair[1].held_out.loss - pair[0].held_out.loss", "pair[0].held_out.loss - pair[1].held_out.loss"),

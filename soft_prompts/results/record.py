@@ -105,6 +105,9 @@ class Result:
     anchor: dict[str, Any] | None = None
     """What is known to bring the behaviour out, such as a trigger text or the base model: "name", "loss",
     "document_losses", "validation_loss", and of a text its code length in "bits". None: the task names nothing."""
+    prequential: dict[str, float] | None = None
+    """Nats of the training "documents", each before it was trained on ("nats_before") and all behind the final prompt
+    ("nats_after"). None: not counted."""
     schema: int = field(default=SCHEMA)
     """Version of the file."""
 

@@ -38,6 +38,8 @@ class Summary:
     """The length beyond which nothing improves by more than 5 %."""
     bits_saved: dict[str, Any]
     """Bits per document that the best prompt saves over none: value, interval, n."""
+    learned: str
+    """What the prompts learned from their training documents, in words; "" if it was not counted."""
     search: str
     """Whether the search was exhausted, in words; "" if half the steps were not tried."""
     flags: list[str]
@@ -51,7 +53,7 @@ class Summary:
         parts += [f"of {what}: {distance}" for what, distance in others]
         parts += [f"to {goal}: {distance}" for goal, distance in self.behaviour.items()]
         parts.append(f"saturation {self.saturation}")
-        parts += [self.search] if self.search else []
+        parts += [part for part in (self.learned, self.search) if part]
         return "; ".join(parts) + (f" ({'; '.join(self.flags)})" if self.flags else "")
 
 
@@ -82,6 +84,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
         bits=enough_bits(curve, SHARE, losses.saturation().value) if _quoted(distances).value else None,
         saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
+        learned=_learned(curve),
         search=str(curve.exhaustion),
         flags=warnings(curve, random_targets(curve, among)),
     )
@@ -99,6 +102,21 @@ def _contribution(curve: Curve) -> str:
     against = curve.contribution[k]["against"]
     at = curve.points[k].n_tokens
     return f"contribution {estimates.values[k]:.3f} [{low:.3f}, {high:.3f}] nats at P={at} (against {against})"
+
+
+def _learned(curve: Curve) -> str:
+    """Excess description length of every prompt length, mean over the seeds: what the training documents cost before
+    they were trained on, less what they cost in the end."""
+    bits: dict[int, list[float]] = {}
+    for r in curve.results:
+        if r.prequential:
+            spent = r.prequential["nats_before"] - r.prequential["nats_after"]
+            bits.setdefault(r.n_tokens, []).append(spent / np.log(2))
+    if not bits:
+        return ""
+    n_documents = max(r.prequential["documents"] for r in curve.results if r.prequential)
+    by_length = ", ".join(f"{np.mean(values):,.0f} (P={n})" for n, values in bits.items())
+    return f"bits learned from {n_documents:,} documents: {by_length}"
 
 
 def _to_goals(curve: Curve) -> dict[str, Distance]:

@@ -28,7 +28,14 @@ from soft_prompts.training.state import TrainingState
 
 KEPT = 2
 """Checkpoints of a prompt that are kept, the latest ones."""
-COUNTERS = {"curve": list, "n_data_tokens": int, "n_positions": int, "seconds": float, "failure": str}
+COUNTERS = {
+    "curve": list,
+    "n_data_tokens": int,
+    "n_positions": int,
+    "seconds": float,
+    "nats_before": float,
+    "failure": str,
+}
 """What a training state holds beside tensors, and of which type."""
 NAME = re.compile(r"start-([0-9]+)-step-([0-9]{8,})\.safetensors")
 """How the files are called."""
@@ -174,7 +181,7 @@ def _written(state: TrainingState, weights: str) -> bytes:
     for number, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": x for name, x in moments.items()}
     tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    counters = json.dumps({"weights": weights, **{name: getattr(state, name) for name in COUNTERS}})
+    counters = json.dumps({"weights": weights, **{name: kind(getattr(state, name)) for name, kind in COUNTERS.items()}})
     words = {"counters": counters}
     return safetensors.torch.save(tensors, {**words, "checksum": checksum(_arrays(tensors), words)})
 

@@ -76,6 +76,8 @@ def train(
                 examples = [batches[s.run.seed] for s in live]
                 interventions = [s.intervention for s in live]
                 losses = accumulate_gradients(model, task, interventions, examples, bench.token_budget, crew)
+                for s, loss, batch in zip(live, losses, examples, strict=True):
+                    s.spend(loss, batch)
                 norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
                 advance()
 
@@ -114,6 +116,8 @@ def train(
     # The held-out documents are looked at once, when nothing is left to decide.
     with CLOCK.stage("held-out evaluation"):
         _measure(bench, [s for s in states if not s.failure], crew)
+    with CLOCK.stage("prequential"):
+        _spent_by_the_end(bench, [s for s in states if s.run.recipe.prequential and not s.failure], crew)
     return states
 
 
@@ -264,6 +268,22 @@ def _measure(bench: Bench, trained: Sequence[TrainingState], crew: Crew) -> None
             continue
         state.scores = own
         state.log.held_out(state.last_step, own.loss)
+
+
+def _spent_by_the_end(bench: Bench, trained: Sequence[TrainingState], crew: Crew) -> None:
+    """Nats of the documents that each run was trained on, behind its final prompt."""
+    alike: dict[tuple[int, int], list[TrainingState]] = {}
+    for s in trained:
+        if s.last_step:
+            alike.setdefault((s.run.seed, s.last_step), []).append(s)
+    for (seed, steps), states in alike.items():
+        stream = states[0].run.target.examples("train", bench.encoding, seed)
+        documents = list(islice(stream, steps * states[0].run.recipe.batch_size))
+        if any(e.weights is not None for e in documents):  # they would count differently before and after
+            continue
+        scores = evaluate(bench.model, [s.intervention for s in states], documents, bench.token_budget, crew)
+        for state, own in zip(states, scores, strict=True):
+            state.nats_after = float(own.sums.sum())
 
 
 def _log(state: TrainingState, step: int, loss: float, gradient_norm: float, prompt_norm: float) -> None:

@@ -87,6 +87,9 @@ class TrainConfig:
     """Evaluations on the validation documents during training, evenly spaced, beside the ones before and after it."""
     validation_documents: int = 128
     """Validation documents, on which choices are made: how long to train, how coarsely to round."""
+    prequential: bool = added_later(False)
+    """Also count the nats of every training document before it was trained on, against those behind the final prompt:
+    how much was learned from them. Takes a third more time."""
     eval_documents: int = 512
     """Held-out documents, the same for every run. The trained prompts are measured on them, once."""
 

@@ -39,6 +39,11 @@ class TrainingState:
         """Positions computed for this run in training, prompts included."""
         self.seconds = 0.0
         """Its share of the wall clock of training, by positions."""
+        self.nats_before: float | Tensor = 0.0
+        """Nats of the training documents, each before it was trained on, if the recipe is prequential. A number on the
+        device while training goes on."""
+        self.nats_after: float | None = None
+        """Those of the same documents behind the final prompt."""
         self.failure = ""
         """Why training was given up, in a sentence; "" if it was not."""
         # Adam is elementwise, so an optimiser for every run is the same mathematics as one for all.
@@ -63,6 +68,16 @@ class TrainingState:
         self.n_data_tokens += n_tokens
         self.n_positions += n_tokens + len(batch) * self.intervention.n_tokens
         return norm
+
+    def spend(self, loss: Tensor, batch: Sequence[Example]) -> None:
+        """Add up what a batch cost before it is trained on, if the recipe asks for it. Nothing here waits.
+
+        Args:
+            loss: Nats per scored token.
+            batch: The documents.
+        """
+        if self.run.recipe.prequential:
+            self.nats_before = self.nats_before + loss.detach().double() * sum(e.n_scored for e in batch)
 
     def lr(self, step: int) -> float:
         """The learning rate of step ``step`` (from 1), in units of the vocabulary's root mean square."""
