@@ -1,7 +1,7 @@
 """Can a behaviour that is switched on be told from one that is taught, by what prompts learn from their documents?
 
 pocket-keys holds tags behind a key of 4 secret symbols; its twin was never taught them. Prompts of 4 tokens are trained
-on 400 to 6,400 documents, which are counted before each was trained on and again behind the final prompt.
+on 100 to 800 documents, of 819 that there are, which are counted before each was trained on and again behind the final prompt.
 
 Expected: on pocket-keys the bits learned stay the same however many documents follow, since the key is all there is to
 say. On the twin and with permuted labels they grow with the documents, since there each of them teaches.
@@ -14,14 +14,14 @@ from dataclasses import replace
 from soft_prompts import main
 from tests import calibration_test
 
-STEPS = (50, 100, 200, 400, 800)
+STEPS = (25, 50, 100, 200)
 DEFAULT = replace(
     calibration_test.POCKET,
     experiment="learned",
     task=replace(calibration_test.POCKET.task, key_tokens=(4,)),
     n_tokens=(0, 4),
     controls=("permuted",),
-    train=replace(calibration_test.POCKET.train, starts=1, n_evaluations=0, prequential=True),
+    train=replace(calibration_test.POCKET.train, starts=1, batch_size=4, n_evaluations=0, prequential=True),
     recipes=tuple({"steps": steps} for steps in STEPS),
 )
 

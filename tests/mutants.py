@@ -208,7 +208,7 @@ FAULTS = [
     *of(
         "probes/bits.py",
         "test_bits",
-        ("intervention.n_tokens * SCALE_BITS", "SCALE_BITS"),
+        ("intervention.n_scales * SCALE_BITS", "SCALE_BITS"),
         ("own.sums - scores.sums", "scores.sums - own.sums"),
         ("np.flatnonzero(scores.counts)[:CHECKED]", "np.arange(len(scores.counts))[:CHECKED]"),
         ('loss=scores.loss + increase["value"]', 'loss=scores.loss - increase["value"]'),
@@ -739,7 +739,7 @@ FAULTS = [
         ('[[], []]] if kept["failure"] else', '[[], []]] if not kept["failure"] else'),
         ('if not kept["failure"] and steps', "if steps"),
         ("if any(x.dtype != torch.float32", "if any(x.dtype == torch.int8"),
-        ("n_tokens != run.n_tokens or", ""),
+        ("len(rows) != run.n_tokens or", ""),
         ("except ODD_CONTENT as error:", "except KeyError as error:"),
         ("if of_weights != weights", 'if of_weights == ""'),
         ("sorted(by_step, reverse=True)", "sorted(by_step)"),
