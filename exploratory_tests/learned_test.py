@@ -1,7 +1,7 @@
 """Can a behaviour that is switched on be told from one that is taught, by what prompts learn from their documents?
 
 pocket-keys holds tags behind a key of 4 secret symbols; its twin was never taught them. Prompts of 4 tokens are trained
-on 100 to 800 documents, of 819 that there are, which are counted before each was trained on and again behind the final prompt.
+on 100 to 800 documents (there are 819). Each is counted before it is trained on, and again behind the final prompt.
 
 Expected: on pocket-keys the bits learned stay the same however many documents follow, since the key is all there is to
 say. On the twin and with permuted labels they grow with the documents, since there each of them teaches.

@@ -836,6 +836,8 @@ FAULTS = [
         "training/recipe.py",
         "test_train",
         ("CHOSEN_AFTER = 0.25", "CHOSEN_AFTER = 0.5"),
+        ("n_tokens // 4, until / 2", "n_tokens // 4, until / 4"),
+        ("until = self.steps / 2", "until = self.steps"),
         ("curve[: k + 1 - self.patience]", "curve[: k - self.patience]"),
         ("curve[k + 1 - self.patience : k + 1]", "curve[k - self.patience : k + 1]"),
         ("flat = before - recent <=", "flat = recent - before <="),

@@ -66,6 +66,9 @@ class Intervention(nn.Module):
         """The same intervention with every number rounded to ``n_bits`` bits: what it is worth then is measured."""
         raise NotImplementedError
 
+    def show(self, n_tokens: int) -> None:
+        """Insert only the first ``n_tokens`` of its tokens from now on. What inserts none has none to hide."""
+
     def plain(self) -> Intervention:
         """The same without what only its training needed: what snapshots hold."""
         return self

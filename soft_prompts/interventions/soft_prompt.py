@@ -59,14 +59,18 @@ class _Prompt(Intervention):
 
     rows: nn.Parameter
     scale: Tensor
+    _shown: int | None = None
 
     @property
     def n_tokens(self) -> int:
-        return self.rows.shape[0]
+        return self.rows.shape[0] if self._shown is None else self._shown
 
     @property
     def n_numbers(self) -> int:
         return self.rows.numel()
+
+    def show(self, n_tokens: int) -> None:
+        self._shown = n_tokens
 
     def rounded(self, n_bits: int) -> RoundedPrompt:
         return RoundedPrompt(self, n_bits)
@@ -91,7 +95,7 @@ class SoftPrompt(_Prompt):
         self.register_buffer("scale", torch.tensor(float(scale)))
 
     def forward(self, condition: Tensor) -> Tensor:
-        return (self.rows * self.scale).expand(len(condition), -1, -1)
+        return (self.rows[: self.n_tokens] * self.scale).expand(len(condition), -1, -1)
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.rows.shape)}
@@ -152,8 +156,9 @@ class PromptGenerator(_Prompt):
         hidden = condition.to(self.rows.dtype)  # [B, C]
         for layer in self.hidden:
             hidden = nn.functional.gelu(layer(hidden))  # [B, width]
-        dependent = torch.einsum("bh,hpd->bpd", hidden / hidden.shape[1], self.out)  # [B, P, D]
-        return (self.rows + dependent) * self.scale
+        shown = slice(self.n_tokens)
+        dependent = torch.einsum("bh,hpd->bpd", hidden / hidden.shape[1], self.out[:, shown])  # [B, P, D]
+        return (self.rows[shown] + dependent) * self.scale
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.rows.shape), "sizes": list(self.sizes)}
@@ -195,8 +200,10 @@ class TokenwiseGenerator(_Prompt):
         self.rows = uniform(width, n_tokens, size)  # what does not depend on the condition
 
     def forward(self, condition: Tensor) -> Tensor:
-        hidden = torch.einsum("bc,cpw->bpw", condition.to(self.rows.dtype), self.hidden) + self.hidden_bias
-        return (torch.einsum("bpw,pwd->bpd", nn.functional.mish(hidden), self.out) + self.rows) * self.scale
+        shown = slice(self.n_tokens)
+        hidden = torch.einsum("bc,cpw->bpw", condition.to(self.rows.dtype), self.hidden[:, shown])
+        hidden = nn.functional.mish(hidden + self.hidden_bias[shown])
+        return (torch.einsum("bpw,pwd->bpd", hidden, self.out[shown]) + self.rows[shown]) * self.scale
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.rows.shape), "sizes": list(self.sizes)}

@@ -66,6 +66,9 @@ class Subspace(Intervention):
             moved[name] = start + step
         return moved
 
+    def show(self, n_tokens: int) -> None:
+        self._inner[0].show(n_tokens)
+
     def plain(self) -> Intervention:
         inner = copy.deepcopy(self._inner[0]).to(self.theta.device)
         inner.load_state_dict({name: tensor.detach() for name, tensor in self._moved().items()})

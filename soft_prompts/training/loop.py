@@ -69,6 +69,8 @@ def train(
     with progress_bar(title, n_steps, done) as advance, SIGNALS.deferred(checkpoints is not None):
         for step in range(done + 1 if done else 0, n_steps + 1):
             # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
+            for s in live if step else states:
+                s.begin(step)
             watched = [s for s in live if step in s.looks or step == s.last_step] if step else states
             if step:
                 # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.

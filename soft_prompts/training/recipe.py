@@ -71,6 +71,9 @@ class TrainConfig:
     the tokens of --train.init-text, or zeros (as published)."""
     init_text: str = ""
     """Text whose tokens a prompt starts from with --train.init text, repeated or cut to the prompt's length."""
+    grow: bool = added_later(False)
+    """Train a prompt as a shorter one first: a quarter of its tokens for the first half of the steps, a sixteenth for
+    the first quarter, and so on. The others wait behind them where they start."""
     starts: int = added_later(1)
     """Random starts of each prompt. After a quarter of the steps, the one with the lowest validation loss goes on.
     Training can get stuck, above all a short prompt that has to say several things."""
@@ -115,8 +118,20 @@ class TrainConfig:
         for name in ("warmup", "weight_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 refuse(name, "lie between 0 and 1")
+        if self.grow and self.schedule == "until_flat":
+            raise SoftPromptsError(
+                "--train.grow goes by --train.steps, but --train.schedule until_flat may end before a prompt has all "
+                "its tokens: give one of them."
+            )
         if (self.init == "text") != bool(self.init_text):
             raise SoftPromptsError("--train.init text and --train.init-text go together: give both or neither.")
+
+    def shown(self, n_tokens: int, step: int) -> int:
+        """How many of a prompt's tokens are there in optimiser step ``step`` (from 1)."""
+        until = self.steps / 2
+        while self.grow and n_tokens >= 4 and 1 <= until >= step:
+            n_tokens, until = n_tokens // 4, until / 2
+        return n_tokens
 
     @property
     def choice(self) -> int | None:

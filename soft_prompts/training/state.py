@@ -49,6 +49,10 @@ class TrainingState:
         # Adam is elementwise, so an optimiser for every run is the same mathematics as one for all.
         self.optimizer = torch.optim.AdamW(intervention.parameters(), weight_decay=run.recipe.weight_decay, fused=True)
 
+    def begin(self, step: int) -> None:
+        """Show as many of the prompt's tokens as there are in a step (0: before the first)."""
+        self.intervention.show(self.run.recipe.shown(self.run.n_tokens, step))
+
     def update(self, step: int, batch: Sequence[Example]) -> Tensor:
         """Take one optimiser step with the gradients that are there.
 

@@ -39,7 +39,7 @@ def runs_of(n_conditions: int = 0) -> list[Run]:
     """Lengths, seeds and recipes that differ, a prompt of no tokens, and one with several starts."""
     task = Documents(n_conditions)
     often = {"task": task, "steps": STEPS, "n_evaluations": 3}
-    return [run(0, **often), run(2, seed=1, starts=4, **often), run(5, seed=1, lr=0.3, **often)]
+    return [run(0, **often), run(2, seed=1, starts=4, **often), run(5, seed=1, lr=0.3, grow=True, **often)]
 
 
 def bench_of(model, task: Task) -> Bench:

@@ -120,6 +120,34 @@ def test_prompts_are_trained_until_each_is_flat_together_as_alone(neox, tmp_path
         assert t.scores.loss == pytest.approx(alone.scores.loss, abs=1e-5)
 
 
+def test_a_prompt_grows_from_a_quarter_of_its_tokens_in_half_of_the_steps() -> None:
+    recipe = TrainConfig(steps=16, grow=True)
+    assert [recipe.shown(64, step) for step in range(17)] == [1, 1, 1, *[4] * 2, *[16] * 4, *[64] * 8]
+    assert [recipe.shown(n, 1) for n in (0, 1, 3, 4, 8)] == [0, 1, 3, 1, 2]
+    assert TrainConfig(steps=16).shown(64, 1) == 64
+    assert [TrainConfig(steps=steps, grow=True).shown(8, 0) for steps in (0, 1, 2)] == [8, 8, 2]
+    with pytest.raises(SoftPromptsError, match="give one of them"):
+        TrainConfig(grow=True, schedule="until_flat").check()
+
+
+@pytest.mark.parametrize("changes", [{}, {"task": Documents(2)}, {"task": Documents(2), "generator": "tokenwise"}])
+def test_a_growing_prompt_is_trained_as_a_shorter_one_and_then_as_itself(neox, tmp_path, changes) -> None:
+    recipe = {"steps": 8, "n_evaluations": 1, "grow": True, **changes}
+    runs = [run(8, **recipe), run(3, **{**recipe, "grow": False}), run(0, **recipe)]
+    together = train_all(neox, runs, tmp_path / "together")
+    assert [t.intervention.n_tokens for t in together] == [8, 3, 0]
+    n_documents = 8 * CONFIG.batch_size
+    grown, short, _ = together
+    assert grown.n_positions - grown.n_data_tokens == n_documents / 2 * (2 + 8)
+    assert short.n_positions - short.n_data_tokens == n_documents * 3
+    (alone,) = train_all(neox, [runs[0]], tmp_path / "alone")
+    assert alone.scores.loss == pytest.approx(grown.scores.loss, abs=1e-5)
+    if not changes:  # so far it was a prompt of 2 tokens, which begins with the same rows
+        (quarter,) = train_all(neox, [run(2, **{**recipe, "grow": False})], tmp_path / "quarter")
+        early = [[point["loss"] for point in t.curve[:2]] for t in (quarter, alone)]
+        assert early[0] == pytest.approx(early[1], abs=1e-6)
+
+
 def test_the_published_recipe_moves_zeros_by_a_thousandth_in_the_model_s_own_units(neox, tmp_path) -> None:
     recipe = {**RECIPES["nordby2024"], "steps": 3}
     (state,) = train_all(neox, [run(2, **recipe)], tmp_path)
