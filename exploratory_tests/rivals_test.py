@@ -1,7 +1,8 @@
 """Does the default recipe find lower losses than the published one and PEFT's, after the same training tokens?
 
 Every behaviour is a preset on pocket. Its recipes are trained in the same passes, on the same documents: the default,
-the default with a quarter of the steps, the published one, PEFT's, and the default until its loss is flat.
+the default with a quarter of the steps, the published one, PEFT's, the default until its loss is flat, and prompts that
+grow from a quarter of their tokens.
 
 Expected: from 4 tokens on the default is lowest everywhere, and a quarter of its steps is as good as the published
 recipe with all of them.
@@ -32,7 +33,14 @@ UNTIL_FLAT = {"schedule": "until_flat", "n_evaluations": 15}
 
 def between_rivals(pocket: Sweep, model: str = "pocket", **task: object) -> Sweep:
     """An experiment's short form with all recipes beside each other."""
-    rivals = ({}, {"steps": pocket.train.steps // 4}, RECIPES["nordby2024"], RECIPES["peft"], UNTIL_FLAT)
+    rivals = (
+        {},
+        {"steps": pocket.train.steps // 4},
+        RECIPES["nordby2024"],
+        RECIPES["peft"],
+        UNTIL_FLAT,
+        {"grow": True},
+    )
     return replace(
         pocket,
         experiment="rivals",
@@ -63,8 +71,8 @@ def table(folder: Path) -> str:
 
     found = curves(load_results([folder]))
     lines = [
-        "| behaviour | P | default | a quarter of the steps | nordby2024 | peft | until flat |",
-        "|" + " --- |" * 7,
+        "| behaviour | P | default | a quarter of the steps | nordby2024 | peft | until flat | growing |",
+        "|" + " --- |" * 8,
     ]
     for name, sweep in BEHAVIOURS.items():
         of_task = [c for c in found if c.experiment == "rivals" and c.task["name"] == type(sweep.task).__name__]

@@ -859,8 +859,8 @@ FAULTS = [
     *of(
         "interventions/soft_prompt.py",
         "test_prompts",
-        ("nn.functional.mish(hidden)", "nn.functional.gelu(hidden)"),
-        ("self.out) + self.rows) * self.scale", "self.out)) * self.scale"),
+        ("nn.functional.mish(hidden + ", "nn.functional.gelu(hidden + "),
+        ("self.out[shown]) + self.rows[shown]) * self.scale", "self.out[shown])) * self.scale"),
         ("/ max(1, n_in) ** 0.5", "/ max(1, n_in)"),
         among="published",
     ),
