@@ -24,7 +24,14 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=2048, batch_size=256),
 )
-POCKET = on_pocket(DEFAULT, Pathfinding(width=5, height=5, walked=96, walked_asked=16), steps=400)
+POCKET = on_pocket(
+    DEFAULT,
+    Pathfinding(width=5, height=5, walked=96, walked_asked=16),
+    steps=400,
+    n_evaluations=2,
+    eval_documents=200,
+    validation_documents=64,
+)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))

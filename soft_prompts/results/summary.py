@@ -135,10 +135,11 @@ def _quoted(distances: dict[str, Distance]) -> Distance:
 
 
 def warnings(curve: Curve, random: Sequence[Curve] = ()) -> list[str]:
-    """What makes a curve suspect, by prompt length."""
+    """What makes a curve suspect, by prompt length, but for what the verdict on the search says."""
     words = ["one seed: intervals over documents only"] if curve.n_seeds < 2 else []
     for point, flags in zip(curve.points, curve.flags, strict=True):
-        words += [f"P={point.n_tokens} {flag}" for flag in flags]
+        said = curve.exhaustion.flags.get(point.n_tokens, []) if str(curve.exhaustion) else []
+        words += [f"P={point.n_tokens} {flag}" for flag in flags if flag not in said]
         if seeds_disagree(point):
             words.append(f"P={point.n_tokens} seeds disagree ({min(point.losses):.3f} to {max(point.losses):.3f})")
     return words + _not_beyond(curve, random)
