@@ -47,6 +47,7 @@ def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> 
         draw_losses(loss, curve, color, _label(curve.difference) if len(asked_for) > 1 else "held-out loss")
         for control in (c for c in curve.controls if c.control in CONTROL_LINES):
             draw_control(loss, control, color)
+        draw_search(loss, curve, color)
         for ax, name in zip(below, scores, strict=True):
             draw_score(ax, curve, name, color)
     if len(asked_for) == 1:
@@ -124,6 +125,16 @@ def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
         ax.errorbar(x, losses, curve.widths, fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
     dots = [(position(p.n_tokens), loss) for p in curve.points for loss in p.losses]
     ax.plot(*zip(*dots, strict=True), ".", color=color)
+
+
+def draw_search(ax: Axes, curve: Curve, color: tuple) -> None:
+    """An open circle around every loss that more steps or another start would lower."""
+    found = [p for p in curve.points if p.n_tokens in curve.exhaustion.flags]
+    if found:
+        x, losses = [position(p.n_tokens) for p in found], [p.loss for p in found]
+        known = {line.get_label() for line in ax.lines}
+        label = "search not exhausted"
+        ax.plot(x, losses, "o", color=color, markersize=11, fillstyle="none", label=None if label in known else label)
 
 
 def draw_random_targets(ax: Axes, random: Sequence[Curve]) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from soft_prompts.report.plots import position, saturation_figure
 from soft_prompts.report.tables import title
 from soft_prompts.results.curve import Curve, curves, without_controls
 from soft_prompts.results.record import Result
@@ -96,6 +97,15 @@ def test_the_verdict_stands_in_summary_and_flags_and_half_the_steps_are_no_rival
     assert not [flag for flag in summarise(curve).flags if "search" in flag]  # it is said once
     assert curve.flags[1] == ["search not exhausted: twice the steps gained 0.500"]
     assert curve.knows_nothing is None  # what the model contributes is not measured against itself
+
+
+def test_the_plot_circles_what_more_steps_would_lower() -> None:
+    own = [trained(0, 4.0), trained(1, 3.0), trained(4, 2.0)]
+    (ax, *_) = saturation_figure([only_curve([*own, *halves((1, 3.0), (4, 2.5))])]).axes
+    (circles,) = [line for line in ax.lines if line.get_label() == "search not exhausted"]
+    assert circles.get_xydata().tolist() == [[position(4), 2.0]]
+    (ax, *_) = saturation_figure([only_curve([*own, *halves((1, 3.0), (4, 2.0))])]).axes
+    assert not [line for line in ax.lines if line.get_label() == "search not exhausted"]
 
 
 def test_half_the_steps_are_the_same_recipe_with_a_schedule_of_its_own() -> None:
