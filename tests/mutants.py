@@ -882,6 +882,12 @@ FAULTS = [
         ("spent / np.log(2)", "spent"),
     ),
     *of(
+        "results/enough_bits.py",
+        "test_enough_bits",
+        ("len(zero.documents) / np.log(2)", "len(zero.documents)"),
+        ("zero.loss - loss for _, loss in chosen", "loss for _, loss in chosen"),
+    ),
+    *of(
         "interventions/subspace.py",
         "test_subspace",
         ("/ dimensions**0.5", "/ dimensions"),

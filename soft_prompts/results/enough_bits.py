@@ -26,6 +26,9 @@ class EnoughBits:
     reached: float
     """Share of the target that the chosen prompts reach on the held-out documents. If the choice carries over it is at
     least the share that was asked for, but for the noise of both sets of documents."""
+    documents: float | None = None
+    """Documents after which the prompts have saved, by lower losses than without a prompt, as many bits as they have.
+    None: they save none."""
     trained_numbers: int | None = None
     """Weights of the generator that makes the prompts of all conditions; None if the prompt has no conditions."""
     text: str = ""
@@ -36,8 +39,9 @@ class EnoughBits:
         where = (
             f" in one condition (of a generator of {self.trained_numbers:,} weights)" if self.trained_numbers else ""
         )
+        paid = f", saved again by {self.documents:,.1f} documents" if self.documents else ""
         text = f"; {self.text}" if self.text else ""
-        return f"{self.bits / 1000:.2f} kbit{where} at P={lengths}, {self.reached:.1%} of it held out{text}"
+        return f"{self.bits / 1000:.2f} kbit{where} at P={lengths}, {self.reached:.1%} of it held out{paid}{text}"
 
 
 Reached = Callable[[Result, float, str], float]
@@ -82,9 +86,25 @@ def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits |
         bits=float(np.mean([bits for bits, _, _ in chosen])),
         lengths=tuple(sorted({r.n_tokens for _, r, _ in chosen})),
         reached=float(np.mean([reached(r, size["loss"], "held_out") for _, r, size in chosen])),
+        documents=_documents(curve, [(bits, size["loss"]) for bits, _, size in chosen]),
         trained_numbers=size["trained_numbers"] if conditional else None,
         text=f"{curve.anchor['name']} has {curve.anchor['bits']:.0f} bits" if known_text else "",
     )
+
+
+def _documents(curve: Curve, chosen: list[tuple[int, float]]) -> float | None:
+    """After how many documents bits are saved again: bits / (bits that a document costs less), means over the seeds.
+
+    Args:
+        curve: The curve.
+        chosen: Bits and held-out loss of each seed's rounded prompt.
+    """
+    zero = curve.point(0)
+    if not zero:
+        return None
+    per_document = curve.n_scored / len(zero.documents) / np.log(2)
+    saved = np.mean([zero.loss - loss for _, loss in chosen]) * per_document
+    return float(np.mean([bits for bits, _ in chosen]) / saved) if saved > 0 else None
 
 
 def _of_gap(curve: Curve) -> Reached | None:

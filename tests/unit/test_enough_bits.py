@@ -1,5 +1,6 @@
 """The fewest bits that reach a target: over lengths and roundings, chosen on validation documents."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -39,7 +40,9 @@ def test_a_long_coarse_prompt_may_need_fewer_bits_than_a_short_fine_one() -> Non
     enough = of(point(0, 5.0), short, long)
     assert (enough.bits, enough.lengths) == (60, (4,))
     assert enough.reached == pytest.approx((5 - 1.5) / 4)  # chosen by validation, checked on what was held out
-    assert str(enough) == "0.06 kbit at P=4, 87.5% of it held out; a text has 120 bits"
+    # A document has ten tokens: 3.5 nats less on each are 50.5 bits.
+    assert enough.documents == pytest.approx(60 / (10 * (5 - 1.5) / math.log(2)))
+    assert str(enough) == "0.06 kbit at P=4, 87.5% of it held out, saved again by 1.2 documents; a text has 120 bits"
     assert of(point(0, 5.0), short, long, share=0.92).bits == 90
 
 
@@ -48,6 +51,7 @@ def test_every_seed_chooses_for_itself_and_one_that_cannot_reach_it_leaves_no_an
     second = point(4, 1.2, size(80, 1.2, 1.2), seed=1)
     enough = of(zero, first, second)
     assert (enough.bits, enough.lengths) == (65, (1, 4))
+    assert enough.documents == pytest.approx(65 / (10 * (5 - 1.25) / math.log(2)))
     assert of(zero, first, replace(second, sizes=[size(80, 1.5, 1.2)])) is None
 
 
