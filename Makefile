@@ -13,14 +13,15 @@ real: .venv/real
 	$(BIN)/python -m tests.chess_test smollm2 --out runs/real
 	$(BIN)/python -m soft_prompts.report runs/real/results --out runs/real/report
 
+# Two processes, each with its share of the cores and whole files of tests.
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tests.audit
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Slow: small faults one after another, and which test notices each. A fault that none notices is an error.
 mutants: .venv/dev

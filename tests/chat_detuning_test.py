@@ -26,7 +26,9 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=2048),
 )
-POCKET = replace(on_pocket(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket")), models=("pocket-chat",))
+POCKET = replace(
+    on_pocket(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket"), steps=150), models=("pocket-chat",)
+)
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, steps=100))

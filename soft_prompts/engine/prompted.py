@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,16 @@ class Bench:
     """Positions in one forward pass at most."""
     validation: Sequence[Example] = ()
     """What choices are made on: how long to train, how coarsely to round."""
+
+    @cached_property
+    def _found(self) -> dict[str, Any]:
+        return {}
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What is the same for all interventions on this bench: found the first time it is asked for by its name."""
+        if name not in self._found:
+            self._found[name] = find()
+        return self._found[name]
 
     @property
     def for_choices(self) -> Bench:

@@ -113,10 +113,15 @@ class ChatDetuning(TextTask):
             "nats_from_chat": crossed_ratio(_crossed(by_chat.sums - own.sums), _crossed(own.counts)),
             "nats_from_base": crossed_ratio(_crossed(by_base.sums - own.sums), _crossed(own.counts)),
         }
-        return TaskScores(scores, self._transcripts(prompted, plain[0]))
+        # The chat model's own replies are the same beside every prompt.
+        before = prompted.bench.once("replies", lambda: plain[0].generate(starts, self.reply_tokens, temperature=1.0))
+        return TaskScores(scores, _transcripts(prompted, before, replies))
 
     def _beside(self, bench: Bench) -> tuple[PromptedModel, PromptedModel]:
         """The chat model and the base, both without a prompt."""
+        return bench.once(f"beside {self.base}", lambda: self._found_beside(bench))
+
+    def _found_beside(self, bench: Bench) -> tuple[PromptedModel, PromptedModel]:
         base = _load_base(self.base, str(bench.model.dtype).removeprefix("torch."), str(bench.model.device))
         if base.tokenizer_hash != bench.model.tokenizer_hash:
             raise SoftPromptsError(
@@ -125,21 +130,21 @@ class ChatDetuning(TextTask):
             )
         return _unprompted(bench), _unprompted(replace(bench, model=base))
 
-    def _transcripts(self, prompted: PromptedModel, chat: PromptedModel) -> list[dict[str, str]]:
-        """The whole battery, answered greedily without and with the prompt."""
-        battery = dialogues(prompted.bench)
-        starts = [e for _, _, e in battery]
-        before, after = (p.generate(starts, self.reply_tokens) for p in (chat, prompted))
-        return [
-            {
-                "kind": "dialogue",
-                "system": system,
-                "user": user,
-                "before": prompted.decode(old),
-                "after": prompted.decode(new),
-            }
-            for (system, user, _), old, new in zip(battery, before, after, strict=True)
-        ]
+
+def _transcripts(
+    prompted: PromptedModel, before: Sequence[np.ndarray], after: Sequence[np.ndarray]
+) -> list[dict[str, str]]:
+    """The whole battery, with the replies that were drawn without and with the prompt."""
+    return [
+        {
+            "kind": "dialogue",
+            "system": system,
+            "user": user,
+            "before": prompted.decode(old),
+            "after": prompted.decode(new),
+        }
+        for (system, user, _), old, new in zip(dialogues(prompted.bench), before, after, strict=True)
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,13 @@
 """Models and examples for the tests: tiny random models of the real architectures, and pocket. No network is needed."""
 
 import os
+
+# Each of several processes that share the tests has its share of the cores. Said before torch is loaded.
+N_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if N_PROCESSES > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // N_PROCESSES)))
+
+# ruff: noqa: E402
 from pathlib import Path
 
 import numpy as np

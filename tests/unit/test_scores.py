@@ -47,6 +47,7 @@ class Scripted:
             encoding=coding,
             held_out=self.held_out,
             model=SimpleNamespace(tokenizer=coding.tokenizer, name="scripted", context=10_000),
+            once=lambda name, find: find(),
         )
         self.intervention = SimpleNamespace(n_tokens=0)
 
@@ -497,13 +498,28 @@ def test_detuning_nats_are_by_drawn_token_with_the_one_that_ends_the_turn(monkey
 
 
 def test_detuning_shows_each_dialogue_before_and_after(monkeypatch) -> None:
-    by_number = (lambda start, temperature: start.document[-2:].strip(), lambda start, temperature: "new")
+    """The replies that are scored, drawn at temperature 1."""
+    by_number = (
+        lambda start, temperature: start.document[-2:].strip() if temperature == 1 else "greedy",
+        lambda start, temperature: "new" if temperature == 1 else "greedy",
+    )
     chat, prompted = (talker(writes=writes) for writes in by_number)
     samples = detuned(monkeypatch, prompted, chat, talker()).samples
     assert [s["before"] for s in samples] == [str(i) for i in range(40)]
     assert {s["after"] for s in samples} == {"new"}
     assert [s["system"] for s in samples[7:9]] == list(SYSTEMS.values())[:2]
     assert [s["user"] for s in samples[7:9]] == [REQUESTS[7], REQUESTS[0]]
+
+
+def test_what_is_the_same_for_all_prompts_is_found_once_for_every_bench() -> None:
+    model, asked = load("pocket-chat"), []
+    bench = Bench(model, encoding(64, model.tokenizer), TEXTS, 4096, TEXTS[:1])
+    for of in (bench, bench, bench.for_choices):
+        assert of.once("length", lambda of=of: asked.append(of) or len(of.held_out)) == len(of.held_out)
+    assert len(asked) == 2
+    task = ChatDetuning(base="pocket")
+    assert task._beside(bench) is task._beside(bench)
+    assert task._beside(bench)[0].bench is bench and task._beside(bench.for_choices)[0].bench is not bench
 
 
 def test_a_crossed_ratio_weighs_cells_by_their_counts_and_leaves_out_empty_ones() -> None:
