@@ -32,7 +32,9 @@ POCKET = replace(
         Repetition(text=(str(SAMPLES),), strings=("pee",), continued=32),
         steps=80,
         batch_size=4,
-        eval_documents=64,
+        n_evaluations=0,
+        eval_documents=48,
+        validation_documents=24,
     ),
     n_tokens=(0, 1, 4),
 )
