@@ -254,7 +254,9 @@ class Curve:
     def exhaustion(self) -> Exhaustion:
         """Whether the search for its prompts was exhausted."""
         half = next((control.points for control in self.controls if control.control == "half"), ())
-        return exhaustion({p.n_tokens: p.results for p in self.paired_points}, {p.n_tokens: p.results for p in half})
+        largest = max((of_point["value"] for of_point in self.contribution), default=None)
+        own, half = ({p.n_tokens: p.results for p in points} for points in (self.paired_points, half))
+        return exhaustion(own, half, largest)
 
     @cached_property
     def flags(self) -> list[list[str]]:

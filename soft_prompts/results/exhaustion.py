@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -64,12 +65,16 @@ class Exhaustion:
         return f"search {'not ' if self.flags else ''}exhausted: {', '.join(seen)}"
 
 
-def exhaustion(own: Mapping[int, Sequence[Result]], half: Mapping[int, Sequence[Result]]) -> Exhaustion:
+def exhaustion(
+    own: Mapping[int, Sequence[Result]], half: Mapping[int, Sequence[Result]], contribution: float | None = None
+) -> Exhaustion:
     """How far a curve still moves with more steps and more starts.
 
     Args:
         own: P -> the results of a curve's seeds, all on the same held-out documents.
         half: P -> results of the same with half the steps; of those on the same documents, one is compared.
+        contribution: The largest one, nats per token; None if it is not known. A verdict on the model hangs on it, so
+            a loss that moves by a part of it has moved, however large the gain over P = 0 is.
     """
     means = {n: _mean(results) for n, results in own.items()}
     gains = [means[0] - loss for n, loss in means.items() if n and 0 in means]
@@ -86,7 +91,7 @@ def exhaustion(own: Mapping[int, Sequence[Result]], half: Mapping[int, Sequence[
         longest=longest,
         best_start=means[longest] - best.held_out.loss if best else None,
         n_starts=len(own[longest]) if several else 0,
-        tolerance=tolerance(max(gains, default=0.0)),
+        tolerance=tolerance(min(max(gains, default=0.0), math.inf if contribution is None else contribution)),
     )
 
 

@@ -1,5 +1,7 @@
 """Whether a search was exhausted, on results made by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from soft_prompts.report.plots import position, saturation_figure
@@ -9,7 +11,7 @@ from soft_prompts.results.record import Result
 from soft_prompts.results.summary import summarise
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
-from tests.unit.test_results import result
+from tests.unit.test_results import baseline, result
 from tests.unit.test_train import Documents
 
 CONFIG = {"splits": 2, "train": {"steps": 8, "batch_size": 2}, "task": {"name": "T"}}
@@ -83,6 +85,16 @@ def test_prompts_that_were_trained_until_flat_say_where_and_whether_they_were_cu
     assert curve.exhaustion.cut_off == {4: 80}
     assert curve.flags[2] == ["search not exhausted: still falling after 80 steps"]
     assert str(curve.exhaustion).startswith("search not exhausted: still falling, the best of 2 starts")
+
+
+def test_a_small_contribution_makes_the_tolerance_small_whatever_the_gain() -> None:
+    counted = {"uniform": baseline(9.0, 90.0, 90.0), "unigram": baseline(2.5, 20.0, 30.0)}
+    own = [replace(r, baselines=counted) for r in (trained(0, 9.0), trained(4, 2.0), *halves((4, 2.05)))]
+    search = only_curve(own).exhaustion
+    assert search.tolerance == pytest.approx(0.02 * 0.5)  # 2.5 - 2.0, and not of the gain of 7
+    assert search.flags[4] == ["search not exhausted: twice the steps gained 0.050"]
+    none = [replace(r, baselines={**counted, "unigram": baseline(1.5, 10.0, 20.0)}) for r in own]
+    assert only_curve(none).exhaustion.tolerance == 0.005  # counting does better
 
 
 def test_without_half_the_steps_no_verdict_is_given() -> None:
