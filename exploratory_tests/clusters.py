@@ -49,8 +49,9 @@ def hours_by_runs(runs: Sequence[Run], n: int, measured: dict[int, float]) -> li
 
 def hours_by_documents(runs: Sequence[Run], n: int, measured: dict[int, float]) -> list[float]:
     """Hours of each of ``n`` processes that share out the documents of every step: all rows are dealt in turn."""
-    rows = np.repeat([_hours_a_document(r, measured) for r in runs if r.n_tokens], runs[0].train.batch_size)
-    return [float(rows[number::n].sum()) * runs[0].train.steps for number in range(n)]
+    hours = [_hours_a_document(r, measured) * r.recipe.steps for r in runs if r.n_tokens]
+    rows = np.repeat(hours, runs[0].train.batch_size)
+    return [float(rows[number::n].sum()) for number in range(n)]
 
 
 def _hours_a_document(run: Run, measured: dict[int, float]) -> float:
@@ -58,7 +59,7 @@ def _hours_a_document(run: Run, measured: dict[int, float]) -> float:
 
 
 def _documents(run: Run) -> int:
-    return run.train.steps * run.train.batch_size if run.n_tokens else 0
+    return run.recipe.steps * run.train.batch_size if run.n_tokens else 0
 
 
 def table() -> str:
