@@ -1,14 +1,19 @@
 """Whether a search was exhausted, on results made by hand."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from soft_prompts.report.plots import position, saturation_figure
 from soft_prompts.report.tables import title
-from soft_prompts.results.curve import Curve, curves, without_controls
+from soft_prompts.results import record
+from soft_prompts.results.curve import CONTROLS, Curve, curves, without_controls
 from soft_prompts.results.record import Result
 from soft_prompts.results.summary import summarise
+from soft_prompts.sweep import Sweep
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 from tests.unit.test_results import baseline, result
@@ -118,6 +123,13 @@ def test_the_plot_circles_what_more_steps_would_lower() -> None:
     assert circles.get_xydata().tolist() == [[position(4), 2.0]]
     (ax, *_) = saturation_figure([only_curve([*own, *halves((1, 3.0), (4, 2.0))])]).axes
     assert not [line for line in ax.lines if line.get_label() == "search not exhausted"]
+
+
+def test_all_who_name_controls_name_the_same() -> None:
+    schema = json.loads((Path(record.__file__).parent / "result.schema.json").read_text())
+    assert schema["properties"]["config"]["properties"]["control"]["enum"] == ["", *CONTROLS]
+    offered, _ = get_args(get_type_hints(Sweep)["controls"])
+    assert get_args(offered) == CONTROLS
 
 
 def test_half_the_steps_are_the_same_recipe_with_a_schedule_of_its_own() -> None:
