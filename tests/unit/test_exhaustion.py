@@ -44,6 +44,8 @@ def test_twice_the_steps_are_compared_with_half_of_them_by_the_first_seed() -> N
     assert search.flags[4][0] == "search not exhausted: twice the steps gained 0.500"
     assert 1 not in search.flags
     assert str(search).startswith("search not exhausted: twice the steps gained at most 0.500 nats (P=4)")
+    of_seed_1 = trained(1, 3.2, seed=1, control="half")
+    assert only_curve([*own, of_seed_1]).exhaustion.second_half == pytest.approx({1: 0.2})
 
 
 def test_the_best_start_is_chosen_on_validation_and_told_on_held_out_documents() -> None:
