@@ -888,6 +888,21 @@ FAULTS = [
         ("zero.loss - loss for _, loss in chosen", "loss for _, loss in chosen"),
     ),
     *of(
+        "interventions/noisy.py",
+        "test_noisy",
+        ("variance + self.w.square() - 1", "variance + self.w.square()"),
+        ("- 2 * self.log_sigma).sum()", "- self.log_sigma).sum()"),
+        ("(directions * widths).T", "directions.T"),
+        ("@ directions / widths", "@ directions"),
+        ("self.nats / self._tokens", "self.nats"),
+        ("manual_seed(seed)", "manual_seed(0)"),
+    ),
+    *of(
+        "training/state.py",
+        "test_noisy",
+        ("(self.run.seed + 1) - 1)", "(self.run.seed + 1) + len(self.curve))"),
+    ),
+    *of(
         "interventions/subspace.py",
         "test_subspace",
         ("/ dimensions**0.5", "/ dimensions"),

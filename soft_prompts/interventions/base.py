@@ -35,6 +35,11 @@ class Intervention(nn.Module):
         return self.n_tokens
 
     @property
+    def nats(self) -> Tensor | None:
+        """What telling it costs, if that is known without rounding it: a number on the device. By default it is not."""
+        return None
+
+    @property
     def trainable(self) -> bool:
         """Whether there is anything to train: a prompt of no tokens has no parameters."""
         return any(parameter.numel() for parameter in self.parameters())
@@ -68,6 +73,13 @@ class Intervention(nn.Module):
 
     def show(self, n_tokens: int) -> None:
         """Insert only the first ``n_tokens`` of its tokens from now on. What inserts none has none to hide."""
+
+    def draw(self, seed: int) -> None:
+        """Settle what is left to chance in its tokens, until the next draw; by default nothing is."""
+
+    def penalty(self) -> Tensor | None:
+        """What is added to its loss in training, nats per scored token, with a gradient; by default nothing is."""
+        return None
 
     def plain(self) -> Intervention:
         """The same without what only its training needed: what snapshots hold."""

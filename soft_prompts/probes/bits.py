@@ -3,6 +3,7 @@ measured."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ class Size:
     """A prompt at some number of bits, measured."""
 
     bits_per_number: int
+    """0: it is not rounded, but told by a draw."""
     bits: int
     """Of the whole prompt in one condition: ``numbers`` of ``bits_per_number``, and P scales of SCALE_BITS (in a
     subspace, one)."""
@@ -61,6 +63,10 @@ def rounded_sizes(bench: Bench, intervention: Intervention, scores: TokenScores,
     """
     if not intervention.n_numbers:
         return []
+    if (nats := intervention.nats) is not None:
+        bits, nothing = math.ceil(nats.item() / math.log(2)), ratio(0 * scores.sums, scores.counts)
+        numbers = intervention.n_numbers
+        return [Size(0, max(1, bits), numbers, numbers, validation_loss, scores.loss, nothing)]
     tried: list[tuple[int, Intervention, float]] = []
     for n_bits in BITS:
         rounded = intervention.rounded(n_bits)

@@ -177,6 +177,9 @@ def accumulate_gradients(
 
     passes = partial(_pass_by_pass, model, task, interventions, own, totals, token_budget)
     losses = within_memory(passes, token_budget, undo)
+    for intervention in interventions if crew.is_first else ():
+        if (penalty := intervention.penalty()) is not None:
+            penalty.backward()
     if crew.size > 1:
         parameters = [p for intervention in interventions for p in intervention.parameters()]
         for p in parameters:  # of a run with fewer documents than there are processes, some had none
@@ -252,6 +255,8 @@ def _batches(bench: Bench, task: Task, seed: int, size: int, done: int) -> Itera
 
 def _validate(bench: Bench, due: Sequence[TrainingState], step: int, crew: Crew) -> None:
     """Validation losses of some runs, noted in their states and logs."""
+    for state in due:
+        state.settle()
     scores = evaluate(bench.model, [s.intervention for s in due], bench.validation, bench.token_budget, crew)
     for state, own in zip(due, scores, strict=True):
         if not math.isfinite(own.loss):
@@ -263,6 +268,8 @@ def _validate(bench: Bench, due: Sequence[TrainingState], step: int, crew: Crew)
 
 def _measure(bench: Bench, trained: Sequence[TrainingState], crew: Crew) -> None:
     """Held-out scores of trained runs, noted in their states and logs."""
+    for state in trained:
+        state.settle()
     scores = evaluate(bench.model, [s.intervention for s in trained], bench.held_out, bench.token_budget, crew)
     for state, own in zip(trained, scores, strict=True):
         if not math.isfinite(own.loss):

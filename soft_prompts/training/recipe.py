@@ -80,6 +80,9 @@ class TrainConfig:
     subspace: int = added_later(0)
     """Train only so many numbers of a prompt: it is its start, moved along as many fixed random directions. The fewest
     that bring a behaviour out say how much it takes, whatever the model's width. 0: all of its numbers are trained."""
+    noise: float = added_later(0.0)
+    """Train a prompt that is right on average under noise, and pays for what the noise leaves of it: its bits are
+    shared among so many scored tokens (1,000 to 100,000; the more, the better it may be). 0: no noise."""
     width: int = 64
     """Units in each hidden layer of the conditional prompt generator."""
     depth: int = 2
@@ -115,6 +118,8 @@ class TrainConfig:
         for name in ("lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 refuse(name, "be a positive number")
+        if not 0 <= self.noise < math.inf:
+            refuse("noise", "be 0 or a positive number")
         for name in ("warmup", "weight_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 refuse(name, "lie between 0 and 1")

@@ -12,12 +12,17 @@ from torch import Tensor
 
 from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
 from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.training.run import Run
 from soft_prompts.training.tensorboard import TensorBoardLog
+
+SEEDS = 1_000_003
+"""What chance depends on is numbered by multiples of it, so that no two numbers meet."""
 
 
 class TrainingState:
@@ -50,8 +55,13 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW(intervention.parameters(), weight_decay=run.recipe.weight_decay, fused=True)
 
     def begin(self, step: int) -> None:
-        """Show as many of the prompt's tokens as there are in a step (0: before the first)."""
+        """Show as many of the prompt's tokens as there are in a step (0: before the first), and draw its noise."""
         self.intervention.show(self.run.recipe.shown(self.run.n_tokens, step))
+        self.intervention.draw(SEEDS * (self.run.seed + 1) + step)
+
+    def settle(self) -> None:
+        """Draw the noise that it is measured with, the same at every evaluation."""
+        self.intervention.draw(SEEDS * (self.run.seed + 1) - 1)
 
     def update(self, step: int, batch: Sequence[Example]) -> Tensor:
         """Take one optimiser step with the gradients that are there.
@@ -114,11 +124,15 @@ def make_prompt(model: LanguageModel, run: Run, n_conditions: int, start: int = 
         n_conditions: C of the task's examples.
         start: Which of the run's starts.
     """
-    config, random = run.recipe, torch.Generator().manual_seed(run.seed + 1_000_003 * start)
+    config, random = run.recipe, torch.Generator().manual_seed(run.seed + SEEDS * start)
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
     unit = model.scale if config.unit == "vocabulary" else 1.0
-    if not n_conditions:
+    if config.noise and n_conditions:
+        raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")
+    if config.noise:
+        prompt = NoisyPrompt(rows, model.vocabulary, config.noise)
+    elif not n_conditions:
         prompt = SoftPrompt(rows, unit)
     elif config.generator == "tokenwise":
         prompt = TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
