@@ -7,9 +7,14 @@ Expected: on pocket-keys the bits learned stay the same however many documents f
 say. On the twin and with permuted labels they grow with the documents, since there each of them teaches.
 
     python -m exploratory_tests.learned_test
+    python -m exploratory_tests.learned_test table results/learned     # bits learned, by number of documents
 """
 
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 from soft_prompts import main
 from tests import calibration_test
@@ -25,5 +30,31 @@ DEFAULT = replace(
     recipes=tuple({"steps": steps} for steps in STEPS),
 )
 
+
+def table(folder: Path) -> str:
+    """Markdown: bits learned from ever more documents, the mean and the range over the seeds."""
+    from soft_prompts.results import load_results
+    from soft_prompts.results.curve import curves
+
+    found = [c for c in curves(load_results([folder])) if c.recipe["steps"] in STEPS]
+    names = sorted({(c.model, c.control) for c in found})
+    lines = [
+        "| | " + " | ".join(f"{4 * steps} documents" for steps in STEPS) + " |",
+        "|" + " ---: |" * (1 + len(STEPS)),
+    ]
+    for model, control in names:
+        cells = []
+        for steps in STEPS:
+            (curve,) = [c for c in found if (c.model, c.control, c.recipe["steps"]) == (model, control, steps)]
+            nats = [r.prequential["nats_before"] - r.prequential["nats_after"] for r in curve.results if r.prequential]
+            bits = np.array(nats) / np.log(2)
+            cells.append(f"{bits.mean():,.0f} ({bits.min():,.0f} to {bits.max():,.0f})")
+        lines.append(f"| {model}{', permuted labels' if control else ''} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    main(DEFAULT, __doc__)
+    if sys.argv[1:2] == ["table"]:
+        print(table(Path(sys.argv[2])))
+    else:
+        main(DEFAULT, __doc__)

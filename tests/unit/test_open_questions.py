@@ -1,0 +1,15 @@
+"""The tables in the log of open questions are those of the committed results."""
+
+from pathlib import Path
+
+import pytest
+
+from exploratory_tests import learned_test
+
+ROOT = Path(__file__).parents[2]
+TABLES = {"learned": learned_test.table}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_the_log_is_what_its_script_prints(name: str) -> None:
+    assert TABLES[name](ROOT / "results" / name) in (ROOT / "exploratory_tests" / "README.md").read_text()
