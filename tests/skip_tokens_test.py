@@ -12,8 +12,6 @@ ahead.
     python -m tests.skip_tokens_test                 # pythia on RedPajama-V2, as published
 """
 
-from dataclasses import replace
-
 from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.skip_tokens import SkipTokens
@@ -27,10 +25,6 @@ DEFAULT = Sweep(
     train=TrainConfig(steps=1536),
 )
 POCKET = on_pocket(DEFAULT, SkipTokens(text=(str(SAMPLES),), skip=(1, 2)), steps=150)
-POCKET = replace(
-    on_pocket(DEFAULT, POCKET.task, steps=150, n_evaluations=2, eval_documents=200, validation_documents=64),
-    controls=("scrambled",),
-)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
