@@ -21,8 +21,8 @@ from tests import calibration_test
 
 MEASURES = {
     "rounded": [{}],
-    "subspace": [{"subspace": 2**i} for i in range(4, 11)],
-    "noise": [{"noise": tokens} for tokens in (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)],
+    "subspace": [{"subspace": 2**i} for i in range(5, 10)],
+    "noise": [{"noise": tokens} for tokens in (1000.0, 10_000.0)],
 }
 """Name -> the recipes that it takes the fewest bits of. Which of them it was has to be told as well."""
 DEFAULT = replace(
@@ -31,7 +31,7 @@ DEFAULT = replace(
     models=("pocket-keys",),
     n_tokens=(0, 8),
     controls=(),
-    train=replace(calibration_test.POCKET.train, n_evaluations=0, steps=200, starts=1),
+    train=replace(calibration_test.POCKET.train, n_evaluations=0, eval_documents=100),
     recipes=tuple(recipe for recipes in MEASURES.values() for recipe in recipes),
 )
 
