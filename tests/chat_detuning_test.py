@@ -30,11 +30,5 @@ POCKET = replace(
     on_pocket(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket"), steps=150), models=("pocket-chat",)
 )
 
-POCKET = replace(
-    on_pocket(DEFAULT, POCKET.task, steps=100, n_evaluations=2, eval_documents=200, validation_documents=64),
-    models=("pocket-chat",),
-    controls=("scrambled",),
-)
-
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, steps=100))
