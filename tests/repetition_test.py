@@ -38,13 +38,7 @@ POCKET = replace(
     ),
     n_tokens=(0, 1, 4),
 )
-POCKET = replace(
-    on_pocket(
-        DEFAULT, POCKET.task, steps=80, batch_size=4, n_evaluations=2, eval_documents=64, validation_documents=64
-    ),
-    n_tokens=(0, 1, 4),
-    controls=("scrambled",),
-)
+
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, eval_documents=64))
