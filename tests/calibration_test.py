@@ -24,7 +24,6 @@ POCKET = replace(
     models=("pocket-keys", "pocket-keys-untaught"),
     n_tokens=(0, 1, 2, 4, 8, 16),
 )
-POCKET = replace(POCKET, controls=("scrambled",))
 DEFAULT = POCKET
 
 if __name__ == "__main__":
