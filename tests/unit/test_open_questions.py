@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from exploratory_tests import learned_test, rivals_test
+from exploratory_tests import bits_test, learned_test, rivals_test
 
 ROOT = Path(__file__).parents[2]
-TABLES = {"learned": learned_test.table, "rivals": rivals_test.table}
+TABLES = {"bits": bits_test.table, "learned": learned_test.table, "rivals": rivals_test.table}
 
 
 @pytest.mark.parametrize("name", TABLES)
