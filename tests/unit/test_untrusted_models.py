@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 import soft_prompts
 from soft_prompts.errors import SoftPromptsError
@@ -179,6 +180,8 @@ def test_code_in_a_models_folder_runs_only_if_asked_for(folder, marker, part: st
 
 def test_code_in_a_models_folder_runs_if_asked_for(folder, marker, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    # The class that the code gives out is noted as its own. Afterwards it is as before, or it could not be saved.
+    monkeypatch.setattr(LlamaConfig, "_auto_class", None)
     code_that_marks(folder / "own.py", marker)
     values = json.loads((folder / "config.json").read_text())
     values |= {"auto_map": {"AutoConfig": "own.OwnConfig"}, "model_type": "own"}
