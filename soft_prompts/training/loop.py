@@ -118,8 +118,9 @@ def train(
     # The held-out documents are looked at once, when nothing is left to decide.
     with CLOCK.stage("held-out evaluation"):
         _measure(bench, [s for s in states if not s.failure], crew)
-    with CLOCK.stage("prequential"):
-        _spent_by_the_end(bench, [s for s in states if s.run.recipe.prequential and not s.failure], crew)
+    if counted := [s for s in states if s.run.recipe.prequential and not s.failure]:
+        with CLOCK.stage("prequential"):
+            _spent_by_the_end(bench, counted, crew)
     return states
 
 
