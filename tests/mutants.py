@@ -839,7 +839,7 @@ FAULTS = [
         ("n_tokens // 4, until / 2", "n_tokens // 4, until / 4"),
         ("until = self.steps / 2", "until = self.steps"),
         ("curve[: k + 1 - self.patience]", "curve[: k - self.patience]"),
-        ("curve[k + 1 - self.patience : k + 1]", "curve[k - self.patience : k + 1]"),
+        ("curve[k + 1 - self.patience : k + 1]", "curve[k : k + 1]"),
         ("flat = before - recent <=", "flat = recent - before <="),
         ("tolerance(curve[0]", "tolerance(0 * curve[0]"),
         ('curve[0]["loss"] - min(before, recent)', 'curve[0]["loss"] - before'),

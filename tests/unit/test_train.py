@@ -92,7 +92,9 @@ def losses(*values: float) -> list[dict[str, float]]:
         (1, losses(5.0, 4.0, 3.0, 2.97), 30, 38),
         (2, losses(5.0, 4.0, 3.0, 3.5, 4.0, 1.0), 40, 50),  # what comes later changes nothing
         (1, losses(5.0, 4.0, 4.1), 20, 25),
+        (2, losses(5.0, 4.0, 3.0, 2.5, 2.99), 80, 100),  # the best of the two looks counts, not the latest
         (1, losses(5.0, 5.0), 10, 13),
+        (1, losses(5.0, 4.0, 3.9797), 20, 25),  # 0.0203 of 1.0203: the latest counts as gained
         (1, losses(2.0, 1.994, 1.988), 80, 100),  # 0.006 each: more than 0.005
         (1, losses(2.0, 1.996), 10, 13),
         (2, losses(9, 8, 7, 6, 5, 4, 3, 3, 3), 80, 100),  # flat where the rate falls anyway
