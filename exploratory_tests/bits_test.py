@@ -12,11 +12,10 @@ nothing.
 """
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from soft_prompts import main
+from exploratory_tests.answers import run_or_print
 from tests import calibration_test
 
 MEASURES = {
@@ -66,7 +65,4 @@ def _of(recipe: dict) -> dict:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["table"]:
-        print(table(Path(sys.argv[2])))
-    else:
-        main(DEFAULT, __doc__)
+    run_or_print(table, DEFAULT, __doc__)

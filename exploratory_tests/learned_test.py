@@ -10,13 +10,12 @@ say. On the twin and with permuted labels they grow with the documents, since th
     python -m exploratory_tests.learned_test table results/learned     # bits learned, by number of documents
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from soft_prompts import main
+from exploratory_tests.answers import run_or_print
 from tests import calibration_test
 
 STEPS = (25, 50, 100, 200)
@@ -54,7 +53,4 @@ def table(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["table"]:
-        print(table(Path(sys.argv[2])))
-    else:
-        main(DEFAULT, __doc__)
+    run_or_print(table, DEFAULT, __doc__)

@@ -11,11 +11,11 @@ recipe with all of them.
     python -m exploratory_tests.rivals_test table results/rivals     # who is lower, by how much
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from soft_prompts import Sweep, main
+from exploratory_tests.answers import run_or_print
+from soft_prompts import Sweep
 from soft_prompts.options import recorded
 from soft_prompts.training.recipe import RECIPES
 from tests import (
@@ -95,7 +95,4 @@ def _behind(gain: dict | None) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["table"]:
-        print(table(Path(sys.argv[2])))
-    else:
-        main(BEHAVIOURS["chess"], __doc__, **BEHAVIOURS)
+    run_or_print(table, BEHAVIOURS["chess"], __doc__, **BEHAVIOURS)
