@@ -128,6 +128,8 @@ class TrainConfig:
                 "--train.grow goes by --train.steps, but --train.schedule until_flat may end before a prompt has all "
                 "its tokens: give one of them."
             )
+        if self.noise and (self.subspace or self.grow):
+            raise SoftPromptsError("--train.noise goes with neither --train.subspace nor --train.grow: give one.")
         if (self.init == "text") != bool(self.init_text):
             raise SoftPromptsError("--train.init text and --train.init-text go together: give both or neither.")
 

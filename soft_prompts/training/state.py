@@ -94,7 +94,7 @@ class TrainingState:
             self.nats_before = self.nats_before + loss.detach().double() * sum(e.n_scored for e in batch)
 
     def lr(self, step: int) -> float:
-        """The learning rate of step ``step`` (from 1), in units of the vocabulary's root mean square."""
+        """The learning rate of step ``step`` (from 1), in units of --train.unit."""
         return self.run.recipe.lr * self.run.recipe.lr_share(step - 1, self.curve)
 
     @property

@@ -102,6 +102,12 @@ def test_the_more_a_prompt_may_cost_the_lower_is_its_loss_and_the_more_it_costs(
     assert dear.curve[-1]["loss"] < cheap.curve[-1]["loss"]
 
 
+@pytest.mark.parametrize("other", [{"subspace": 3}, {"grow": True}])
+def test_what_would_be_passed_over_in_silence_is_refused(other) -> None:
+    with pytest.raises(SoftPromptsError, match="goes with neither"):
+        run(8, noise=10, **other).train.check()
+
+
 def test_a_prompt_with_conditions_is_refused(neox) -> None:
     with pytest.raises(SoftPromptsError, match="without conditions"):
         make_prompt(neox, run(2, noise=10), 2)
