@@ -29,7 +29,7 @@ POCKET = on_pocket(
     Pathfinding(width=5, height=5, walked=96, walked_asked=16),
     steps=400,
     n_evaluations=2,
-    eval_documents=200,
+    eval_documents=128,
     validation_documents=64,
 )
 
