@@ -52,9 +52,7 @@ def between_rivals(pocket: Sweep, model: str = "pocket", **task: object) -> Swee
     )
 
 
-KEYS = replace(
-    calibration_test.POCKET.train, steps=100, n_evaluations=1, validation_documents=64, eval_documents=300
-)
+KEYS = replace(calibration_test.POCKET.train, steps=100, n_evaluations=1, validation_documents=64, eval_documents=300)
 BEHAVIOURS = {
     "chess": between_rivals(chess_test.POCKET),
     "text": between_rivals(autoregressive_test.POCKET, "pocket-chat"),

@@ -146,6 +146,7 @@ def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:
         "document_losses": held_out.scores.sums.tolist(),
         "validation_loss": validation.scores.loss,
         "bits": held_out.bits,
+        "own_bits": held_out.own_bits,
     }
 
 

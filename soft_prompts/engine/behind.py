@@ -12,7 +12,7 @@ from soft_prompts.engine.prompted import Bench
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 
 
-def behind_texts(bench: Bench, texts: Sequence[str]) -> tuple[TokenScores, float]:
+def behind_texts(bench: Bench, texts: Sequence[str]) -> tuple[TokenScores, float, float]:
     """Score the held-out documents of a bench, each behind a text of its own.
 
     Args:
@@ -20,14 +20,29 @@ def behind_texts(bench: Bench, texts: Sequence[str]) -> tuple[TokenScores, float
         texts: As many as there are documents.
 
     Returns:
-        The scores, and the code length of a text in bits, mean over the documents: tokens x log2(V).
+        What ``behind_tokens`` returns.
     """
-    triggers = [tokens[1:] for tokens in bench.encoding.tokens(texts)[0]]  # without the separator
-    behind = [with_text(e, trigger) for e, trigger in zip(bench.held_out, triggers, strict=True)]
+    return behind_tokens(bench, [tokens[1:] for tokens in bench.encoding.tokens(texts)[0]])  # without the separator
+
+
+def behind_tokens(bench: Bench, texts: Sequence[np.ndarray]) -> tuple[TokenScores, float, float]:
+    """Score the held-out documents of a bench, each behind tokens of its own.
+
+    Args:
+        bench: Model and documents.
+        texts: int [n] each, as many as there are documents.
+
+    Returns:
+        The scores, and the length of a text in bits, mean over the documents: in a code in which every token is as
+        long, tokens x log2(V), and in the model's own, -log2 of the text's probability where it stands.
+    """
+    behind = [with_text(e, text) for e, text in zip(bench.held_out, texts, strict=True)]
+    alone = [text_alone(e, text) for e, text in zip(bench.held_out, texts, strict=True)]
     no_prompt = SoftPrompt(bench.model.vocabulary[:0].float()).to(bench.model.device)
-    (scores,) = evaluate(bench.model, [no_prompt], behind, bench.token_budget)
-    n_tokens = float(np.mean([len(trigger) for trigger in triggers]))
-    return scores, n_tokens * float(np.log2(len(bench.model.vocabulary)))
+    scores, of_texts = (evaluate(bench.model, [no_prompt], x, bench.token_budget)[0] for x in (behind, alone))
+    n_tokens = float(np.mean([len(text) for text in texts]))
+    bits = n_tokens * float(np.log2(len(bench.model.vocabulary)))
+    return scores, bits, float(of_texts.sums.mean() / np.log(2))
 
 
 def with_text(e: Example, text: np.ndarray) -> Example:
@@ -38,3 +53,10 @@ def with_text(e: Example, text: np.ndarray) -> Example:
         np.concatenate([e.labels[:at], np.full(len(text), IGNORE), e.labels[at:]]),
         e.document,
     )
+
+
+def text_alone(e: Example, text: np.ndarray) -> Example:
+    """Tokens of a text, int [n], scored where an example's prompt would stand, behind what comes before it."""
+    before = e.tokens[: e.insert_at]
+    labels = np.concatenate([np.full(len(before), IGNORE), text])
+    return Example(np.concatenate([before, text]), labels, e.document)

@@ -3,8 +3,9 @@ on held-out ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,6 @@ def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits |
             return None
         chosen.append(min(fit, key=lambda one: one[0]))
     *_, size = chosen[0]
-    known_text = curve.anchor and curve.anchor.get("bits")
     conditional = size["trained_numbers"] != size["numbers"]
     return EnoughBits(
         bits=float(np.mean([bits for bits, _, _ in chosen])),
@@ -88,8 +88,16 @@ def enough_bits(curve: Curve, share: float, settled: int | None) -> EnoughBits |
         reached=float(np.mean([reached(r, size["loss"], "held_out") for _, r, size in chosen])),
         documents=_documents(curve, [(bits, size["loss"]) for bits, _, size in chosen]),
         trained_numbers=size["trained_numbers"] if conditional else None,
-        text=f"{curve.anchor['name']} has {curve.anchor['bits']:.0f} bits" if known_text else "",
+        text=_of_text(curve.anchor or {}),
     )
+
+
+def _of_text(anchor: Mapping[str, Any]) -> str:
+    """How long a text is that brings the behaviour out, in words; "" if the anchor is none."""
+    if not anchor.get("bits"):
+        return ""
+    own = f", {anchor['own_bits']:.0f} in the model's own code" if anchor.get("own_bits") is not None else ""
+    return f"{anchor['name']} has {anchor['bits']:.0f} bits{own}"
 
 
 def _documents(curve: Curve, chosen: list[tuple[int, float]]) -> float | None:

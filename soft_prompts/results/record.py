@@ -104,7 +104,8 @@ class Result:
     """Which of the experiment's tasks this is: soft_prompts.tasks.base.Variant as plain JSON."""
     anchor: dict[str, Any] | None = None
     """What is known to bring the behaviour out, such as a trigger text or the base model: "name", "loss",
-    "document_losses", "validation_loss", and of a text its code length in "bits". None: the task names nothing."""
+    "document_losses", "validation_loss", and of a text its code length in "bits" and in the model's own code
+    ("own_bits"). None: the task names nothing."""
     prequential: dict[str, float] | None = None
     """Nats of the training "documents", each before it was trained on ("nats_before") and all behind the final prompt
     ("nats_after"). None: not counted."""

@@ -60,6 +60,8 @@ class Anchor:
     """Of the documents behind it."""
     bits: float | None = None
     """Code length of a text, mean over the documents: tokens x log2(V). None: it is no text."""
+    own_bits: float | None = None
+    """The same in the model's own code: -log2 of the text's probability where the prompt would stand."""
 
 
 @dataclass(frozen=True)

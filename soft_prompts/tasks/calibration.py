@@ -148,13 +148,10 @@ class Calibration(Task):
 
     def anchor(self, bench: Bench) -> Anchor:
         """The loss behind the key itself."""
-        from soft_prompts.engine.evaluate import evaluate
-        from soft_prompts.interventions.soft_prompt import SoftPrompt
+        from soft_prompts.engine.behind import behind_tokens
 
-        tokens = Secret.read(Path(self.secret)).symbols[self.key]
-        key = SoftPrompt(bench.model.vocabulary[tokens].float()).to(bench.model.device)
-        (scores,) = evaluate(bench.model, [key], bench.held_out, bench.token_budget)
-        return Anchor("the key as text", scores, float(len(tokens) * np.log2(len(bench.model.vocabulary))))
+        tokens = np.asarray(Secret.read(Path(self.secret)).symbols[self.key])
+        return Anchor("the key as text", *behind_tokens(bench, [tokens] * len(bench.held_out)))
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """right: share of the tags that are the model's first choice."""

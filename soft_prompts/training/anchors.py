@@ -47,8 +47,7 @@ def anchor_of(run: Run, bench: Bench) -> Callable[[Bench], Anchor | None]:
 
 
 def _of_text(bench: Bench, text: str) -> Anchor:
-    scores, bits = behind_texts(bench, [text] * len(bench.held_out))
-    return Anchor(f"the text {text!r}", scores, bits)
+    return Anchor(f"the text {text!r}", *behind_texts(bench, [text] * len(bench.held_out)))
 
 
 def _of_model(run: Run, bench: Bench, name: str) -> Callable[[Bench], Anchor]:

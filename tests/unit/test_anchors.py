@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.behind import with_text
+from soft_prompts.engine.behind import text_alone, with_text
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
@@ -146,6 +146,17 @@ def test_the_loss_behind_a_text_is_that_of_the_whole_text(neox) -> None:
     assert found.scores.loss == pytest.approx(loss_of(neox.lm, behind), rel=1e-5)
     assert found.name == "the text 'ab'"
     assert found.bits == pytest.approx(2 * np.log2(len(neox.vocabulary)))
+    before = torch.from_numpy(bench.held_out[0].tokens[:1])  # every document opens with the same separator
+    whole = torch.cat([before, torch.from_numpy(ab)])[None]
+    log_probs = neox.lm(whole).logits[0].log_softmax(-1)
+    assert found.own_bits == pytest.approx(-(log_probs[0, ab[0]] + log_probs[1, ab[1]]).item() / np.log(2), rel=1e-4)
+
+
+def test_a_text_alone_is_scored_behind_what_stands_before_the_prompt() -> None:
+    e = Example(np.array([0, 5, 6, 7]), np.array([IGNORE, IGNORE, 6, 7]), "d", insert_at=2)
+    alone = text_alone(e, np.array([90, 91]))
+    assert alone.tokens.tolist() == [0, 5, 90, 91]
+    assert alone.labels.tolist() == [IGNORE, IGNORE, 90, 91]
 
 
 def test_another_model_is_an_anchor_if_it_has_the_same_tokenizer() -> None:

@@ -43,6 +43,8 @@ def test_a_long_coarse_prompt_may_need_fewer_bits_than_a_short_fine_one() -> Non
     # A document has ten tokens: 3.5 nats less on each are 50.5 bits.
     assert enough.documents == pytest.approx(60 / (10 * (5 - 1.5) / math.log(2)))
     assert str(enough) == "0.06 kbit at P=4, 87.5% of it held out, saved again by 1.2 documents; a text has 120 bits"
+    known = [replace(r, anchor={**ANCHOR, "own_bits": 31.4}) for r in (point(0, 5.0), short, long)]
+    assert str(of(*known)).endswith("; a text has 120 bits, 31 in the model's own code")
     assert of(point(0, 5.0), short, long, share=0.92).bits == 90
 
 
