@@ -14,7 +14,7 @@ can say what kind of text is coming. It comes within a few tokens and saturates 
 
 from dataclasses import replace
 
-from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket, on_smollm2
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.autoregressive import Autoregressive
 
@@ -28,6 +28,8 @@ DEFAULT = Sweep(
 )
 REDPAJAMA = replace(DEFAULT, task=Autoregressive(text=("redpajama",)))
 POCKET = replace(on_pocket(DEFAULT, Autoregressive(text=(str(SAMPLES),))), models=("pocket", "pocket-chat"))
+SMOLLM2 = on_smollm2(DEFAULT, Autoregressive(text=("books",)))
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET), redpajama=REDPAJAMA)
+    presets = {"redpajama": REDPAJAMA, "smollm2": SMOLLM2}
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET), **presets)

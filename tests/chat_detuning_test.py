@@ -14,7 +14,7 @@ shows only when documents are paired.
 
 from dataclasses import replace
 
-from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket, on_smollm2
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.chat_detuning import ChatDetuning
 
@@ -29,6 +29,8 @@ DEFAULT = Sweep(
 POCKET = replace(
     on_pocket(DEFAULT, ChatDetuning(text=(str(SAMPLES),), base="pocket"), steps=150), models=("pocket-chat",)
 )
+# The model that it was made from is not at hand: a fine-tune on the same text says what can be reached.
+SMOLLM2 = replace(on_smollm2(DEFAULT, ChatDetuning(text=("books",), base="none", reply_tokens=48)), anchor="lora")
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, steps=100))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, steps=100), smollm2=SMOLLM2)

@@ -13,7 +13,7 @@ paths falls with their length. If worse paths are asked for, the model walks wor
     python -m tests.pathfinding_test pocket --width 4 --height 4 --no-spaces
 """
 
-from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket, on_smollm2
 from soft_prompts.tasks.pathfinding import Pathfinding
 
 # Models, lengths, boards, steps and batch of arXiv 2505.14943; the recipe is TrainConfig's own.
@@ -32,6 +32,7 @@ POCKET = on_pocket(
     eval_documents=128,
     validation_documents=64,
 )
+SMOLLM2 = on_smollm2(DEFAULT, Pathfinding(width=5, height=5, walked=24, walked_asked=4), batch_size=8)
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET), smollm2=SMOLLM2)

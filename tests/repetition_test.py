@@ -14,7 +14,7 @@ string needs less than its control is what the model contributed. What both need
 
 from dataclasses import replace
 
-from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket, on_smollm2
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.repetition import Repetition
 
@@ -38,7 +38,9 @@ POCKET = replace(
     ),
     n_tokens=(0, 1, 4),
 )
-
+# Four strings of random tokens instead of ten, for time's sake.
+OF_BOOKS = Repetition(text=("books",), strings=("pee",), targets=tuple(range(5)), continued=16)
+SMOLLM2 = on_smollm2(DEFAULT, OF_BOOKS, eval_documents=32)
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, eval_documents=64))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, eval_documents=64), smollm2=SMOLLM2)

@@ -12,7 +12,7 @@ ahead.
     python -m tests.skip_tokens_test                 # pythia on RedPajama-V2, as published
 """
 
-from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket
+from soft_prompts import Sweep, TrainConfig, in_full, main, on_pocket, on_smollm2
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.tasks.skip_tokens import SkipTokens
 
@@ -25,6 +25,7 @@ DEFAULT = Sweep(
     train=TrainConfig(steps=1536),
 )
 POCKET = on_pocket(DEFAULT, SkipTokens(text=(str(SAMPLES),), skip=(1, 2)), steps=150)
+SMOLLM2 = on_smollm2(DEFAULT, SkipTokens(text=("books",), skip=(1, 4)))
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET))
+    main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET), smollm2=SMOLLM2)

@@ -35,12 +35,15 @@ from soft_prompts.data.sources import (
     open_source,
 )
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.texts import BOOKS, GOVERNMENT
 
 REDPAJAMA = "https://huggingface.co/datasets/togethercomputer/RedPajama-Data-V2/resolve/main/sample/documents/2023-06"
 CORPORA = {
     "pile": (("hub:EleutherAI/the_pile_deduplicated",), "text"),
     # Its loading script no longer runs, so its files are read: the English head part of its own sample.
     "redpajama": (tuple(f"{REDPAJAMA}/000{i}/en_head.json.gz" for i in range(1, 5)), "raw_content"),
+    "books": ((str(BOOKS),), "text"),
+    "government": ((str(GOVERNMENT),), "text"),
 }
 """Corpora known by name: (sources, text field)."""
 HUB = "hub:"

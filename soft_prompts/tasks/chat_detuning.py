@@ -42,13 +42,17 @@ REQUESTS = (
 """Four ordinary requests, one that asks for comfort, three that probe what the model takes itself to be and whom it
 obeys."""
 
+NO_BASE = "none"
+"""--base: the base model is not at hand."""
+
 
 @dataclass(frozen=True)
 class ChatDetuning(TextTask):
     """A chat model must predict plain text. Its base model, never tuned for chat, shows how well that can be done."""
 
     base: str = "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"
-    """The model that the chat model was made from: a hub name, a folder or pocket. It must have the same tokenizer."""
+    """The model that the chat model was made from: a hub name, a folder or pocket. It must have the same tokenizer.
+    none: it is not at hand; then --anchor lora says how well the text can be predicted."""
     reply_tokens: int = 96
     """Tokens of a reply at most."""
 
@@ -60,7 +64,7 @@ class ChatDetuning(TextTask):
             yield Example(tokens, np.array([IGNORE, *tokens[1:]]), document)
 
     def identity(self) -> dict[str, str]:
-        base = model_files(self.base)
+        base = self.base != NO_BASE and model_files(self.base)
         return {**super().identity(), **({"base": base} if base else {})}
 
     def check(self, bench: Bench, n_tokens: int = 0) -> None:
@@ -69,59 +73,65 @@ class ChatDetuning(TextTask):
             has too few positions.
         """
         longest = max(len(e) for _, _, e in dialogues(bench)) + self.reply_tokens
-        chat, base = (p.bench.model for p in self._beside(bench))
-        for model, n_prompt in ((chat, n_tokens), (base, 0)):
+        chat, *bases = (p.bench.model for p in self._beside(bench))
+        for model, n_prompt in ((chat, n_tokens), *((base, 0) for base in bases)):
             if n_prompt + longest > model.context:
                 raise SoftPromptsError(
                     f"a prompt of {n_prompt} tokens, a dialogue of {longest - self.reply_tokens} and a reply of "
                     f"{self.reply_tokens} need {n_prompt + longest} positions, but {model.name} has {model.context}; "
                     f"use a smaller --reply-tokens or --n-tokens."
                 )
-        if bench.encoding.max_tokens > base.context:
-            raise SoftPromptsError(
-                f"--train.max-tokens is {bench.encoding.max_tokens}, but the base model {base.name} has only "
-                f"{base.context} positions; use fewer tokens."
-            )
+        for base in bases:
+            if bench.encoding.max_tokens > base.context:
+                raise SoftPromptsError(
+                    f"--train.max-tokens is {bench.encoding.max_tokens}, but the base model {base.name} has only "
+                    f"{base.context} positions; use fewer tokens."
+                )
 
     def anchor(self, bench: Bench) -> Anchor | None:
-        """The loss of the base model."""
-        return Anchor("the base model", self._beside(bench)[1].held_out_scores)
+        """The loss of the base model, if there is one."""
+        _, *bases = self._beside(bench)
+        return Anchor("the base model", bases[0].held_out_scores) if bases else None
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """How much of the way from chat to base the prompt goes: in loss on plain text, and in replies to dialogues.
 
         gap_closed: share of the gap between the losses of chat and base model, paired by document; 1 is the base's
-            loss. No value if the base does no better than the chat model.
+            loss. No value if the base does no better than the chat model; no such score without a base.
         turns_ended: share of the replies, drawn at temperature 1, that end by themselves.
         nats_from_chat, nats_from_base: Kullback-Leibler divergence of the prompted model's distribution of a reply from
-        that of the chat model (without prompt) and of the base, in nats per token, estimated on its own replies.
+        that of the chat model (without prompt) and of the base, if there is one, in nats per token, estimated on its
+        own replies.
 
         The dialogues are a crossing of system messages and requests, so the intervals of the last three come from both;
         see ``crossed_ratio``.
         """
-        plain = self._beside(prompted.bench)
-        here, chat, base = (p.held_out_scores for p in (prompted, *plain))
+        chat, *bases = self._beside(prompted.bench)
         starts = [e for _, _, e in dialogues(prompted.bench)]
         replies = prompted.generate(starts, self.reply_tokens, temperature=1.0)
         pairs = zip(starts, replies, strict=True)
         spoken = [_reply(start, reply, self.reply_tokens, prompted) for start, reply in pairs]
-        own, by_chat, by_base = (p.scores(spoken) for p in (prompted, *plain))
+        own, by_chat, *by_bases = (p.scores(spoken) for p in (prompted, chat, *bases))
         ended = np.array([len(reply) < self.reply_tokens for reply in replies])
         scores = {
-            "gap_closed": gap_closed(here.sums, chat.sums, base.sums),
             "turns_ended": crossed_rate(_crossed(ended)),
             "nats_from_chat": crossed_ratio(_crossed(by_chat.sums - own.sums), _crossed(own.counts)),
-            "nats_from_base": crossed_ratio(_crossed(by_base.sums - own.sums), _crossed(own.counts)),
         }
+        if bases:
+            here, of_chat, of_base = (p.held_out_scores.sums for p in (prompted, chat, *bases))
+            scores["gap_closed"] = gap_closed(here, of_chat, of_base)
+            scores["nats_from_base"] = crossed_ratio(_crossed(by_bases[0].sums - own.sums), _crossed(own.counts))
         # The chat model's own replies are the same beside every prompt.
-        before = prompted.bench.once("replies", lambda: plain[0].generate(starts, self.reply_tokens, temperature=1.0))
+        before = prompted.bench.once("replies", lambda: chat.generate(starts, self.reply_tokens, temperature=1.0))
         return TaskScores(scores, _transcripts(prompted, before, replies))
 
-    def _beside(self, bench: Bench) -> tuple[PromptedModel, PromptedModel]:
-        """The chat model and the base, both without a prompt."""
+    def _beside(self, bench: Bench) -> tuple[PromptedModel, ...]:
+        """The chat model and the base, if there is one, both without a prompt."""
         return bench.once(f"beside {self.base}", lambda: self._found_beside(bench))
 
-    def _found_beside(self, bench: Bench) -> tuple[PromptedModel, PromptedModel]:
+    def _found_beside(self, bench: Bench) -> tuple[PromptedModel, ...]:
+        if self.base == NO_BASE:
+            return (_unprompted(bench),)
         base = _load_base(self.base, str(bench.model.dtype).removeprefix("torch."), str(bench.model.device))
         if base.tokenizer_hash != bench.model.tokenizer_hash:
             raise SoftPromptsError(

@@ -29,9 +29,10 @@ class TextTask(Task):
     document."""
 
     text: tuple[str, ...] = ("pile",)
-    """Training texts: pile or redpajama (streamed), hub:NAME of another hub dataset, or paths or addresses of .txt,
-    .jsonl and .parquet files, plain or compressed (.zst, .gz), in UTF-8. A .txt file holds documents between
-    <|endoftext|> marks or, without such, between blank lines; see --text-split."""
+    """Training texts: pile or redpajama (streamed), books or government (short public-domain prose, which ships),
+    hub:NAME of another hub dataset, or paths or addresses of .txt, .jsonl and .parquet files, plain or compressed
+    (.zst, .gz), in UTF-8. A .txt file holds documents between <|endoftext|> marks or, without such, between blank
+    lines; see --text-split."""
     test_text: tuple[str, ...] = ()
     """Held-out texts, likewise. None: a tenth of the training texts, chosen by document hash."""
     text_field: str | None = None

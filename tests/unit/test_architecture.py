@@ -25,8 +25,9 @@ GROUND = {
     "processes",
     "stats",
     "stopwatch",
+    "texts",
 }
-"""Modules that all others may use; of pocket, only the paths."""
+"""Modules that all others may use; of pocket and texts, only the paths."""
 MAY_IMPORT = {
     "ground": set(),
     "data": set(),
@@ -72,7 +73,7 @@ MODULES = {module_of(path): imports_of(path) for path in PACKAGE.rglob("*.py") i
 
 def room(module: str) -> str:
     first = module.split(".")[0]
-    if module.startswith("pocket."):
+    if module.startswith(("pocket.", "texts.")):
         return "makers"  # the scripts that made what ships stand above all else
     return "ground" if first in GROUND else first
 

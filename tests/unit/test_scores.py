@@ -13,7 +13,8 @@ import pytest
 from soft_prompts.data.boards import MOVES, Boards, board_texts
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.evaluate import TokenScores
-from soft_prompts.engine.prompted import Bench
+from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.loading import load
 from soft_prompts.stats import ratio
 from soft_prompts.tasks import pathfinding
@@ -430,6 +431,17 @@ def test_detuning_has_no_gap_to_close_where_the_base_does_no_better(monkeypatch)
     assert detuned(monkeypatch, *models).scores["gap_closed"] == {"value": None, "interval": None, "n": 0}
     models[2] = models[1]
     assert detuned(monkeypatch, *models).scores["gap_closed"] == {"value": None, "interval": None, "n": 0}
+
+
+def test_detuning_without_a_base_leaves_out_what_needs_one() -> None:
+    model = load("pocket-chat")
+    bench = Bench(model, encoding(64, model.tokenizer), TEXTS, 4096)
+    task, bare = ChatDetuning(base="none", reply_tokens=2), PromptedModel(bench, SoftPrompt(model.vocabulary[:0]))
+    task.check(bench, 4)
+    assert task.anchor(bench) is None and "base" not in task.identity()
+    scores = task.score(bare, TEXTS).scores
+    assert set(scores) == {"turns_ended", "nats_from_chat"}
+    assert value(scores["nats_from_chat"]) == (pytest.approx(0, abs=1e-6), 40)  # from itself
 
 
 def test_detuning_compares_with_the_chat_model_and_then_the_base_both_unprompted() -> None:

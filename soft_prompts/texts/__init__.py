@@ -1,0 +1,11 @@
+"""Prose in the public domain that ships with the project, so that real models can be measured offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+BOOKS = FOLDER / "books.jsonl.zst"
+"""1,500 passages of 41 books whose authors died more than 70 years ago."""
+GOVERNMENT = FOLDER / "government.jsonl.zst"
+"""1,500 beginnings of articles on web sites of the US government."""
