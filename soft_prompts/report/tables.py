@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from soft_prompts.console import shown_only
 from soft_prompts.results.curve import Curve, Point, by_model, without_controls, without_random_targets
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CAPTION = (
     "Held-out loss in nats per scored token: the mean over seeds, ± half the 95 % interval over documents and seeds "
@@ -168,27 +172,59 @@ def models_by_length(curves: Sequence[Curve]) -> list[Table]:
 
 
 def print_tables(named: Sequence[Table], caption: str = CAPTION) -> None:
-    """Tables of cells for the terminal, and below them what their numbers are."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    """Tables of cells for the terminal, and below them what their numbers are.
 
-    console = Console(markup=False)  # a name may hold what looks like markup
+    A table that is wider than the terminal is shown in parts, each with the first column. Flags are sentences, so they
+    stand in lines of their own below their table.
+    """
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)  # a name may hold what looks like markup
     for name, cells in named:
         header, *body = [[shown_only(cell) for cell in row] for row in cells]
-        table = RichTable(title=shown_only(name), box=box.SIMPLE_HEAD, title_justify="left")
-        table.pad_edge = False
-        # A column without content, such as flags if there are none, is left out.
-        shown = [i for i, column in enumerate(zip(*body, strict=True)) if any(column)]
-        for i in shown:
-            justify = "left" if header[i] in ("flags", "variant", "model") else "right"
-            # On a narrow terminal a cell may break between words, never within a number.
-            longest = max(len(word) for row in (header, *body) for word in row[i].split() or [""])
-            table.add_column(header[i], justify=justify, overflow="fold", min_width=min(longest, 12))
+        console.print(shown_only(name), style="italic")
+        for part in _parts(header, body, console.width):
+            _print_columns(console, [header[i] for i in part], [[row[i] for i in part] for row in body])
         for row in body:
-            table.add_row(*(row[i] for i in shown))
-        console.print(table)
+            if header[-1] == "flags" and row[-1]:
+                console.print(f"{header[0]}={row[0]}: {row[-1]}" if header[0] == "P" else f"{row[0]}: {row[-1]}")
+        console.print()
     console.print(caption, style="dim")
+
+
+def _parts(header: Sequence[str], body: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of a table, by number, in parts that fit the terminal's width; the first column opens each part.
+
+    A column without content is left out, and so are the flags.
+    """
+    wide = [max(map(len, column)) + 2 for column in zip(header, *body, strict=True)]  # with the space between columns
+    first = min(wide[0], width // 3)
+    parts: list[list[int]] = [[0]]
+    room = width - first
+    for i in range(1, len(header)):
+        if header[i] == "flags" or not any(row[i] for row in body):
+            continue
+        if wide[i] > room and len(parts[-1]) > 1:
+            parts.append([0])
+            room = width - first
+        parts[-1].append(i)
+        room -= wide[i]
+    return parts
+
+
+def _print_columns(console: Console, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """One part of a table. Only its first column may break lines, between words."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(header[0], justify="left" if header[0] in ("variant", "model") else "right", overflow="fold")
+    for column in header[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in body:
+        if any(row[1:]):
+            table.add_row(*row)
+    console.print(table)
 
 
 def print_table(curves: Sequence[Curve], headline: Sequence[str] = ()) -> None:
