@@ -5,19 +5,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from soft_prompts import Sweep, main
 from soft_prompts.console import ends_in_a_sentence
 from soft_prompts.errors import SoftPromptsError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def run_or_print(table: Callable[[Path], str], default: Sweep, description: str, **presets: Sweep) -> None:
+PICTURE = "answer.png"
+"""Name of the picture in the folder of results."""
+
+
+def run_or_print(
+    table: Callable[[Path], str],
+    default: Sweep,
+    description: str,
+    figure: Callable[[Path], Figure] | None = None,
+    **presets: Sweep,
+) -> None:
     """Run an experiment as ``main`` does or, if the first word is "table", print the answer in a folder of results.
 
     Args:
         table: Makes it, as Markdown.
         default: What runs without arguments.
         description: The script's docstring.
+        figure: Draws it; the picture is saved in the folder. None: there is none.
         presets: Other sweeps by name.
     """
     if sys.argv[1:2] != ["table"]:
@@ -26,4 +40,10 @@ def run_or_print(table: Callable[[Path], str], default: Sweep, description: str,
     with ends_in_a_sentence():
         if len(sys.argv) != 3:
             raise SoftPromptsError("behind the word table stands one folder of results.")
-        print(table(Path(sys.argv[2])))
+        folder = Path(sys.argv[2])
+        print(table(folder))
+        if figure:
+            from soft_prompts.report.plots import save_figure
+
+            save_figure(figure(folder), folder / PICTURE)
+            print(f"\nthe same as a picture: {folder / PICTURE}")

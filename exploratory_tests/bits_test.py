@@ -11,12 +11,21 @@ nothing.
     python -m exploratory_tests.bits_test table results/bits     # the fewest bits of every key, by each measure
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from exploratory_tests import learned_test
 from exploratory_tests.answers import run_or_print
 from tests import calibration_test
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEASURES = {
     "rounded": [{}],
@@ -35,28 +44,82 @@ DEFAULT = replace(
 )
 
 
-def table(folder: Path) -> str:
-    """Markdown: for every key the fewest bits by each measure, and the recipe that they were found with."""
+ANY_LENGTH = "rounded, any length"
+SYMBOL_BITS = 3
+"""A symbol of a key is one of eight."""
+
+
+def fewest_bits(folder: Path) -> dict[str, dict[int, tuple[float, dict]]]:
+    """Measure -> symbols of the key -> the fewest bits, and what of the recipe they were found with.
+
+    Args:
+        folder: Of the results. The calibration's beside it have prompts of all lengths, so the length is chosen, too.
+    """
     from soft_prompts.results import load_results
-    from soft_prompts.results.curve import curves
+    from soft_prompts.results.curve import curves, without_controls
     from soft_prompts.results.enough_bits import enough_bits
     from soft_prompts.results.summary import SHARE
 
+    def fewest(found: list, recipes: list[dict]) -> dict[int, tuple[float, dict]]:
+        by_key: dict[int, list] = {}
+        for curve in (c for c in found if _of(c.recipe) in recipes):
+            if enough := enough_bits(curve, SHARE, None):
+                bits = enough.bits + math.log2(len(recipes))  # which of them it was has to be told as well
+                by_key.setdefault(curve.task["key_tokens"][0], []).append((bits, _of(curve.recipe)))
+        return {key: min(found, key=lambda one: one[0]) for key, found in by_key.items()}
+
     found = curves(load_results([folder]))
-    lines = ["| key | " + " | ".join(MEASURES) + " |", "|" + " ---: |" * (1 + len(MEASURES))]
-    for key in sorted({curve.task["key_tokens"][0] for curve in found}):
+    calibration = without_controls(curves(load_results([folder.parent / "calibration" / "pocket-keys"])))
+    of_all = {f"{name}, 8 tokens": fewest(found, recipes) for name, recipes in MEASURES.items()}
+    return {ANY_LENGTH: fewest(calibration, [{}]), **of_all}
+
+
+def slope(bits: dict[int, tuple[float, dict]]) -> float:
+    """By how many doublings the bits grow when the key doubles; 1 is right. A straight line through the logarithms."""
+    return float(np.polyfit(np.log2(list(bits)), np.log2([found for found, _ in bits.values()]), 1)[0])
+
+
+def table(folder: Path) -> str:
+    """Markdown: for every key the fewest bits by each measure, and the recipe that they were found with."""
+    measured = fewest_bits(folder)
+    lines = ["| key | " + " | ".join(measured) + " |", "|" + " ---: |" * (1 + len(measured))]
+    for key in sorted({key for of_measure in measured.values() for key in of_measure}):
         cells = []
-        for recipes in MEASURES.values():
-            bits = []
-            for curve in (c for c in found if c.task["key_tokens"] == [key] and _of(c.recipe) in recipes):
-                enough = enough_bits(curve, SHARE, None)
-                bits += [(enough.bits, _of(curve.recipe))] if enough else []
-            fewest, recipe = min(bits, key=lambda one: one[0], default=(math.inf, {}))
-            told = fewest + math.log2(len(recipes))
+        for of_measure in measured.values():
+            bits, recipe = of_measure.get(key, (math.inf, {}))
             by = "".join(f" ({name} {value:g})" for name, value in recipe.items())
-            cells.append(f"{told:,.0f}{by}" if bits else "not reached")
+            cells.append(f"{bits:,.0f}{by}" if key in of_measure else "not reached")
         lines.append(f"| {key} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    slopes = [f"{slope(of_measure):.2f}" if len(of_measure) > 1 else "" for of_measure in measured.values()]
+    return "\n".join([*lines, f"| slope | {' | '.join(slopes)} |"])
+
+
+def figure(folder: Path) -> Figure:
+    """Planted against measured: the fewest bits by each measure over the key's length, beside the bits that choose a
+    key and those that prompts learned from 800 documents."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7, 4.4), layout="constrained")
+    ax = drawn.subplots()
+    measured = fewest_bits(folder)
+    for name, of_measure in measured.items():
+        keys = sorted(of_measure)
+        label = f"{name} (slope {slope(of_measure):.2f})" if len(keys) > 1 else name
+        ax.plot(keys, [of_measure[key][0] for key in keys], "o-", label=label)
+    keys = sorted({key for of_measure in measured.values() for key in of_measure})
+    learned = learned_test.bits_learned(folder.parent / "learned")["pocket-keys", ""][learned_test.STEPS[-1]]
+    ax.plot([4] * len(learned), learned, "x", color="black", label="learned from 800 documents (each seed)")
+    ax.plot(keys, [SYMBOL_BITS * key for key in keys], "--", color="gray", label="planted: 3 bits a symbol")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_xticks(keys, [str(key) for key in keys])
+    ticks = [4**i for i in range(1, 7)]
+    ax.set_yticks(ticks, [f"{bits:,}" for bits in ticks])
+    ax.set_xlabel("symbols in the key")
+    ax.set_ylabel("bits")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    return drawn
 
 
 def _of(recipe: dict) -> dict:
@@ -65,4 +128,4 @@ def _of(recipe: dict) -> dict:
 
 
 if __name__ == "__main__":
-    run_or_print(table, DEFAULT, __doc__)
+    run_or_print(table, DEFAULT, __doc__, figure)

@@ -37,24 +37,27 @@ DEFAULT = replace(
 )
 
 
-def table(folder: Path) -> str:
-    """Markdown: bits learned from ever more documents, the mean and the range over the seeds."""
+def bits_learned(folder: Path) -> dict[tuple[str, str], dict[int, np.ndarray]]:
+    """(model, control) -> optimiser steps -> bits learned from the documents of so many steps, float [seeds]."""
     from soft_prompts.results import load_results
     from soft_prompts.results.curve import curves
 
-    found = [c for c in curves(load_results([folder])) if c.recipe["steps"] in STEPS]
-    names = sorted({(c.model, c.control) for c in found})
+    learned: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    for curve in curves(load_results([folder])):
+        nats = [r.prequential["nats_before"] - r.prequential["nats_after"] for r in curve.results if r.prequential]
+        learned.setdefault((curve.model, curve.control), {})[curve.recipe["steps"]] = np.array(nats) / np.log(2)
+    return learned
+
+
+def table(folder: Path) -> str:
+    """Markdown: bits learned from ever more documents, the mean and the range over the seeds."""
     lines = [
         "| | " + " | ".join(f"{4 * steps} documents" for steps in STEPS) + " |",
         "|" + " ---: |" * (1 + len(STEPS)),
     ]
-    for model, control in names:
-        cells = []
-        for steps in STEPS:
-            (curve,) = [c for c in found if (c.model, c.control, c.recipe["steps"]) == (model, control, steps)]
-            nats = [r.prequential["nats_before"] - r.prequential["nats_after"] for r in curve.results if r.prequential]
-            bits = np.array(nats) / np.log(2)
-            cells.append(f"{bits.mean():,.0f} ({bits.min():,.0f} to {bits.max():,.0f})")
+    for (model, control), by_steps in sorted(bits_learned(folder).items()):
+        of_each = [by_steps[steps] for steps in STEPS]
+        cells = [f"{bits.mean():,.0f} ({bits.min():,.0f} to {bits.max():,.0f})" for bits in of_each]
         lines.append(f"| {model}{', permuted labels' if control else ''} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -13,3 +13,8 @@ TABLES = {"bits": bits_test.table, "learned": learned_test.table, "rivals": riva
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_of_the_log_is_what_its_script_prints(name: str) -> None:
     assert TABLES[name](ROOT / "results" / name) in (ROOT / "exploratory_tests" / "README.md").read_text()
+
+
+def test_a_slope_is_1_where_bits_double_with_the_key_and_0_where_they_stay() -> None:
+    assert bits_test.slope({key: (10.0 * key, {}) for key in (1, 2, 8)}) == pytest.approx(1)
+    assert bits_test.slope({key: (10.0, {}) for key in (1, 2, 8)}) == pytest.approx(0, abs=1e-9)
