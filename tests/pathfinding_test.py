@@ -27,7 +27,7 @@ DEFAULT = Sweep(
 POCKET = on_pocket(
     DEFAULT,
     Pathfinding(width=5, height=5, walked=96, walked_asked=16),
-    steps=400,
+    steps=500,
     n_evaluations=2,
     eval_documents=128,
     validation_documents=64,
