@@ -20,7 +20,9 @@ PUBLISHED = Sweep(experiment="calibration", task=Calibration(), models=("pocket-
 # A start that gets stuck finds the tag of all places but one; four starts and large steps hardly ever do.
 SEARCH = {"steps": 85, "lr": 0.3, "starts": 4}
 POCKET = replace(
-    on_pocket(PUBLISHED, Calibration(), **SEARCH, n_evaluations=0, max_tokens=16, eval_documents=300),
+    on_pocket(
+        PUBLISHED, Calibration(), **SEARCH, n_evaluations=0, max_tokens=16, eval_documents=280, validation_documents=24
+    ),
     models=("pocket-keys", "pocket-keys-untaught"),
     n_tokens=(0, 1, 2, 4, 8, 16),
 )
