@@ -1,0 +1,49 @@
+"""Does one learning rate serve all behaviours?
+
+Every behaviour is a preset on pocket: its short form, with four learning rates in the same passes, on the same
+documents.
+
+Expected: 0.1 is near the best everywhere, as it was for chess on a model of stories.
+
+    python -m exploratory_tests.rates_test chess
+    python -m exploratory_tests.rates_test table results/rates     # loss by behaviour, length and rate
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from exploratory_tests.answers import run_or_print
+from exploratory_tests.rivals_test import BEHAVIOURS as RIVALS
+
+RATES = (0.03, 0.1, 0.3, 1.0)
+# The keys have a rate of their own, found in the same way.
+BEHAVIOURS = {
+    name: replace(sweep, experiment="rates", seeds=(0,), recipes=tuple({"lr": lr} for lr in RATES))
+    for name, sweep in RIVALS.items()
+    if name != "keys"
+}
+
+
+def table(folder: Path) -> str:
+    """Markdown: a row for every behaviour and length, a column for every rate; the lowest validation loss is bold."""
+    from soft_prompts.results import load_results
+
+    losses: dict[tuple[str, int], dict[float, tuple[float, float]]] = {}
+    behaviours = {(sweep.task.__class__.__name__, sweep.models): name for name, sweep in BEHAVIOURS.items()}
+    for r in load_results([folder]):
+        if r.n_tokens:
+            name = behaviours[r.config["task"]["name"], (r.model,)]
+            of_both = (r.validation_loss, r.held_out.loss)
+            losses.setdefault((name, r.n_tokens), {})[r.config["train"]["lr"]] = of_both
+    lines = ["| behaviour | P | " + " | ".join(map(str, RATES)) + " |", "| --- |" + " ---: |" * (1 + len(RATES))]
+    for name, n_tokens in sorted(losses, key=lambda one: (list(BEHAVIOURS).index(one[0]), one[1])):
+        by_rate = losses[name, n_tokens]
+        best = min(by_rate, key=lambda rate: by_rate[rate][0])
+        shown = {rate: f"{held_out:.3f}" for rate, (_, held_out) in by_rate.items()}
+        cells = [f"**{shown[rate]}**" if rate == best else shown.get(rate, "") for rate in RATES]
+        lines.append(f"| {name} | {n_tokens} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_or_print(table, BEHAVIOURS["chess"], __doc__, **BEHAVIOURS)
