@@ -39,7 +39,7 @@ Curve = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a prompt is trained. The defaults were chosen by exploratory_tests/recipe_test.py."""
+    """How a prompt is trained. docs/recipe.md says how the defaults were chosen."""
 
     steps: int = 4096
     """Optimiser steps (4,096 as published for chess); the most that are taken, if the schedule is until_flat."""
@@ -47,8 +47,8 @@ class TrainConfig:
     """Documents per optimiser step."""
     max_tokens: int = 256
     """Longest sequence in tokens, document separator included, prompt not."""
-    lr: float = 0.1
-    """Peak learning rate of AdamW, in units of --train.unit (0.1: a step moves a coordinate by about a tenth of an
+    lr: float = 0.3
+    """Peak learning rate of AdamW, in units of --train.unit (0.3: a step moves a coordinate by about a third of an
     embedding's size at most)."""
     unit: Literal["vocabulary", "one"] = added_later("vocabulary")
     """What a prompt's numbers are counted in: the root mean square of the vocabulary's embeddings, so that a learning
