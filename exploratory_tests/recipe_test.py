@@ -16,7 +16,7 @@ DEFAULT = Sweep(
     n_tokens=(1, 4, 16, 64),
     seeds=(0,),
     controls=(),
-    train=TrainConfig(steps=300, batch_size=8, max_tokens=128, n_evaluations=3, eval_documents=256),
+    train=TrainConfig(lr=0.1, steps=300, batch_size=8, max_tokens=128, n_evaluations=3, eval_documents=256),
     recipes=(
         {},
         *({"lr": lr} for lr in (0.01, 0.03, 0.3, 1.0)),

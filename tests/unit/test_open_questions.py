@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from exploratory_tests import bits_test, learned_test, rivals_test
+from exploratory_tests import bits_test, learned_test, rates_test, rivals_test
 
 ROOT = Path(__file__).parents[2]
-TABLES = {"bits": bits_test.table, "learned": learned_test.table, "rivals": rivals_test.table}
+TABLES = {
+    "bits": bits_test.table,
+    "learned": learned_test.table,
+    "rates": rates_test.table,
+    "rivals": rivals_test.table,
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
