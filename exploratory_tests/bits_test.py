@@ -39,7 +39,7 @@ DEFAULT = replace(
     models=("pocket-keys",),
     n_tokens=(0, 8),
     controls=(),
-    train=replace(calibration_test.POCKET.train, steps=100, validation_documents=64, eval_documents=100),
+    train=replace(calibration_test.POCKET.train, n_evaluations=0, eval_documents=100),
     recipes=tuple(recipe for recipes in MEASURES.values() for recipe in recipes),
 )
 
