@@ -52,7 +52,6 @@ def between_rivals(pocket: Sweep, model: str = "pocket", **task: object) -> Swee
     )
 
 
-KEYS = replace(calibration_test.POCKET.train, steps=100, n_evaluations=1, validation_documents=64, eval_documents=300)
 BEHAVIOURS = {
     "chess": between_rivals(chess_test.POCKET),
     "text": between_rivals(autoregressive_test.POCKET, "pocket-chat"),
@@ -60,7 +59,7 @@ BEHAVIOURS = {
     "skip": between_rivals(skip_tokens_test.POCKET, skip=(1,)),
     "repetition": between_rivals(repetition_test.POCKET, targets=(0,)),
     "pathfinding": between_rivals(pathfinding_test.POCKET),
-    "keys": between_rivals(replace(calibration_test.POCKET, train=KEYS), "pocket-keys", key_tokens=(4,)),
+    "keys": between_rivals(calibration_test.POCKET, "pocket-keys", key_tokens=(4,)),
 }
 
 
