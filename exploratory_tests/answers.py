@@ -41,9 +41,20 @@ def run_or_print(
         if len(sys.argv) != 3:
             raise SoftPromptsError("behind the word table stands one folder of results.")
         folder = Path(sys.argv[2])
+        check_folder(folder, default.experiment)
         print(table(folder))
         if figure:
             from soft_prompts.report.plots import save_figure
 
             save_figure(figure(folder), folder / PICTURE)
             print(f"\nthe same as a picture: {folder / PICTURE}")
+
+
+def check_folder(folder: Path, experiment: str) -> None:
+    """Raises SoftPromptsError if a folder holds anything but results of one experiment."""
+    from soft_prompts.results import load_results
+
+    found = sorted({result.experiment for result in load_results([folder])})
+    if found != [experiment]:
+        holds = ", ".join(found) or "nothing"
+        raise SoftPromptsError(f"{folder} must hold results of {experiment} and of nothing else; it holds {holds}.")

@@ -49,8 +49,8 @@ def table(folder: Path) -> str:
         "|" + " ---: |" * (1 + len(STEPS)),
     ]
     for (model, control), by_steps in sorted(bits_learned(folder).items()):
-        of_each = [by_steps[steps] for steps in STEPS]
-        cells = [f"{bits.mean():,.0f} ({bits.min():,.0f} to {bits.max():,.0f})" for bits in of_each]
+        of_each = [by_steps.get(steps) for steps in STEPS]
+        cells = ["" if x is None else f"{x.mean():,.0f} ({x.min():,.0f} to {x.max():,.0f})" for x in of_each]
         lines.append(f"| {model}{', permuted labels' if control else ''} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

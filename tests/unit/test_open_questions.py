@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from exploratory_tests import bits_test, learned_test, rates_test, rivals_test
+from exploratory_tests.answers import check_folder
+from soft_prompts.errors import SoftPromptsError
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
@@ -18,6 +20,12 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_of_the_log_is_what_its_script_prints(name: str) -> None:
     assert TABLES[name](ROOT / "results" / name) in (ROOT / "exploratory_tests" / "README.md").read_text()
+
+
+def test_results_of_another_experiment_are_refused_in_a_sentence() -> None:
+    check_folder(ROOT / "results" / "rates", "rates")
+    with pytest.raises(SoftPromptsError, match="must hold results of rates and of nothing else; it holds bits"):
+        check_folder(ROOT / "results" / "bits", "rates")
 
 
 def test_a_slope_is_1_where_bits_double_with_the_key_and_0_where_they_stay() -> None:
