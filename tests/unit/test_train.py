@@ -27,7 +27,7 @@ from soft_prompts.training.state import TrainingState, make_prompt
 from soft_prompts.training.tensorboard import TensorBoardLog
 from tests.unit.conftest import make_examples
 
-CONFIG = TrainConfig(steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval_documents=5)
+CONFIG = TrainConfig(lr=0.1, steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval_documents=5)
 
 
 @dataclass(frozen=True)
