@@ -54,9 +54,7 @@ def main(settings: Settings) -> None:
 def books(tar: Path) -> dict[str, list[str]]:
     """File name -> all passages of a book, its ends apart."""
     with open(tar, "rb") as raw, tarfile.open(fileobj=io.BytesIO(_unpacked(raw.read()))) as files:
-        texts = {
-            Path(f.name).stem: files.extractfile(f).read().decode() for f in files if f.isfile() and "/" not in f.name
-        }
+        texts = {Path(f.name).stem: files.extractfile(f).read().decode() for f in files if f.isfile()}
     return {name: list(passages(text))[ENDS:-ENDS] for name, text in sorted(texts.items())}
 
 
