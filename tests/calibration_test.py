@@ -18,9 +18,9 @@ from soft_prompts.tasks.calibration import Calibration
 
 PUBLISHED = Sweep(experiment="calibration", task=Calibration(), models=("pocket-keys",), n_tokens=(0, 1, 2, 4, 8, 16))
 # A start that gets stuck finds the tag of all places but one; four starts and large steps hardly ever do.
-SEARCH = {"steps": 100, "lr": 0.3, "starts": 4}
+SEARCH = {"steps": 85, "lr": 0.3, "starts": 4, "n_evaluations": 0}
 POCKET = replace(
-    on_pocket(PUBLISHED, Calibration(), **SEARCH, max_tokens=16, eval_documents=300, validation_documents=64),
+    on_pocket(PUBLISHED, Calibration(), **SEARCH, max_tokens=16, eval_documents=280, validation_documents=24),
     models=("pocket-keys", "pocket-keys-untaught"),
     n_tokens=(0, 1, 2, 4, 8, 16),
 )
