@@ -28,6 +28,7 @@ from soft_prompts.results.curve import curves
 from soft_prompts.results.enough_bits import enough_bits
 from soft_prompts.results.record import HeldOut, Result
 from soft_prompts.results.summary import summarise
+from tests.unit.browser import in_browser, needs_browser
 from tests.unit.test_page import SAMPLES, measured, scores
 from tests.unit.test_results import baseline
 
@@ -286,6 +287,33 @@ def test_no_text_of_a_result_becomes_a_tag_an_attribute_or_a_script(tmp_path) ->
     assert not any("alert" in comment for comment in of_hostile.comments)
     scripts = [re.findall(r"<script>.*?</script>", html, re.DOTALL) for html in pages]
     assert scripts[0] == scripts[1]
+
+
+WATCH = """<script>window.ran = []; window.alert = x => ran.push(x);</script>"""
+REPORT = """<script>
+  const events = ["click", "mouseover", "error", "focus", "change"];
+  for (const tag of document.querySelectorAll("*"))
+    if (!tag.matches("a[href]")) for (const name of events) tag.dispatchEvent(new Event(name));
+  for (const link of document.querySelectorAll("a[href^='javascript:']")) ran.push(link.href);
+  setTimeout(() => document.title = JSON.stringify({ran, articles: document.querySelectorAll("article").length}), 500);
+</script>"""
+
+
+def watched(html: str) -> str:
+    """A page that leaves in its title what scripts from elsewhere did: calls of alert, and links that are scripts."""
+    opening = re.search(r"<head>|<html[^>]*>", html).group(0)
+    return html.replace(opening, opening + WATCH, 1) + REPORT
+
+
+@needs_browser
+def test_no_text_of_a_result_runs_as_a_script_in_a_browser(tmp_path) -> None:
+    """Every field at once wants to call alert. The same texts in a page that escapes nothing do."""
+    (tmp_path / "hostile").mkdir()
+    html = page(collect([hostile(tmp_path / "hostile")], Filter()))
+    assert html.count("alert(1)") > 10
+    assert in_browser(watched(html), tmp_path) == {"ran": [], "articles": 1}
+    bare = f"<html><head></head><body><title>{MARKUP}<a href='javascript:alert(3)'>x</a><b onclick=alert(4)>y</b>"
+    assert {1, 2, 4, "javascript:alert(3)"} == set(in_browser(watched(bare), tmp_path)["ran"])
 
 
 def test_a_hostile_report_writes_into_its_folder_only_and_its_tables_stay_tables(tmp_path) -> None:

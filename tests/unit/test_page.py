@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +21,7 @@ from soft_prompts.report.tables import models_by_length, rows
 from soft_prompts.results.curve import Point, curves, without_controls
 from soft_prompts.results.record import HeldOut, Result
 from soft_prompts.results.summary import seeds_disagree, summarise
+from tests.unit.browser import in_browser, needs_browser
 from tests.unit.test_results import baseline, result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
@@ -307,10 +307,7 @@ def test_samples_are_drawn_by_their_kind_in_any_experiment_and_no_text_is_taken_
     assert "Be &lt;b&gt;kind&lt;/b&gt;." in html and "<script>alert" not in html
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+@needs_browser
 def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
     """A script in the page filters it, measures it at a phone's width, and writes its findings into the title."""
     save_curve(tmp_path / "a", model="a")
@@ -324,10 +321,5 @@ def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
       const wide = document.documentElement.scrollWidth > window.innerWidth;
       document.title = JSON.stringify({before, after: visible(), wide, width: window.innerWidth});
     </script></html>"""
-    (tmp_path / "probe.html").write_text(html.replace("</html>", probe))
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    command = [CHROMIUM, "--headless", "--no-sandbox", *quiet.split(), "--disable-sync", "--window-size=500,900"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'probe.html'}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    title = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout).group(1))
+    title = in_browser(html.replace("</html>", probe), tmp_path)
     assert title == {"before": 2, "after": 1, "wide": False, "width": title["width"]}
