@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
-QUIET += ["--disable-component-update", "--disable-sync", "--window-size=500,900"]
+OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
+OPTIONS = ("--headless", "--no-sandbox", "--no-first-run", "--window-size=500,900", *(f"--disable-{x}" for x in OFF))
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
 
@@ -26,6 +26,6 @@ def in_browser(html: str, folder: Path) -> Any:
         What the title holds after all scripts.
     """
     (folder / "probe.html").write_text(html)
-    command = [CHROMIUM, *QUIET, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
+    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
     shown = subprocess.run([*command, f"file://{folder / 'probe.html'}"], capture_output=True, text=True, timeout=60)
     return json.loads(re.search(r"<title>(.*?)</title>", shown.stdout, re.DOTALL).group(1))
