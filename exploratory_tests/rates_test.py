@@ -1,11 +1,12 @@
 """Does one learning rate serve all behaviours?
 
 Every behaviour is a preset on pocket: its short form, with four learning rates in the same passes, on the same
-documents.
+documents. Three are presets on a real model, too.
 
 Expected: 0.1 is near the best everywhere, as it was for chess on a model of stories.
 
     python -m exploratory_tests.rates_test chess
+    python -m exploratory_tests.rates_test chess-smollm2           # make real installs the model
     python -m exploratory_tests.rates_test table results/rates     # loss by behaviour, length and rate
 """
 
@@ -14,12 +15,19 @@ from pathlib import Path
 
 from exploratory_tests.answers import run_or_print
 from exploratory_tests.rivals_test import BEHAVIOURS as RIVALS
+from exploratory_tests.rivals_test import between_rivals
+from tests import autoregressive_test, chess_test, repetition_test
 
 RATES = (0.03, 0.1, 0.3, 1.0)
+ON_SMOLLM2 = {
+    "chess_smollm2": between_rivals(chess_test.SMOLLM2, "smollm2"),
+    "text_smollm2": between_rivals(autoregressive_test.SMOLLM2, "smollm2"),
+    "repetition_smollm2": between_rivals(repetition_test.SMOLLM2, "smollm2", targets=(0,)),
+}
 # The keys have a rate of their own, found in the same way.
 BEHAVIOURS = {
     name: replace(sweep, experiment="rates", seeds=(0,), recipes=tuple({"lr": lr} for lr in RATES))
-    for name, sweep in RIVALS.items()
+    for name, sweep in {**RIVALS, **ON_SMOLLM2}.items()
     if name != "keys"
 }
 
