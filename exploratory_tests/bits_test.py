@@ -39,7 +39,7 @@ DEFAULT = replace(
     models=("pocket-keys",),
     n_tokens=(0, 8),
     controls=(),
-    train=replace(calibration_test.POCKET.train, n_evaluations=0, eval_documents=100),
+    train=replace(calibration_test.POCKET.train, steps=100, eval_documents=100, validation_documents=64),
     recipes=tuple(recipe for recipes in MEASURES.values() for recipe in recipes),
 )
 
@@ -90,7 +90,7 @@ def table(folder: Path) -> str:
             by = "".join(f" ({name} {value:g})" for name, value in recipe.items())
             cells.append(f"{bits:,.0f}{by}" if key in of_measure else "not reached")
         lines.append(f"| {key} | {' | '.join(cells)} |")
-    slopes = [f"{slope(of_measure):.2f}" if len(of_measure) > 1 else "" for of_measure in measured.values()]
+    slopes = [f"{slope(of_measure):z.2f}" if len(of_measure) > 1 else "" for of_measure in measured.values()]
     return "\n".join([*lines, f"| slope | {' | '.join(slopes)} |"])
 
 
@@ -104,7 +104,7 @@ def figure(folder: Path) -> Figure:
     measured = fewest_bits(folder)
     for name, of_measure in measured.items():
         keys = sorted(of_measure)
-        label = f"{name} (slope {slope(of_measure):.2f})" if len(keys) > 1 else name
+        label = f"{name} (slope {slope(of_measure):z.2f})" if len(keys) > 1 else name
         ax.plot(keys, [of_measure[key][0] for key in keys], "o-", label=label)
     keys = sorted({key for of_measure in measured.values() for key in of_measure})
     learned = learned_test.bits_learned(folder.parent / "learned")["pocket-keys", ""][learned_test.STEPS[-1]]

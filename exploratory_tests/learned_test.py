@@ -25,7 +25,15 @@ DEFAULT = replace(
     task=replace(calibration_test.POCKET.task, key_tokens=(4,)),
     n_tokens=(0, 4),
     controls=("permuted",),
-    train=replace(calibration_test.POCKET.train, starts=1, batch_size=4, n_evaluations=0, prequential=True),
+    train=replace(
+        calibration_test.POCKET.train,
+        steps=100,
+        starts=1,
+        batch_size=4,
+        eval_documents=300,
+        validation_documents=64,
+        prequential=True,
+    ),
     recipes=tuple({"steps": steps} for steps in STEPS),
 )
 

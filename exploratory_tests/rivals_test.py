@@ -28,6 +28,12 @@ from tests import (
     skip_tokens_test,
 )
 
+KEYS = replace(
+    calibration_test.POCKET,
+    train=replace(
+        calibration_test.POCKET.train, steps=100, n_evaluations=1, eval_documents=300, validation_documents=64
+    ),
+)
 UNTIL_FLAT = {"schedule": "until_flat", "n_evaluations": 15}
 
 
@@ -59,7 +65,7 @@ BEHAVIOURS = {
     "skip": between_rivals(skip_tokens_test.POCKET, skip=(1,)),
     "repetition": between_rivals(repetition_test.POCKET, targets=(0,)),
     "pathfinding": between_rivals(pathfinding_test.POCKET),
-    "keys": between_rivals(calibration_test.POCKET, "pocket-keys", key_tokens=(4,)),
+    "keys": between_rivals(KEYS, "pocket-keys", key_tokens=(4,)),
 }
 
 

@@ -10,6 +10,7 @@ and a loss at scored positions only. With bfloat16 it is faster again, where the
 waits for data.
 
     python -m exploratory_tests.throughput_test --quick       # about three minutes on two cores
+    python -m exploratory_tests.throughput_test --quick --device cuda
     python -m exploratory_tests.throughput_test               # everything, about fifty minutes
 
 PEFT must be installed: it is in requirements-dev.txt.
@@ -33,6 +34,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 import chess.pgn
 import numpy as np
@@ -109,6 +111,8 @@ class Settings:
     """Turns that every contender takes."""
     out: Path = Path("results/throughput")
     """Folder of numbers, tables and plot."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
     memory_of: str = ""
     """Only measure the memory of one contender (used by the benchmark itself)."""
 
