@@ -49,7 +49,8 @@ def table(folder: Path) -> str:
         best = min(by_rate, key=lambda rate: by_rate[rate][0])
         shown = {rate: f"{held_out:.3f}" for rate, (_, held_out) in by_rate.items()}
         cells = [f"**{shown[rate]}**" if rate == best else shown.get(rate, "") for rate in RATES]
-        lines.append(f"| {name} | {n_tokens} | {' | '.join(cells)} |")
+        behaviour = name.replace("_", " on ")
+        lines.append(f"| {behaviour} | {n_tokens} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

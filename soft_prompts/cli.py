@@ -11,7 +11,7 @@ from dataclasses import replace
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import FINGERPRINTS, check_writable
-from soft_prompts.measure import measure_until_flat
+from soft_prompts.measure import Measured, measure_until_flat
 from soft_prompts.models.names import SMOLLM2
 from soft_prompts.processes import connected, rank
 from soft_prompts.results.record import Result
@@ -129,12 +129,24 @@ def _measured(sweep: Sweep) -> tuple[list[Result], list[str]]:
             if rank():  # the first process may know nothing of it
                 warn(str(error))
             continue
+        measured = _probed(sweep, runs, measured)
         results += measured.results
         failures += measured.failures
         if measured.results and not rank():
             with CLOCK.stage("report"):
                 show(sweep, runs, measured.results)
     return results, failures
+
+
+def _probed(sweep: Sweep, runs: Sequence[Run], measured: Measured) -> Measured:
+    """What became of the runs, with what --probes asks for; the first process measures it."""
+    if not sweep.probes or rank():
+        return measured
+    from soft_prompts.probing import probe
+
+    probe(sweep, runs)
+    finished = [run for run in runs if run.result_path(sweep.out).exists()]
+    return Measured([Result.load(run.result_path(sweep.out)) for run in finished], measured.failures)
 
 
 def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:

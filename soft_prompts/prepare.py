@@ -45,10 +45,7 @@ class Workbench:
         Raises:
             SoftPromptsError: It cannot be loaded, or its context is too short.
         """
-        name, revision = split_revision(runs[0].model)
-        with CLOCK.stage("loading"):
-            of_sweep = sweep.device, sweep.trust_remote_code, sweep.device_map
-            self.model = load(name, revision, runs[0].dtype, *of_sweep)
+        self.model = load_model(sweep, runs[0])
         check_context(self.model, runs)
         self._sweep, self._runs = sweep, runs
         self._begun: dict[Task, LanguageModel] = {}  # controls read the same texts as the model, behind the same token
@@ -80,6 +77,17 @@ class Workbench:
                 run.task.check(bench, max(r.n_tokens for r in runs))
         with CLOCK.stage("baselines"):
             return bench, Beside.of(bench, runs)
+
+
+def load_model(sweep: Sweep, run: Run) -> LanguageModel:
+    """A run's model, frozen.
+
+    Raises:
+        SoftPromptsError: It cannot be loaded.
+    """
+    name, revision = split_revision(run.model)
+    with CLOCK.stage("loading"):
+        return load(name, revision, run.dtype, sweep.device, sweep.trust_remote_code, sweep.device_map)
 
 
 def with_separator(sweep: Sweep, model: LanguageModel, run: Run) -> LanguageModel:

@@ -49,6 +49,9 @@ class Sweep:
     doublings: int = 0
     """Try twice the steps, at most so often, until that no longer helps: until the validation loss of no prompt length
     falls by more than 0.005 nats and 2 % of the largest gain. Tried with the first seed, then all is measured."""
+    probes: tuple[Literal["fragility"], ...] = ()
+    """What is measured on finished prompts beside their loss. fragility: how much noise, how many left-out tokens they
+    bear. Runs that were finished before are probed, too, if their snapshots are there."""
     recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
     """Training recipes to compare, as changes to ``train``; batch size and documents must stay the same."""
     out: Path = Path(".")

@@ -32,6 +32,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Print tables, and write them, the curves and a page."""
     from soft_prompts.report.tables import markdown, models_by_length, print_tables, tables
+    from soft_prompts.results.summary import far_and_fragile
 
     collection = collect(settings.folders, settings.which)
     curves = collection.curves
@@ -48,6 +49,8 @@ def main(settings: Settings) -> None:
     print_tables([*models_by_length(curves), *tables(curves, settings.scores)])
     for shown in collection.shown:
         say(f"{shown.curve.name}: {shown.summary or 'no distance without results at 0 tokens and at more'}")
+    if compared := far_and_fragile([shown.summary for shown in collection.shown if shown.summary]):
+        say(compared)
     for sentence in collection.missing:
         warn(sentence)
     out = settings.out or Path("runs/report")

@@ -109,6 +109,8 @@ class Result:
     prequential: dict[str, float] | None = None
     """Nats of the training "documents", each before it was trained on ("nats_before") and all behind the final prompt
     ("nats_after"). None: not counted."""
+    fragility: dict[str, Any] | None = None
+    """How the prompt bears small changes: soft_prompts.probes.fragility. None: not measured."""
     schema: int = field(default=SCHEMA)
     """Version of the file."""
 
@@ -265,6 +267,12 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
     beside = {f"baselines/{name}": baseline for name, baseline in values["baselines"].items()}
     by_document |= {f"{place}/document_losses": b["document_losses"] for place, b in beside.items()}
     by_document |= {"anchor/document_losses": values["anchor"]["document_losses"]} if values["anchor"] else {}
+    if fragility := values.get("fragility"):
+        if unknown := set(fragility["documents"]) - set(held_out["documents"]):
+            yield f"fragility/documents has {len(unknown)} that are not held out"
+        levels = [fragility["unmoved"], *fragility["noise"]]
+        if any(len(level["document_losses"]) != len(fragility["documents"]) for level in levels):
+            yield "the numbers of losses and documents in fragility differ"
     for place, numbers in by_document.items():
         if numbers is not None and len(numbers) != n:
             yield f"at {place[:200]} are {len(numbers)} numbers for {n} documents"

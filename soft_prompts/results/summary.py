@@ -12,6 +12,7 @@ import numpy as np
 from soft_prompts.results.curve import Curve, Point, random_targets
 from soft_prompts.results.distance import Distance, smallest_with_score
 from soft_prompts.results.enough_bits import EnoughBits, enough_bits
+from soft_prompts.results.fragility import HalfNoise, half_noises, rank_correlation
 from soft_prompts.stats import CONFIDENCE, ratio, ratio_interval
 
 SHARE = 0.95
@@ -40,6 +41,8 @@ class Summary:
     """Bits per document that the best prompt saves over none: value, interval, n."""
     learned: str
     """What the prompts learned from their training documents, in words; "" if it was not counted."""
+    fragility: list[HalfNoise]
+    """How much noise the prompts bear; empty if it was not measured or nothing gains."""
     search: str
     """Whether the search was exhausted, in words; "" if half the steps were not tried."""
     flags: list[str]
@@ -53,7 +56,11 @@ class Summary:
         parts += [f"of {what}: {distance}" for what, distance in others]
         parts += [f"to {goal}: {distance}" for goal, distance in self.behaviour.items()]
         parts.append(f"saturation {self.saturation}")
-        parts += [part for part in (self.learned, self.search) if part]
+        parts += [self.learned] if self.learned else []
+        if self.fragility:
+            halves = ", ".join(map(str, self.fragility))
+            parts.append(f"half of the gain is gone under noise, in units of each row's norm, of {halves}")
+        parts += [self.search] if self.search else []
         return "; ".join(parts) + (f" ({'; '.join(self.flags)})" if self.flags else "")
 
 
@@ -85,6 +92,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
         saturation=losses.saturation(),
         bits_saved=ratio(losses.bits_saved(best), np.ones(len(losses.counts))),
         learned=_learned(curve),
+        fragility=half_noises(curve),
         search=str(curve.exhaustion),
         flags=warnings(curve, random_targets(curve, among)),
     )
@@ -127,6 +135,32 @@ def _to_goals(curve: Curve) -> dict[str, Distance]:
         if scores:
             found[f"{name} of {goal}"] = smallest_with_score(list(scores), list(scores.values()), goal)
     return found
+
+
+def far_and_fragile(summaries: Sequence[Summary]) -> str:
+    """Whether the prompts of far behaviours bear more noise than those of near ones, in words.
+
+    Of each behaviour counts the prompt at its distance or, if none reaches it, the longest. Behaviours are ranked, so
+    it does not matter in what distances are counted.
+
+    Returns:
+        "" if there are too few behaviours to say anything.
+    """
+    pairs = []
+    for summary in summaries:
+        distance = _quoted(summary.distances)
+        if summary.fragility and not distance.why:
+            longest = summary.fragility[-1]
+            half = next((h for h in summary.fragility if h.n_tokens == distance.value), longest)
+            pairs.append((distance.at, half.at))
+    found = rank_correlation(pairs)
+    if not found:
+        return ""
+    value, (low, high) = found
+    return (
+        f"Distance and the noise that takes half of the gain: rank correlation {value:.2f} [{low:.2f}, {high:.2f}] "
+        f"over {len(pairs)} curves. Positive: what is far bears more noise."
+    )
 
 
 def _quoted(distances: dict[str, Distance]) -> Distance:

@@ -42,9 +42,10 @@ MAY_IMPORT = {
     "sweep": {"models", "tasks", "training"},
     "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
     "save": {"engine", "prepare", "probes", "report", "results", "tasks", "training"},
+    "probing": {"engine", "prepare", "probes", "results", "sweep", "training"},
     "shares": {"training"},
     "measure": {"prepare", "results", "save", "shares", "sweep", "training"},
-    "cli": {"measure", "models", "tasks", "training", "results", "report", "sweep"},
+    "cli": {"measure", "probing", "models", "tasks", "training", "results", "report", "sweep"},
     "model": {"models"},
 }
 """Room -> rooms below it that its modules may import, beside themselves and the ground."""

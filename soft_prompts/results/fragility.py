@@ -1,0 +1,113 @@
+"""How much noise takes half of a prompt's effect away, and whether behaviours that are far are fragile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from soft_prompts.results.curve import Curve, Point
+from soft_prompts.results.distance import crossings
+from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, two_level_draws
+
+HALF = 0.5
+"""Of the gain."""
+ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+
+
+@dataclass(frozen=True)
+class HalfNoise:
+    """The noise at which half of what a prompt of P tokens gains is gone, in units of each row's norm."""
+
+    n_tokens: int
+    at: float
+    """Interpolated between the sizes that were tried; inf: larger than all of them."""
+    low: float
+    """Lower end of the 95 % interval over documents and seeds."""
+    high: float
+    """Upper end."""
+    largest: float
+    """The largest size tried."""
+
+    def __str__(self) -> str:
+        return f"{self._shown(self.at)} [{self._shown(self.low)}, {self._shown(self.high)}] (P={self.n_tokens})"
+
+    def _shown(self, size: float) -> str:
+        return f"> {self.largest:g}" if math.isinf(size) else f"{size:.2g}"
+
+
+def half_noises(curve: Curve) -> list[HalfNoise]:
+    """The noise that takes half of the gain, of every length where it was measured and whose gain is above 0 with 95 %
+    confidence."""
+    without = curve.point(0)
+    found = [half_noise(point, without) for point in curve.points if point.n_tokens] if without else []
+    return [one for one in found if one]
+
+
+def half_noise(point: Point, without: Point) -> HalfNoise | None:
+    """The noise that takes half of the gain of a point; None if it was not measured or there is no gain.
+
+    Args:
+        point: A prompt length.
+        without: No tokens, on the same documents.
+    """
+    measured = [r for r in point.results if r.fragility]
+    if not measured or not point.pairs_with(without):
+        return None
+    place = {document: i for i, document in enumerate(point.documents)}
+    checked = [place[document] for document in measured[0].fragility["documents"]]
+    levels = zip(*(r.fragility["noise"] for r in measured), strict=True)
+    noisy = [np.array([level["document_losses"] for level in of_seeds]) for of_seeds in levels]
+    still = np.array([r.fragility["unmoved"]["document_losses"] for r in measured])
+    sizes = np.array([level["size"] for level in measured[0].fragility["noise"]])
+    sums, counts = [without.by_seed[:, checked], still, *noisy], point.counts[checked]
+    losses = np.array([s.mean(0).sum() for s in sums]) / counts.sum()
+    draws = two_level_draws(sums, counts)
+    if np.quantile(draws[:, 0] - draws[:, 1], ENDS[0]) <= 0:
+        return None
+    at = _halves(losses[None], sizes)[0]
+    low, high = np.quantile(_halves(draws, sizes), ENDS, method="nearest")
+    return HalfNoise(point.n_tokens, float(at), float(low), float(high), float(sizes[-1]))
+
+
+def _halves(losses: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Where the losses come up to half of the gain, by size.
+
+    Args:
+        losses: [rows, 2 + K], without a prompt, with it, and with it at K sizes of noise.
+        sizes: [K], ascending.
+    """
+    half = losses[:, 1] + HALF * (losses[:, 0] - losses[:, 1])
+    # In units of the smallest size all are at least 1, as lengths are. Losses fall with length and rise with noise.
+    return sizes[0] * crossings(np.array([0, *sizes / sizes[0]]), -losses[:, 1:], -half)
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]], seed: int = 0) -> tuple[float, list[float]] | None:
+    """Spearman's rank correlation, and its 95 % interval by resampling the pairs.
+
+    Args:
+        pairs: Such as distance and fragility of each behaviour; inf stands for "beyond all".
+        seed: Of the resampling.
+
+    Returns:
+        None if there are fewer than 4 pairs, or one side does not vary.
+    """
+    from scipy.stats import rankdata
+
+    if len(pairs) < 4:
+        return None
+    sides = np.array(pairs).T
+
+    def correlation(of: np.ndarray) -> float:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(np.corrcoef([rankdata(side) for side in of])[0, 1])
+
+    value = correlation(sides)
+    random = np.random.default_rng(seed)
+    drawn = [correlation(sides[:, random.integers(0, len(pairs), len(pairs))]) for _ in range(N_RESAMPLES // 4)]
+    drawn = [x for x in drawn if not math.isnan(x)]  # of resamples that do not vary
+    if math.isnan(value) or not drawn:
+        return None
+    return value, [float(x) for x in np.quantile(drawn, ENDS)]
