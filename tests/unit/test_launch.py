@@ -338,8 +338,9 @@ def test_a_crew_without_a_common_folder_goes_on_from_the_first_ones_checkpoints(
     assert [code for code, _, _ in ends] == [143, 143], ends
     again = outcomes(launched(commands))
     assert [code for code, _, _ in again] == [0, 0] and "going on from step" in again[0][2], again
-    alone(words("alone", steps=300))
-    alike(tmp_path / "a", tmp_path / "alone")
+    undisturbed = outcomes(launched([words(folder, "--shard", "documents", steps=300) for folder in ("c", "d")]))
+    assert [code for code, _, _ in undisturbed] == [0, 0], undisturbed
+    assert losses(tmp_path / "a") == losses(tmp_path / "c")  # to the bit
 
 
 @slow
