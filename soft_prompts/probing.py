@@ -45,7 +45,7 @@ def probe(sweep: Sweep, runs: Sequence[Run]) -> None:
         of_task = list(of_task)
         bench = make_bench(sweep, with_separator(sweep, model, of_task[0]), of_task[0])
         for i, run in enumerate(of_task):
-            say(f"fragility of {run} ({i + 1} of {len(of_task)})")
+            say(f"probing {run} ({i + 1} of {len(of_task)})")
             with CLOCK.stage("fragility"):
                 _add(sweep, run, bench)
 

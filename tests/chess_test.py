@@ -14,6 +14,8 @@ quickly with the half-move.
     python -m tests.chess_test --games my.pgn.zst --models ./my-model --n-tokens 0 1 4 16 64
 """
 
+from dataclasses import replace
+
 from soft_prompts import Sweep, in_full, main, on_pocket, on_smollm2
 from soft_prompts.pocket import GAMES
 from soft_prompts.tasks.chess_moves import ChessMoves
@@ -31,7 +33,7 @@ GAMES_THAT_SHIP = ChessMoves(games=str(GAMES), anchor_text="White {white}, Black
 # `make demo` runs it: fewer documents than elsewhere, so that it ends within five minutes also on slow cores.
 POCKET = on_pocket(DEFAULT, GAMES_THAT_SHIP, steps=72, n_evaluations=0, eval_documents=48, validation_documents=24)
 
-SMOLLM2 = on_smollm2(DEFAULT, POCKET.task)
+SMOLLM2 = on_smollm2(DEFAULT, replace(GAMES_THAT_SHIP, continued_games=16))
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, max_tokens=256, steps=64), smollm2=SMOLLM2)

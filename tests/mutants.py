@@ -247,6 +247,9 @@ FAULTS = [
         ("ENDS[0]) <= 0", "ENDS[1]) <= 0"),
         ("without.by_seed[:, checked]", "without.by_seed"),
         ("[rankdata(side) for side in of]", "of"),
+        ('(zero - level["loss"]) / gain', 'level["loss"] / gain'),
+        ('fragility["curvature"]["random"]', 'fragility["curvature"]["gradient"]'),
+        ("without.sums[checked].sum() / n", "without.sums[checked].sum()"),
     ),
     *of(
         "results/enough_bits.py",

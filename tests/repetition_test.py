@@ -40,7 +40,7 @@ POCKET = replace(
 )
 # Four strings of random tokens instead of ten, for time's sake.
 OF_BOOKS = Repetition(text=("books",), strings=("pee",), targets=tuple(range(5)), continued=16)
-SMOLLM2 = on_smollm2(DEFAULT, OF_BOOKS, eval_documents=32)
+SMOLLM2 = on_smollm2(DEFAULT, OF_BOOKS)
 
 if __name__ == "__main__":
     main(DEFAULT, __doc__, pocket=POCKET, pocket_full=in_full(POCKET, eval_documents=64), smollm2=SMOLLM2)

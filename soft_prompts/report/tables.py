@@ -10,6 +10,7 @@ import numpy as np
 
 from soft_prompts.console import shown_only
 from soft_prompts.results.curve import Curve, Point, by_model, without_controls, without_random_targets
+from soft_prompts.results.fragility import half_noises, shares_kept, steepness
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,6 +71,22 @@ def _control_cells(curve: Curve, k: int) -> list[str]:
     return [_loss(other) if other else "" for other in others] + (
         [_cell(curve.contribution[k])] if curve.contribution else []
     )
+
+
+def under_changes(curve: Curve) -> list[list[str]]:
+    """Cells of what a curve's prompts bear, the header first: a row for every length whose fragility was measured.
+
+    Shares are of the gain over no prompt; the slope is in nats by the prompt's norm, curvatures by its square.
+    """
+    without, found = curve.point(0), []
+    halves = {half.n_tokens: str(half).partition(" (")[0] for half in half_noises(curve)}
+    for point in curve.points:
+        if point.n_tokens and (steep := steepness(point)):
+            kept = {name: f"{share:.0%}" for name, share in (shares_kept(point, without) if without else {}).items()}
+            steep = {name: f"{value:.2g}" for name, value in steep.items()}
+            found.append({"P": str(point.n_tokens), "half noise": halves.get(point.n_tokens, ""), **kept, **steep})
+    names = list(dict.fromkeys(["P", "half noise"] + [n for of in reversed(found) for n in of]))
+    return [names, *([of.get(name, "") for name in names] for of in found)]
 
 
 def overview(curves: Sequence[Curve]) -> list[list[str]]:
@@ -143,6 +160,8 @@ def tables(curves: Sequence[Curve], headline: Sequence[str] = ()) -> list[Table]
             for curve in (curve for curve in recipes if curve in asked_for):
                 name = title(curve) + (f", {curve.difference}" if curve.difference else "")
                 parts.append((name, rows(curve, headline or curve.single_scores)))
+                if len(changed := under_changes(curve)) > 1:
+                    parts.append((f"{name}: share of the gain that is left if the prompt is changed", changed))
         if len(variants) > 1:
             first = of_model[0]
             parts.append((f"{first.experiment} on {first.model}: all variants", overview(of_model)))

@@ -10,10 +10,13 @@ import numpy as np
 
 from soft_prompts.results.curve import Curve, Point
 from soft_prompts.results.distance import crossings
+from soft_prompts.results.record import Result
 from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, two_level_draws
 
 HALF = 0.5
 """Of the gain."""
+SHOWN = (0.25, 1.0)
+"""Sizes of the noise that tables show."""
 ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
@@ -53,11 +56,10 @@ def half_noise(point: Point, without: Point) -> HalfNoise | None:
         point: A prompt length.
         without: No tokens, on the same documents.
     """
-    measured = [r for r in point.results if r.fragility]
+    measured = _measured(point)
     if not measured or not point.pairs_with(without):
         return None
-    place = {document: i for i, document in enumerate(point.documents)}
-    checked = [place[document] for document in measured[0].fragility["documents"]]
+    checked = _checked(point, measured[0])
     levels = zip(*(r.fragility["noise"] for r in measured), strict=True)
     noisy = [np.array([level["document_losses"] for level in of_seeds]) for of_seeds in levels]
     still = np.array([r.fragility["unmoved"]["document_losses"] for r in measured])
@@ -70,6 +72,56 @@ def half_noise(point: Point, without: Point) -> HalfNoise | None:
     at = _halves(losses[None], sizes)[0]
     low, high = np.quantile(_halves(draws, sizes), ENDS, method="nearest")
     return HalfNoise(point.n_tokens, float(at), float(low), float(high), float(sizes[-1]))
+
+
+def shares_kept(point: Point, without: Point) -> dict[str, float]:
+    """What of a point's gain is left under some changes, on the probed documents, averaged over the seeds.
+
+    Returns:
+        What was changed, in words -> share. Empty if it was not measured or the prompt gains nothing.
+    """
+    measured = _measured(point)
+    if not measured or not point.pairs_with(without):
+        return {}
+    checked = _checked(point, measured[0])
+    n = point.counts[checked].sum()
+    zero = without.sums[checked].sum() / n
+    gain = zero - np.mean([r.fragility["unmoved"]["loss"] for r in measured])
+    if gain <= 0:
+        return {}
+    kept: dict[str, list[float]] = {}
+    for r in measured:
+        levels = {f"noise {level['size']:g}": level for level in r.fragility["noise"] if level["size"] in SHOWN}
+        levels |= {f"{level['share']:.0%} left out": level for level in r.fragility["left_out"]}
+        levels |= {"shuffled": r.fragility["shuffled"]} if r.fragility["shuffled"] else {}
+        for name, level in levels.items():
+            kept.setdefault(name, []).append((zero - level["loss"]) / gain)
+    return {name: float(np.mean(shares)) for name, shares in kept.items()}
+
+
+def steepness(point: Point) -> dict[str, float]:
+    """Slope and curvatures of the loss at a point's prompts, averaged over the seeds, by name. Empty: not measured."""
+    of_seeds = [
+        {
+            "slope": r.fragility["unmoved"]["slope"],
+            "curvature": r.fragility["curvature"]["random"],
+            "along the gradient": r.fragility["curvature"]["gradient"],
+        }
+        for r in _measured(point)
+    ]
+    return {name: float(np.mean([of[name] for of in of_seeds])) for name in (of_seeds or [{}])[0]}
+
+
+def _measured(point: Point) -> list[Result]:
+    """The seeds whose fragility was measured on the documents of the first of them."""
+    known = [r for r in point.results if r.fragility]
+    return [r for r in known if r.fragility["documents"] == known[0].fragility["documents"]]
+
+
+def _checked(point: Point, result: Result) -> list[int]:
+    """Where the probed documents stand among the held-out ones."""
+    place = {document: i for i, document in enumerate(point.documents)}
+    return [place[document] for document in result.fragility["documents"]]
 
 
 def _halves(losses: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -48,7 +48,18 @@ def complete(n_tokens: int, loss: float, **changes) -> Result:
         "bits": 272,
         "loss": loss,
     }
+    level = {"loss": loss, "accuracy": 0.5, "document_losses": sums[:5], "slope": 0.1}
+    fragility = {
+        "draws": 2,
+        "documents": [f"d{i}" for i in range(5)],
+        "unmoved": level,
+        "noise": [{"size": size, **level, "loss": 5.0} for size in (0.5, 1.0)],
+        "left_out": [{"share": 0.5, **level}],
+        "shuffled": level,
+        "curvature": {"random": 1.0, "gradient": 2.0},
+    }
     full = {
+        "fragility": fragility if n_tokens else None,
         "baselines": {"uniform": baseline(8.0), "unigram": {**baseline(1.5, *sums), "validation_loss": 1.5}},
         "anchor": {"name": "known", "loss": 1.0, "document_losses": sums, "validation_loss": 1.0, "bits": 10.0},
         "scores": {"hits": score, "by elo": {"1500": score, "1600": {"value": None, "interval": None, "n": 0}}},
@@ -375,7 +386,8 @@ def test_two_states_of_one_model_are_told_apart_everywhere_and_a_copy_of_a_resul
         for n, loss in LOSSES.items():
             config = {"task": {"name": "T"}, "train": {"steps": 1, "batch_size": 1}}
             config |= {"control": control} if control else {}
-            known = {"config": config, "provenance": {"model": {"weights": weights}}, "anchor": None}
+            known = {"config": config, "provenance": {"model": {"weights": weights}}}
+                known |= {"anchor": None, "fragility": None}
             one = complete(n, loss + shift, variant={"label": "", "options": [], "control_of": None}, **known)
             one.save(tmp_path / folder / f"tokens-{n:04d}-seed-0.json")
 

@@ -13,6 +13,8 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.perturbed import Perturbed
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.probes.fragility import DRAWS, SIZES, Change, fragility, under_changes
+from soft_prompts.report.tables import tables
+from soft_prompts.report.tables import under_changes as under_changes_table
 from soft_prompts.results.curve import curves
 from soft_prompts.results.fragility import half_noises, rank_correlation
 from soft_prompts.results.record import HeldOut, Result
@@ -230,6 +232,22 @@ def test_summaries_tell_it_and_compare_behaviours() -> None:
     summary = summarise(probed({0.5: 1.2, 1.0: 2.0, 2.0: 2.8}))
     assert "half of the gain is gone under noise, in units of each row's norm, of 1 [1, 1] (P=4)" in str(summary)
     assert far_and_fragile([summary] * 3) == ""
+
+
+def test_a_table_shows_what_of_the_gain_is_left() -> None:
+    """From 3 nats without a prompt to 1 with it: at 1.5 nats, three quarters of the gain are left."""
+    known = noisy({0.25: 1.5, 1.0: 2.0, 2.0: 3.5}, 1.0)
+    level = known["noise"][0]
+    known |= {"shuffled": {**level, "loss": 2.5}, "left_out": [{**level, "share": 0.5, "loss": 2.0}]}
+    one = result(1, losses=(1.0, 1.0), fragility=noisy({0.25: 1.0, 1.0: 3.0, 2.0: 3.0}, 1.0))
+    curve = curves([result(0, losses=(3.0, 3.0)), one, result(4, losses=(1.0, 1.0), fragility=known)])[0]
+    header = ["P", "half noise", "noise 0.25", "noise 1", "50% left out", "shuffled", "slope", "curvature"]
+    first = ["1", "0.5 [0.5, 0.5]", "100%", "0%", "", "", "0.1", "1", "2"]
+    second = ["4", "1 [1, 1]", "75%", "50%", "50%", "25%", "0.1", "1", "2"]
+    assert under_changes_table(curve) == [[*header, "along the gradient"], first, second]
+    names = [name for name, _ in tables([curve])]
+    assert names[1].endswith("share of the gain that is left if the prompt is changed")
+    assert len(tables(curves([result(0), result(4)]))) == 1
 
 
 def test_rank_correlation() -> None:

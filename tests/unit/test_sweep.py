@@ -113,12 +113,12 @@ def test_finished_prompts_are_probed_without_being_trained_again(chess, tmp_path
     assert [r.fragility for r in before] == [None, None]
     code, said, _ = chess("--probes", "fragility")
     none, probed = (Result.load(path) for path in paths)
-    assert code == 0 and "2 of 2 runs were finished before" in said and "fragility of chess" in said
+    assert code == 0 and "2 of 2 runs were finished before" in said and "probing chess" in said
     assert none == before[0] and replace(probed, fragility=None) == before[1]
     own = dict(zip(probed.held_out.documents, probed.held_out.document_losses, strict=True))
     unmoved = probed.fragility["unmoved"]["document_losses"]
     assert unmoved == pytest.approx([own[name] for name in probed.fragility["documents"]], abs=1e-3)
-    assert "fragility of" not in chess("--probes", "fragility")[1]  # it is known
+    assert "probing" not in chess("--probes", "fragility")[1]  # it is known
 
 
 def test_a_finished_prompt_without_a_snapshot_is_not_probed_and_it_is_said(chess, tmp_path) -> None:
