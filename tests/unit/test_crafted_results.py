@@ -387,7 +387,7 @@ def test_two_states_of_one_model_are_told_apart_everywhere_and_a_copy_of_a_resul
             config = {"task": {"name": "T"}, "train": {"steps": 1, "batch_size": 1}}
             config |= {"control": control} if control else {}
             known = {"config": config, "provenance": {"model": {"weights": weights}}}
-                known |= {"anchor": None, "fragility": None}
+            known |= {"anchor": None, "fragility": None}
             one = complete(n, loss + shift, variant={"label": "", "options": [], "control_of": None}, **known)
             one.save(tmp_path / folder / f"tokens-{n:04d}-seed-0.json")
 
