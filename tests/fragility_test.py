@@ -13,7 +13,7 @@ Expected: what is near is a wide valley, since many prompts bring it out; so fra
     python -m tests.fragility_test repetition            # or text, skip, detuning, pathfinding
     python -m tests.fragility_test                       # chess on pythia, as published; needs a GPU
     python -m tests.chess_test pocket --probes fragility # of finished prompts
-    python -m soft_prompts.report results/fragility      # is it correlated with distance?
+    python -m soft_prompts.report results/fragility_*    # is it correlated with distance?
 """
 
 from dataclasses import replace
@@ -31,13 +31,13 @@ from tests import (
 
 def fragile(sweep: Sweep, **task: object) -> Sweep:
     """An experiment whose prompts are probed. Controls have no part in that."""
-    task = replace(sweep.task, **task)
-    return replace(sweep, experiment="fragility", task=task, controls=(), probes=("fragility",))
+    name, task = f"fragility_{sweep.experiment}", replace(sweep.task, **task)
+    return replace(sweep, experiment=name, task=task, controls=(), probes=("fragility",))
 
 
 DEFAULT = fragile(chess_test.DEFAULT)
-BEHAVIOURS = {
-    "pocket": fragile(chess_test.POCKET),
+POCKET = fragile(chess_test.POCKET)
+OTHERS = {
     "text": replace(fragile(autoregressive_test.POCKET), models=("pocket-chat",)),
     "skip": fragile(skip_tokens_test.POCKET, skip=(1,)),
     "repetition": fragile(repetition_test.POCKET, targets=(0,)),
@@ -47,4 +47,4 @@ BEHAVIOURS = {
 }
 
 if __name__ == "__main__":
-    main(DEFAULT, __doc__, **BEHAVIOURS)
+    main(DEFAULT, __doc__, pocket=POCKET, **OTHERS)
