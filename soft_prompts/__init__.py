@@ -18,6 +18,7 @@ _USED_BY_SCRIPTS = {
     "TrainConfig": "training.recipe",
     "Variant": "tasks.base",
     "added_later": "options",
+    "load": "serving",
     "main": "cli",
     "in_full": "cli",
     "on_pocket": "cli",

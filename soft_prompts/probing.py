@@ -28,7 +28,7 @@ def probe(sweep: Sweep, runs: Sequence[Run]) -> None:
         runs: The runs of one model.
 
     Raises:
-        SoftPromptsError: The model or the data cannot be loaded, or a snapshot or result cannot be read.
+        SoftPromptsError: The model, the data or a result cannot be read.
     """
     due = [run for run in runs if run.n_tokens and asked_for(run) and _is_due(run, sweep)]
     lost = [run for run in due if not run.snapshot_path(sweep.out).exists()]
@@ -47,7 +47,10 @@ def probe(sweep: Sweep, runs: Sequence[Run]) -> None:
         for i, run in enumerate(of_task):
             say(f"probing {run} ({i + 1} of {len(of_task)})")
             with CLOCK.stage("fragility"):
-                _add(sweep, run, bench)
+                try:
+                    _add(sweep, run, bench)
+                except Exception as error:  # of any kind, such as a device's own: the other prompts are probed
+                    warn(f"the fragility of {run} is not measured ({type(error).__name__}: {error}).")
 
 
 def _is_due(run: Run, sweep: Sweep) -> bool:

@@ -13,7 +13,7 @@ from soft_prompts.probes.bits import Size, rounded_sizes
 from soft_prompts.report.plots import save_picture
 from soft_prompts.results.provenance import provenance
 from soft_prompts.results.record import HeldOut, Result, check_behaviour
-from soft_prompts.results.snapshot import save_prompt
+from soft_prompts.results.snapshot import Use, save_prompt
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import TaskScores
 from soft_prompts.training.state import TrainingState
@@ -34,7 +34,7 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
     """
     run, loss, result_path = state.run, state.scores.loss, state.run.result_path(out)
     identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
-    save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out))
+    save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out), _use(state, bench))
     with CLOCK.stage("scores"):
         behaviour, not_scored = _behaviour(state, bench, result_path)
     with CLOCK.stage("bits"):
@@ -60,6 +60,13 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
         anchor=beside.anchor,
         prequential=_prequential(state),
     ).save(result_path)
+
+
+def _use(state: TrainingState, bench: Bench) -> Use:
+    """What a snapshot must tell so that its prompt can be used without the task."""
+    conditions = state.run.task.conditions
+    behind = "separator" if all(e.insert_at == 1 for e in bench.held_out) else "text"
+    return Use(bench.model.separator, behind, asdict(conditions) if conditions else None)
 
 
 def _prequential(state: TrainingState) -> dict[str, float] | None:

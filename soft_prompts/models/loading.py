@@ -21,7 +21,7 @@ from soft_prompts.models import deltas, gguf
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_cache, check_fitness
 from soft_prompts.models.language_model import LanguageModel, n_entries
-from soft_prompts.models.names import DELTA, local_path, model_name, which_was_taken
+from soft_prompts.models.names import DELTA, LOCAL, local_path, model_name, which_was_taken
 from soft_prompts.models.spread import spread
 from soft_prompts.pocket import MODELS
 
@@ -91,7 +91,7 @@ def load(
     lm = lm.eval().requires_grad_(False)  # the one place where a model is frozen
     name = model_name(name_or_path)
     _check_tokenizer(name, tokenizer, len(lm.get_input_embeddings().weight))
-    model = LanguageModel(name, "local" if path else revision, lm, tokenizer, _separator(name, tokenizer))
+    model = LanguageModel(name, LOCAL if path else revision, lm, tokenizer, _separator(name, tokenizer))
     try:
         check_fitness(model)
     except SoftPromptsError:

@@ -12,6 +12,8 @@ from soft_prompts.pocket import MODELS, VARIANTS
 
 SHIPPED = {**MODELS, **VARIANTS}
 """Folders of what is loaded by name."""
+LOCAL = "local"
+"""The revision of a folder or file."""
 GGUF = ".gguf"
 """How the name of a file ends that holds a whole model, as llama.cpp keeps it."""
 DELTA = "delta.safetensors"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -24,7 +25,21 @@ KINDS: dict[str, type[Intervention]] = {
 """What can be loaded back, by the name in the file."""
 
 
-def save_prompt(intervention: Intervention, model: LanguageModel, run: dict[str, Any], path: Path) -> None:
+@dataclass(frozen=True)
+class Use:
+    """What one must know to use a prompt without its task."""
+
+    separator: int
+    """Token id that opens every text."""
+    behind: Literal["separator", "text"]
+    """Where the prompt stands: just behind the separator, or behind the text that is continued."""
+    conditions: dict[str, Any] | None = None
+    """Names, offset and scale of what it depends on: soft_prompts.tasks.base.Conditions as plain JSON."""
+
+
+def save_prompt(
+    intervention: Intervention, model: LanguageModel, run: dict[str, Any], path: Path, use: Use | None = None
+) -> None:
     """Write a trained prompt with all that is needed to load it back: tensors, kind and configuration.
 
     Args:
@@ -32,6 +47,7 @@ def save_prompt(intervention: Intervention, model: LanguageModel, run: dict[str,
         model: The model that it belongs to; its identity is stored.
         run: The run that made it, as plain JSON.
         path: The file.
+        use: How it is used; None: nothing is known.
 
     Raises:
         SoftPromptsError: The file cannot be written.
@@ -43,6 +59,7 @@ def save_prompt(intervention: Intervention, model: LanguageModel, run: dict[str,
         "config": json.dumps(intervention.config()),
         "model": json.dumps(model.identity()),
         "run": json.dumps(run),
+        **({"use": json.dumps(asdict(use))} if use else {}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in intervention.state_dict().items()}
     metadata["checksum"] = checksum({name: tensor.numpy() for name, tensor in tensors.items()}, metadata)
@@ -73,6 +90,22 @@ def load_prompt(path: Path, model: LanguageModel) -> Intervention:
         raise SoftPromptsError(
             f"the snapshot {path} is damaged ({_in_short(error)}); train the prompt again with --force."
         ) from error
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a snapshot says of itself: "model" (its identity), "run" and "use" (None in older files), as plain JSON.
+
+    Raises:
+        SoftPromptsError: It cannot be read.
+    """
+    try:
+        _, metadata = _content(path)
+        facts = {name: json.loads(metadata.get(name, "null")) for name in ("model", "run", "use")}
+        if not isinstance(facts["model"], dict) or not isinstance(facts["run"], dict):
+            raise ValueError("it does not say of what model and run it is")
+    except (*ODD_CONTENT, OSError, SafetensorError) as error:
+        raise SoftPromptsError(f"could not read the snapshot {path} ({_in_short(error)}).") from error
+    return facts
 
 
 def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

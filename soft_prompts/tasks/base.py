@@ -65,6 +65,21 @@ class Anchor:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What a conditional prompt depends on, and how people's numbers become those that it reads."""
+
+    names: tuple[str, ...]
+    """In order."""
+    offset: float = 0.0
+    scale: float = 1.0
+    """What is read is (number - offset) / scale."""
+
+    def __call__(self, numbers: Sequence[float]) -> np.ndarray:
+        """Numbers as people know them -> float32 [C]."""
+        return (np.array(numbers, np.float32) - self.offset) / self.scale
+
+
+@dataclass(frozen=True)
 class Task:
     """A behaviour. Subclasses are frozen dataclasses: their fields are their options and reach the result by
     themselves.
@@ -75,6 +90,8 @@ class Task:
 
     headline: ClassVar[tuple[str, ...]] = ()
     """Names of the scores that the table at the end shows."""
+    conditions: ClassVar[Conditions | None] = None
+    """What prompts depend on; None: nothing. Snapshots hold it, so that they can be used without the task."""
     file_options: ClassVar[tuple[str, ...]] = ()
     """Options that may name a local file or folder. They are recorded without its path."""
 

@@ -21,7 +21,7 @@ from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later
 from soft_prompts.stats import rate, ratio
-from soft_prompts.tasks.base import Anchor, Task, TaskScores
+from soft_prompts.tasks.base import Anchor, Conditions, Task, TaskScores
 
 if TYPE_CHECKING:
     from soft_prompts.engine.evaluate import TokenScores
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PUBLISHED_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-11.pgn.zst"
 PUBLISHED_TEST_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-12.pgn.zst"
 
+RATINGS = Conditions(("white's rating", "black's rating"), 1000, 2000)  # as published
 PLIES_CONTINUED = 8
 TOKENS_PER_PLY = 6
 """A UCI move is at most five characters and a space, and a token at least one of them."""
@@ -87,6 +88,7 @@ class ChessMoves(Task):
     ratings put in. Distances are then measured by its loss. Empty: none is known."""
 
     headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect")
+    conditions: ClassVar[Conditions] = RATINGS
     file_options: ClassVar[tuple[str, ...]] = ("games", "test_games")
 
     @property
@@ -263,7 +265,7 @@ def _encode(games: Games, indices: np.ndarray, encoding: Encoding) -> Iterator[C
             if len(tokens) > 1:
                 labels = np.concatenate([[IGNORE], tokens[1:]])
                 white, black = (int(x) for x in games.elos[i])
-                condition = (np.array([white, black], np.float32) - 1000) / 2000  # as published
+                condition = RATINGS([white, black])
                 yield ChessExample(tokens, labels, games.id(i), condition=condition, plies=plies, elos=(white, black))
 
 

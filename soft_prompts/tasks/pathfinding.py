@@ -26,9 +26,10 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.stats import rate, ratio
-from soft_prompts.tasks.base import Task, TaskScores
+from soft_prompts.tasks.base import Conditions, Task, TaskScores
 from soft_prompts.tasks.board_pictures import draw_obedience, draw_routes
 
+QUALITY = Conditions(("moves more than needed", "bumps into walls"), 0, 8)
 ASKED_EXTRA, ASKED_BUMPS = (0, 2, 4, 8), (0, 1, 3)
 """Conditions asked for to see whether they are obeyed."""
 SYMBOLS = MOVES + DONE + NO_WAY
@@ -51,11 +52,7 @@ class BoardExample(Example):
     def asked(self, extra: int, bumps: int) -> BoardExample:
         """The board without its path, under other conditions: what a model reads when it must find the way itself."""
         given = int((self.labels == IGNORE).sum())
-        return replace(self.prefix(given), condition=_condition(extra, bumps))
-
-
-def _condition(extra: float, bumps: float) -> np.ndarray:
-    return np.array([extra, bumps], np.float32) / 8
+        return replace(self.prefix(given), condition=QUALITY([extra, bumps]))
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class Pathfinding(Task):
     walked_asked: int = 32
     """Solvable held-out boards walked for each of the conditions asked for."""
 
+    conditions: ClassVar[Conditions] = QUALITY
     headline: ClassVar[tuple[str, ...]] = ("arrives", "optimal", "says_no_way_rightly", "invalid")
 
     @property
@@ -150,7 +148,7 @@ class Pathfinding(Task):
                     f"--height."
                 )
             labels = np.concatenate([np.full(len(board), IGNORE), path[1:]])
-            condition = _condition(extra[i], boards.bumps[i])
+            condition = QUALITY([extra[i], boards.bumps[i]])
             yield BoardExample(tokens, labels, ids[i], condition=condition, boards=boards.take(np.array([i])))
 
     def score(self, prompted: PromptedModel, held_out: Sequence[BoardExample]) -> TaskScores:

@@ -42,6 +42,8 @@ MAY_IMPORT = {
     "sweep": {"models", "tasks", "training"},
     "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
     "save": {"engine", "prepare", "probes", "report", "results", "tasks", "training"},
+    "serving": {"data", "engine", "interventions", "models", "results", "tasks"},
+    "export": {"models", "results", "serving"},
     "probing": {"engine", "prepare", "probes", "results", "sweep", "training"},
     "shares": {"training"},
     "measure": {"prepare", "results", "save", "shares", "sweep", "training"},

@@ -130,6 +130,17 @@ def test_a_finished_prompt_without_a_snapshot_is_not_probed_and_it_is_said(chess
     assert Result.load(paths[1]).fragility is None
 
 
+def test_a_damaged_snapshot_costs_its_fragility_and_nothing_else(chess, tmp_path) -> None:
+    _, _, paths = chess()
+    (snapshot,) = tmp_path.glob("snapshots/**/tokens-0002*.safetensors")
+    content = snapshot.read_bytes()
+    snapshot.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, said, _ = chess("--probes", "fragility")
+    assert code == 0 and "gain over 0" in said
+    assert "is not measured (SoftPromptsError: the snapshot" in said and "checksum is wrong" in said
+    assert Result.load(paths[1]).fragility is None
+
+
 def test_finished_runs_are_skipped_and_force_redoes_them(chess) -> None:
     _, _, paths = chess()
     before = [p.stat().st_mtime_ns for p in paths]

@@ -1,0 +1,179 @@
+"""Take a trained prompt elsewhere: `python -m soft_prompts.export SNAPSHOT FOLDER`.
+
+    --to peft    an adapter for PEFT's prompt tuning: [embed(separator); prompt], which PEFT puts before a text
+    --to embeds  the embeddings of a whole input, prompt and --text, for servers that take them instead of tokens
+    --to text    the tokens of the vocabulary that are nearest to each row: to read, not to use
+
+A prompt with conditions is exported under one of them: --condition 1500 1500.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import write_atomically
+
+NEAREST = 5
+"""Tokens shown for each row."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    snapshot: Annotated[Path, tyro.conf.Positional]
+    """A file below snapshots/."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder that is written."""
+    to: Literal["peft", "embeds", "text"] = "peft"
+    """What is written."""
+    model: str = ""
+    """Name, folder or GGUF file of the model that the prompt was trained on. Empty: the name in the snapshot."""
+    condition: tuple[float, ...] = ()
+    """What a conditional prompt depends on, such as both players' ratings."""
+    text: str = ""
+    """For --to embeds: what stands behind the prompt."""
+
+
+def main(settings: Settings) -> None:
+    """Export a prompt.
+
+    Raises:
+        SoftPromptsError: It cannot be read, has no such form, or the folder cannot be written.
+    """
+    from soft_prompts.results.snapshot import facts_of
+    from soft_prompts.serving import load
+
+    prompted = load(settings.snapshot, settings.model, "float32", "cpu")
+    rows = prompted.rows(settings.condition)
+    if not len(rows):
+        raise SoftPromptsError(f"{settings.snapshot} holds a prompt of no tokens: there is nothing to export.")
+    write = {"peft": _peft, "embeds": _embeds, "text": _text}[settings.to]
+    files = write(prompted, rows, settings)
+    if settings.to == "peft":
+        files["README.md"] = _card(facts_of(settings.snapshot), settings).encode()
+    for name, content in files.items():
+        write_atomically(settings.out / name, content)
+    say(f"{settings.to}: {', '.join(str(settings.out / name) for name in files)}")
+
+
+def _peft(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
+    """Adapter of PEFT 0.21. PEFT puts its embeddings first, and the prompt was trained behind the separator: so the
+    separator's embedding is its first row."""
+    import safetensors.torch
+    import torch
+
+    from soft_prompts.models.names import LOCAL
+
+    model = prompted.model
+    if prompted.use.behind == "text":
+        raise SoftPromptsError(
+            f"{settings.snapshot} holds a prompt that stands behind a text. PEFT's stand before it, so there is no "
+            f"such adapter; --to embeds writes a whole input."
+        )
+    with torch.no_grad():
+        first = model.embed(torch.tensor([prompted.use.separator])).float()
+    embeddings = torch.cat([first, rows.float()])
+    config = model.lm.config.get_text_config()
+    adapter = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": settings.model or model.name,
+        "revision": None if model.revision in ("main", LOCAL) else model.revision,
+        "num_virtual_tokens": len(embeddings),
+        "token_dim": embeddings.shape[1],
+        "num_transformer_submodules": 1,
+        "num_attention_heads": config.num_attention_heads,
+        "num_layers": config.num_hidden_layers,
+        "prompt_tuning_init": "RANDOM",
+        "inference_mode": True,
+    }
+    tensors = {"prompt_embeddings": embeddings.contiguous()}
+    return {
+        "adapter_config.json": (json.dumps(adapter, indent=2) + "\n").encode(),
+        "adapter_model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
+    }
+
+
+def _embeds(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
+    """Separator, prompt and text (or separator, text and prompt, if it was trained so) as one matrix [L, D]."""
+    import safetensors.torch
+    import torch
+
+    model = prompted.model
+    ids = model.tokenizer(settings.text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        first, text = (model.embed(torch.tensor(x, dtype=torch.long)).float() for x in ([prompted.use.separator], ids))
+    parts = [first, rows, text] if prompted.use.behind == "separator" else [first, text, rows]
+    return {"embeds.safetensors": safetensors.torch.save({"prompt_embeds": torch.cat(parts).contiguous()})}
+
+
+def _text(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
+    """The nearest tokens of each row by cosine, with it."""
+    import torch
+
+    vocabulary = torch.nn.functional.normalize(prompted.model.vocabulary.float(), dim=1)
+    cosines, ids = (torch.nn.functional.normalize(rows, dim=1) @ vocabulary.T).topk(NEAREST, 1)
+    decode = prompted.model.tokenizer.decode
+    lines = [
+        ", ".join(f"{decode([i])!r} {c:.2f}" for i, c in zip(of_row, by_row, strict=True))
+        for of_row, by_row in zip(ids.tolist(), cosines.tolist(), strict=True)
+    ]
+    return {"nearest.txt": ("\n".join(lines) + "\n").encode()}
+
+
+def _card(facts: dict[str, Any], settings: Settings) -> str:
+    """A model card: what was trained, on what, how good it is, and how it is loaded."""
+    run, identity = facts["run"], facts["model"]
+    base = settings.model or identity["name"]
+    task = run.get("task", {})
+    condition = f", in the condition {', '.join(f'{x:g}' for x in settings.condition)}" if settings.condition else ""
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [prompt-tuning]
+---
+
+# {run.get("experiment")}: a soft prompt of {run.get("n_tokens")} tokens for {identity["name"]}
+
+Trained on {task.get("name")} with seed {run.get("seed")}, {run.get("train", {}).get("steps")} steps{condition}.
+{_measured(run, settings)}
+The first row of the adapter is the embedding of the token that opens every text (id {facts["use"]["separator"]}), so
+texts are tokenised without special tokens:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "this folder")
+tokens = AutoTokenizer.from_pretrained("{base}")("a text", add_special_tokens=False, return_tensors="pt")
+print(model(**tokens).logits.shape)  # behind the adapter's rows and the text
+```
+"""
+
+
+def _measured(run: dict[str, Any], settings: Settings) -> str:
+    """The held-out loss, if the result lies where the snapshot's own is written."""
+    from soft_prompts.results.record import Result
+
+    parts = settings.snapshot.resolve().parts
+    if "snapshots" not in parts:
+        return ""
+    at = len(parts) - 1 - parts[::-1].index("snapshots")
+    result = Path(*parts[:at], "results", *parts[at + 1 :]).with_suffix(".json")
+    if not result.exists():
+        return ""
+    held_out = Result.load(result).held_out
+    low, high = held_out.interval
+    return f"Held-out loss: {held_out.loss:.3f} [{low:.3f}, {high:.3f}] nats per scored token (95 %, over documents).\n"
+
+
+if __name__ == "__main__":
+    interrupts_end_in_a_sentence()
+    with ends_in_a_sentence():
+        main(tyro.cli(Settings, prog="python -m soft_prompts.export", description=__doc__))

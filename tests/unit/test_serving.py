@@ -1,0 +1,167 @@
+"""A trained prompt in use, and elsewhere: PEFT computes the same logits with it, to the bit."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import soft_prompts
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.export import Settings, main
+from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
+from soft_prompts.models.loading import load as load_model
+from soft_prompts.results.snapshot import Use, save_prompt
+from soft_prompts.serving import _model_of
+from soft_prompts.tasks.chess_moves import RATINGS
+
+WIDTH, TEXT = 32, "some text, and more"
+
+
+@pytest.fixture(params=["neox", "llama"])
+def model(request, folders):
+    return load_model(str(folders[request.param]))
+
+
+def saved(model, path: Path, behind: str = "separator", conditional: bool = False) -> Path:
+    """A snapshot of a random prompt of three tokens."""
+    random = torch.Generator().manual_seed(1)
+    rows = torch.randn(3, model.vocabulary.shape[1], generator=random)
+    prompt = PromptGenerator(rows, 0.1, (2, 8), random, 1.0) if conditional else SoftPrompt(rows, 0.1)
+    use = Use(model.separator, behind, asdict(RATINGS) if conditional else None)
+    run = {"experiment": "e", "n_tokens": 3, "seed": 0, "task": {"name": "T"}, "train": {"steps": 5}}
+    save_prompt(prompt, model, run, path, use)
+    return path
+
+
+def ids_of(model, text: str = TEXT) -> list[int]:
+    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def naive_logits(model, rows: torch.Tensor, text: str = TEXT) -> torch.Tensor:
+    """Of separator, prompt and text, one after another, by the model alone."""
+    first, last = (
+        model.lm.get_input_embeddings()(torch.tensor(ids)) for ids in ([model.separator], ids_of(model, text))
+    )
+    with torch.no_grad():
+        return model.lm(inputs_embeds=torch.cat([first, rows, last])[None]).logits[0]
+
+
+def test_log_probabilities_are_those_of_the_model_behind_the_prompt(model, folders, tmp_path) -> None:
+    prompted = soft_prompts.load(saved(model, tmp_path / "p.safetensors"), folder_of(model, folders), "float32")
+    (found,) = prompted.logprobs([TEXT])
+    expected = naive_logits(model, prompted.rows()).log_softmax(-1)[3:-1]  # from the prompt's last token on
+    assert found == pytest.approx([float(expected[i, token]) for i, token in enumerate(ids_of(model))], abs=1e-4)
+
+
+def folder_of(model, folders) -> str:
+    return str(folders[model.name])
+
+
+def test_writing_goes_on_by_the_most_likely_token(model, folders, tmp_path) -> None:
+    prompted = soft_prompts.load(saved(model, tmp_path / "p.safetensors"), folder_of(model, folders), "float32")
+    text, expected = TEXT, ""
+    for _ in range(3):
+        token = int(naive_logits(model, prompted.rows(), text)[-1].argmax())
+        if token in model.ends or token >= len(model.tokenizer):
+            break
+        expected += model.tokenizer.decode([token])
+        text = TEXT + expected
+    written = prompted.generate(TEXT, 3)
+    assert written.startswith(expected) or "\ufffd" in written + expected  # a byte may be no letter
+    assert prompted.generate(TEXT, 5, 1.0, 3) == prompted.generate(TEXT, 5, 1.0, 3)
+
+
+def test_a_condition_is_given_in_people_s_numbers(model, folders, tmp_path) -> None:
+    prompted = soft_prompts.load(saved(model, tmp_path / "p", conditional=True), folder_of(model, folders), "float32")
+    with torch.no_grad():
+        (expected,) = prompted.prompt(torch.tensor([[0.25, 0.5]]))
+    assert torch.equal(prompted.rows((1500, 2000)), expected)
+    with pytest.raises(SoftPromptsError, match=r"condition is \(1500,\), .* takes 2 numbers \(white's rating, black's"):
+        prompted.generate(TEXT, 2, condition=(1500,))
+    with pytest.raises(SoftPromptsError, match="this prompt takes no condition"):
+        soft_prompts.load(saved(model, tmp_path / "q"), folder_of(model, folders)).rows((1.0,))
+
+
+def test_a_prompt_behind_a_text_goes_on_from_there_and_scores_nothing(model, folders, tmp_path) -> None:
+    prompted = soft_prompts.load(saved(model, tmp_path / "p", "text"), folder_of(model, folders), "float32")
+    with pytest.raises(SoftPromptsError, match="stands behind a text"):
+        prompted.logprobs([TEXT])
+    example = prompted._example(TEXT, ())
+    assert example.insert_at == len(example.tokens) == 1 + len(ids_of(model))
+    with pytest.raises(SoftPromptsError, match="--to embeds writes a whole input"):
+        main(Settings(tmp_path / "p", tmp_path / "out", model=folder_of(model, folders)))
+
+
+def test_a_snapshot_from_before_says_so(model, folders, tmp_path) -> None:
+    save_prompt(SoftPrompt(torch.randn(2, WIDTH), 0.1), model, {}, tmp_path / "old")
+    with pytest.raises(SoftPromptsError, match="older version; train it again with --force"):
+        soft_prompts.load(tmp_path / "old", folder_of(model, folders))
+    with pytest.raises(SoftPromptsError, match="name the folder or file of"):  # the snapshot knows no path
+        soft_prompts.load(saved(model, tmp_path / "p"))
+    (tmp_path / "bad").write_bytes(b"no")
+    with pytest.raises(SoftPromptsError, match="could not read the snapshot"):
+        soft_prompts.load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_peft_computes_the_same_logits_to_the_bit(model, folders, tmp_path, conditional: bool) -> None:
+    """Also of a naive adapter, which forgets the separator, it can be seen that it does not."""
+    base = folder_of(model, folders)
+    condition = (1500.0, 2000.0) if conditional else ()
+    path = saved(model, tmp_path / "snapshots" / "p.safetensors", conditional=conditional)
+    main(Settings(path, tmp_path / "out", model=base, condition=condition))
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out"))
+    ids = torch.tensor([ids_of(model)])
+    with torch.no_grad():
+        of_peft = adapted.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    own = naive_logits(model, soft_prompts.load(path, base, "float32").rows(condition))
+    assert torch.equal(of_peft, own)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["num_virtual_tokens"], config["token_dim"], config["revision"]) == (4, WIDTH, None)
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert set(tensors) == {"prompt_embeddings"}
+    assert (naive_logits(model, tensors["prompt_embeddings"][2:])[-1] - own[-1]).abs().max() > 0.1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"base_model: {base}" in card and "a soft prompt of 3 tokens" in card and "Held-out loss" not in card
+
+
+def test_a_whole_input_as_embeddings_and_the_nearest_tokens(model, folders, tmp_path) -> None:
+    base = folder_of(model, folders)
+    for behind in ("separator", "text"):
+        path = saved(model, tmp_path / f"{behind}.safetensors", behind)
+        main(Settings(path, tmp_path / behind, "embeds", base, text=TEXT))
+        embeds = load_file(tmp_path / behind / "embeds.safetensors")["prompt_embeds"]
+        rows = soft_prompts.load(path, base, "float32").rows()
+        at = 1 if behind == "separator" else 1 + len(ids_of(model))
+        assert torch.equal(embeds[at : at + 3], rows) and len(embeds) == 4 + len(ids_of(model))
+        assert torch.equal(embeds[0], model.vocabulary[model.separator])
+    known = SoftPrompt(3 * model.vocabulary[[ord("a") - 30, 7]].float(), 0.1)
+    save_prompt(known, model, {}, tmp_path / "known", Use(model.separator, "separator"))
+    main(Settings(tmp_path / "known", tmp_path / "text", "text", base))
+    lines = (tmp_path / "text" / "nearest.txt").read_text().splitlines()
+    decoded = [model.tokenizer.decode([i]) for i in (ord("a") - 30, 7)]
+    assert [line.partition(" 1.00")[0] for line in lines] == [repr(text) for text in decoded]
+
+
+def test_the_model_is_the_one_that_the_snapshot_names(pocket, tmp_path) -> None:
+    prompted = soft_prompts.load(saved(pocket, tmp_path / "p.safetensors"))
+    assert prompted.model.name == "pocket" and prompted.model.weight_hash == pocket.weight_hash
+    facts = {"model": {"name": "org/name", "revision": "step3000"}}
+    assert _model_of(facts) == "org/name@step3000"
+    assert _model_of({"model": {"name": "org/name", "revision": "main"}}) == "org/name"
+
+
+def test_scores_agree_with_those_of_an_evaluation(model, folders, tmp_path) -> None:
+    prompted = soft_prompts.load(saved(model, tmp_path / "p"), folder_of(model, folders), "float32")
+    tokens = np.array([model.separator, *ids_of(model)])
+    example = Example(tokens, np.concatenate([[IGNORE], tokens[1:]]), "d")
+    (scores,) = evaluate(model, [prompted.prompt], [replace(example)], 4096)
+    assert -sum(prompted.logprobs([TEXT])[0]) == pytest.approx(scores.sums[0], rel=1e-5)
