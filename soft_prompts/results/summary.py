@@ -20,6 +20,8 @@ SHARE = 0.95
 GOALS = {"exact": 0.95, "legal_after_10": 0.95, "arrives": 0.95, "gap_closed": 0.95}
 """Behavioural score -> the value from which on the behaviour counts as brought out. A choice, and a strict one."""
 NO_CONTRIBUTION = "no contribution seen"
+PLATEAU = "the gap to its own plateau"
+"""What the distance is to that every curve has."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
         distances[f"the gap to {curve.anchor['name']}"] = losses.distance_to_anchor(SHARE)
     if losses.contribution() is not None:
         distances["the contribution"] = losses.distance_to_contribution(SHARE)
-    distances["the gap to its own plateau"] = losses.distance_to_plateau(SHARE)
+    distances[PLATEAU] = losses.distance_to_plateau(SHARE)
     best = int(losses.n_tokens[losses.losses.argmin()])
     return Summary(
         contribution=_contribution(curve),
@@ -140,15 +142,15 @@ def _to_goals(curve: Curve) -> dict[str, Distance]:
 def far_and_fragile(summaries: Sequence[Summary]) -> str:
     """Whether the prompts of far behaviours bear more noise than those of near ones, in words.
 
-    Of each behaviour counts the prompt at its distance or, if none reaches it, the longest. Behaviours are ranked, so
-    it does not matter in what distances are counted.
+    Distances are to the curves' own plateaus, which all curves have that gain anything. Of each counts the prompt at
+    its distance or, if none reaches it, the longest.
 
     Returns:
         "" if there are too few behaviours to say anything.
     """
     pairs = []
     for summary in summaries:
-        distance = _quoted(summary.distances)
+        distance = summary.distances[PLATEAU]
         if summary.fragility and not distance.why:
             longest = summary.fragility[-1]
             half = next((h for h in summary.fragility if h.n_tokens == distance.value), longest)
@@ -158,8 +160,8 @@ def far_and_fragile(summaries: Sequence[Summary]) -> str:
         return ""
     value, (low, high) = found
     return (
-        f"Distance and the noise that takes half of the gain: rank correlation {value:.2f} [{low:.2f}, {high:.2f}] "
-        f"over {len(pairs)} curves. Positive: what is far bears more noise."
+        f"Distance to the own plateau and the noise that takes half of the gain: rank correlation {value:.2f} "
+        f"[{low:.2f}, {high:.2f}] over {len(pairs)} curves. Positive: what is far bears more noise."
     )
 
 

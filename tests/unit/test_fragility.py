@@ -234,6 +234,21 @@ def test_summaries_tell_it_and_compare_behaviours() -> None:
     assert far_and_fragile([summary] * 3) == ""
 
 
+def test_what_is_far_is_compared_with_what_is_fragile() -> None:
+    """The nearer the plateau, the more noise these curves bear."""
+
+    def summary(near: bool, half: float):
+        """Four tokens reach the plateau, or sixteen; half of the gain is gone at ``half``."""
+        bears = {size: 1.0 if size < half else 2.0 if size == half else 3.0 for size in (0.5, 1.0, 2.0, 4.0)}
+        known = [result(0, losses=(3.0, 3.0))]
+        for n, loss in ((4, 1.0 if near else 2.0), (16, 1.0)):
+            known.append(result(n, losses=(loss, loss), fragility=noisy(bears, loss)))
+        return summarise(curves(known)[0])
+
+    said = far_and_fragile([summary(True, 4.0), summary(True, 2.0), summary(False, 1.0), summary(False, 0.5)])
+    assert "rank correlation -0.89" in said and "over 4 curves" in said
+
+
 def test_a_table_shows_what_of_the_gain_is_left() -> None:
     """From 3 nats without a prompt to 1 with it: at 1.5 nats, three quarters of the gain are left."""
     known = noisy({0.25: 1.5, 1.0: 2.0, 2.0: 3.5}, 1.0)
