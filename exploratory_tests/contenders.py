@@ -86,41 +86,38 @@ class Case:
     def flops(self) -> float:
         """Floating-point operations that a step needs: forward and, in training, backward to the input."""
         width, layers, _, inner, vocabulary = sizes(self.shape)
-        weights = layers * (4 * width**2 + 2 * width * inner)
+        size = Size(layers, width, vocabulary, layers * (4 * width**2 + 2 * width * inner))
         row, scored = self.length + self.n_tokens, (self.length - 1) * self.scored
         ways = 2 if self.what == "training" else 1
-        return self.n_runs * self.batch * operations(weights, layers, width, vocabulary, row, scored, ways)
+        return self.n_runs * self.batch * size.operations(row, scored, ways)
 
 
-def operations(
-    weights: int,
-    layers: int,
-    width: int,
-    vocabulary: int,
-    row: int,
-    scored: float,
-    ways: int = 2,
-    trained: bool = False,
-) -> float:
-    """Floating-point operations that one document needs: the body's at all positions, the head's at scored ones.
+@dataclass(frozen=True)
+class Size:
+    """What of a model's size tells its cost."""
 
-    A product with a weight takes 2 operations for each weight and position each way (Kaplan et al. 2020, arXiv
-    2001.08361, section 2.1). Causal attention has two products, of which half is masked; its backward pass takes twice
-    as many.
+    layers: int
+    width: int
+    vocabulary: int
+    weights: int
+    """Of the body's matrices."""
 
-    Args:
-        weights: Weights of the body's matrices.
-        layers: Number of layers.
-        width: D.
-        vocabulary: V.
-        row: Positions, prompt included.
-        scored: Positions whose logits are needed.
-        ways: 1 forward only, 2 with the backward pass to the input.
-        trained: Whether the gradients of the weights are computed, too, as they are where nothing is frozen.
-    """
-    products = 2 * (ways + trained)
-    attention = layers * row * width * (2 + 4 * (ways - 1))
-    return float(row * (weights * products + attention) + scored * width * vocabulary * products)
+    def operations(self, row: int, scored: float, ways: int = 2, trained: bool = False) -> float:
+        """Floating-point operations that one document needs: the body's at all positions, the head's at scored ones.
+
+        A product with a weight takes 2 operations for each weight and position each way (Kaplan et al. 2020, arXiv
+        2001.08361, section 2.1). Causal attention has two products, of which half is masked; its backward pass takes
+        twice as many.
+
+        Args:
+            row: Positions, prompt included.
+            scored: Positions whose logits are needed.
+            ways: 1 forward only, 2 with the backward pass to the input.
+            trained: Whether the gradients of the weights are computed, too, as they are where nothing is frozen.
+        """
+        products = 2 * (ways + trained)
+        attention = self.layers * row * self.width * (2 + 4 * (ways - 1))
+        return float(row * (self.weights * products + attention) + scored * self.width * self.vocabulary * products)
 
 
 def sizes(shape: str) -> tuple[int, int, int, int, int]:

@@ -10,16 +10,15 @@ keeps for the backward pass is counted in layers of the real shapes.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
 
-from exploratory_tests.contenders import SHAPES, operations
+from exploratory_tests.contenders import SHAPES, Size
 from soft_prompts.engine.forward import usual_budget
 from soft_prompts.engine.loss import SLICE_LOGITS
 from soft_prompts.report.reference import reference
@@ -56,32 +55,24 @@ def config_of(model: str) -> PretrainedConfig:
     return GPTNeoXConfig(**sizes, intermediate_size=inner, vocab_size=vocabulary)
 
 
-@dataclass(frozen=True)
-class Size:
-    """What of a model's size tells its cost."""
-
-    layers: int
-    width: int
-    vocabulary: int
-    weights: int
-    """Of the body's matrices."""
-    parameters: int
-    """Of the whole model."""
-
-    def operations(self, row: int, scored: int, trained: bool = False) -> float:
-        """Of one document, forward and backward; ``operations`` has the arguments."""
-        return operations(self.weights, self.layers, self.width, self.vocabulary, row, scored, 2, trained)
-
-
 @lru_cache
+def without_numbers(model: str) -> PreTrainedModel:
+    """A published model's shape, without any weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config_of(model))
+
+
 def size_of(model: str) -> Size:
     """The size of a published model."""
     config = config_of(model)
-    with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(config)
-    weights = sum(m.weight.numel() for m in lm.base_model.modules() if isinstance(m, nn.Linear))
-    n = sum(p.numel() for p in lm.parameters())
-    return Size(config.num_hidden_layers, config.hidden_size, config.vocab_size, weights, n)
+    body = without_numbers(model).base_model
+    weights = sum(m.weight.numel() for m in body.modules() if isinstance(m, nn.Linear))
+    return Size(config.num_hidden_layers, config.hidden_size, config.vocab_size, weights)
+
+
+def n_parameters(model: str) -> int:
+    """Of the whole of a published model."""
+    return sum(p.numel() for p in without_numbers(model).parameters())
 
 
 @lru_cache
@@ -111,7 +102,7 @@ def gib(model: str, dtype: torch.dtype) -> float:
     """GiB that training needs: the weights, what a pass keeps, and the logits that exist at once, twice in float32."""
     size, itemsize = size_of(model), torch.tensor([], dtype=dtype).element_size()
     kept = usual_budget(torch.device("cuda")) * size.layers * kept_bytes(model, dtype)
-    return (size.parameters * itemsize + kept + 2 * 4 * SLICE_LOGITS["cuda"]) / GIB
+    return (n_parameters(model) * itemsize + kept + 2 * 4 * SLICE_LOGITS["cuda"]) / GIB
 
 
 def documents(experiment: str) -> tuple[int, float]:

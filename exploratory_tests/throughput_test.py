@@ -469,7 +469,9 @@ def main(settings: Settings) -> None:
         case, contender = json.loads(settings.memory_of)
         print_memory(Case(**case), contender)
         return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: --device is cuda, but torch sees no GPU here; nvidia-smi says whether there is one.")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
     kept = "" if settings.quick else f" The cases before it are in {settings.out}."
     rows: list[Row] = []
     cases = QUICK if settings.quick else [*TRAINING, *FORWARD_ONLY, *TOGETHER, *ON_A_GPU * (device == "cuda")]

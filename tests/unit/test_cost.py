@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from exploratory_tests import cost
-from exploratory_tests.contenders import operations
+from exploratory_tests.contenders import Size
 from soft_prompts.report.reference import reference
 
 WIDTH, LAYERS, INNER, VOCABULARY, ROW = 64, 3, 256, 300, 10
@@ -30,16 +30,16 @@ def test_operations_are_those_that_torch_counts(trained: bool) -> None:
         lm(inputs_embeds=row).logits.sum().backward()
     weights = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * INNER)
     masked_half = LAYERS * ROW * ROW * WIDTH * 6  # eager attention computes it, the others do not
-    counted = operations(weights, LAYERS, WIDTH, VOCABULARY, ROW, ROW, 2, trained)
+    counted = Size(LAYERS, WIDTH, VOCABULARY, weights).operations(ROW, ROW, trained=trained)
     assert counter.get_total_flops() == counted + masked_half
 
 
 def test_sizes_are_those_of_the_published_models() -> None:
     """Parameters in all and without embeddings, from the table of arXiv 2304.01373."""
     size = cost.size_of("EleutherAI/pythia-70m-deduped")
-    assert size.parameters == 70_426_624
+    assert cost.n_parameters("EleutherAI/pythia-70m-deduped") == 70_426_624
     assert size.weights == pytest.approx(18_915_328, rel=0.003)  # which also has biases and norms
-    assert cost.size_of("TinyLlama/TinyLlama-1.1B-Chat-v1.0").parameters == 1_100_048_384
+    assert cost.n_parameters("TinyLlama/TinyLlama-1.1B-Chat-v1.0") == 1_100_048_384
 
 
 def test_a_layer_keeps_what_its_backward_pass_needs() -> None:

@@ -107,6 +107,12 @@ def test_the_benchmark_writes_its_numbers(tmp_path, monkeypatch, capsys) -> None
     assert "tokens/s" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_sentence() -> None:
+    with pytest.raises(SystemExit, match="--device is cuda, but torch sees no GPU here"):
+        throughput_test.main(Settings(quick=True, device="cuda"))
+
+
 def test_the_bare_kernels_are_the_products_of_the_step_and_its_attention() -> None:
     step = contenders.bare(TINY, new_lm("tiny", torch.float32, "cpu"))
     with _Counter() as counter:
