@@ -144,9 +144,11 @@ def _probed(sweep: Sweep, runs: Sequence[Run], measured: Measured) -> Measured:
         return measured
     from soft_prompts.probing import probe
 
-    probe(sweep, runs)
-    finished = [run for run in runs if run.result_path(sweep.out).exists()]
-    return Measured([Result.load(run.result_path(sweep.out)) for run in finished], measured.failures)
+    known = {result.identity for result in measured.results}  # the old result of a run that was given up is not
+    paths = {run: run.result_path(sweep.out) for run in runs}
+    finished = [run for run, path in paths.items() if path.exists() and Result.load(path).identity in known]
+    probe(sweep, finished)
+    return Measured([Result.load(paths[run]) for run in finished], measured.failures)
 
 
 def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:

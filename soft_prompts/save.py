@@ -15,7 +15,7 @@ from soft_prompts.results.provenance import provenance
 from soft_prompts.results.record import HeldOut, Result, check_behaviour
 from soft_prompts.results.snapshot import Use, save_prompt
 from soft_prompts.stopwatch import CLOCK
-from soft_prompts.tasks.base import TaskScores
+from soft_prompts.tasks.base import Conditions, TaskScores
 from soft_prompts.training.state import TrainingState
 
 
@@ -64,7 +64,9 @@ def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_togeth
 
 def _use(state: TrainingState, bench: Bench) -> Use:
     """What a snapshot must tell so that its prompt can be used without the task."""
-    conditions = state.run.task.conditions
+    n_conditions = len(bench.held_out[0].condition)
+    as_they_are = Conditions(tuple(f"condition {i + 1}" for i in range(n_conditions))) if n_conditions else None
+    conditions = state.run.task.conditions or as_they_are
     behind = "separator" if all(e.insert_at == 1 for e in bench.held_out) else "text"
     return Use(bench.model.separator, behind, asdict(conditions) if conditions else None)
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,19 @@ from transformers import AutoModelForCausalLM
 import soft_prompts
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.export import Settings, main
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.loading import load as load_model
 from soft_prompts.results.snapshot import Use, save_prompt
-from soft_prompts.serving import _model_of
+from soft_prompts.save import _use
+from soft_prompts.serving import Prompted, _model_of
+from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.chess_moves import RATINGS
+from soft_prompts.training.recipe import TrainConfig
+from soft_prompts.training.run import Run
+from tests.unit.conftest import make_examples
 
 WIDTH, TEXT = 32, "some text, and more"
 
@@ -157,6 +164,16 @@ def test_the_model_is_the_one_that_the_snapshot_names(pocket, tmp_path) -> None:
     facts = {"model": {"name": "org/name", "revision": "step3000"}}
     assert _model_of(facts) == "org/name@step3000"
     assert _model_of({"model": {"name": "org/name", "revision": "main"}}) == "org/name"
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_conditions_of_a_task_that_names_none_are_taken_as_they_are(neox, n: int) -> None:
+    state = SimpleNamespace(run=Run("e", Task(), "m", 1, 0, TrainConfig(), "float32"))
+    use = _use(state, Bench(neox, None, [replace(e, insert_at=1) for e in make_examples(3, n_conditions=n)], 4096))
+    assert use.behind == "separator" and use.separator == neox.separator
+    prompted = Prompted(neox, SoftPrompt(torch.randn(1, WIDTH), 0.1), use)
+    assert prompted._condition((0.5, 3.0)[:n]).tolist() == [0.5, 3.0][:n]
+    assert _use(state, Bench(neox, None, [replace(make_examples(1)[0], insert_at=2)], 4096)).behind == "text"
 
 
 def test_scores_agree_with_those_of_an_evaluation(model, folders, tmp_path) -> None:

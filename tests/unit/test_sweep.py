@@ -160,11 +160,12 @@ def test_a_run_on_incomplete_data_is_not_finished(chess) -> None:
     assert Result.load(paths[1]).provenance["data"]["complete"]
 
 
-def test_a_redone_run_that_diverges_does_not_pass_its_old_result_off_as_new(chess, monkeypatch) -> None:
+@pytest.mark.parametrize("more", [(), ("--probes", "fragility")])
+def test_a_redone_run_that_diverges_does_not_pass_its_old_result_off_as_new(chess, monkeypatch, more) -> None:
     _, said, _ = chess("--train.steps", "30")
     assert shown_lengths(said) == ["0", "2"]
     monkeypatch.setattr(TrainingState, "lr", lambda self, step: 1e38)
-    code, said, _ = chess("--train.steps", "30", "--force")
+    code, said, _ = chess("--train.steps", "30", "--force", *more)
     assert code == 2
     assert shown_lengths(said) == ["0"]
 
