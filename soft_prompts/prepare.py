@@ -148,6 +148,7 @@ def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:
     held_out, validation = measured(bench), measured(bench.for_choices)
     if held_out is None or validation is None:
         return None
+    tried = {"tried": held_out.tried} if held_out.tried else {}
     return {
         "name": held_out.name,
         "loss": held_out.scores.loss,
@@ -155,6 +156,7 @@ def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:
         "validation_loss": validation.scores.loss,
         "bits": held_out.bits,
         "own_bits": held_out.own_bits,
+        **tried,
     }
 
 

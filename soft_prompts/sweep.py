@@ -42,7 +42,8 @@ class Sweep:
     anchor: str = ""
     """What is known to bring the behaviour out; distances are shares of the way to its loss. lora: a LoRA fine-tune on
     the same documents for as many steps, its learning rate chosen on the validation documents. "text:...": a text where
-    the prompt would stand. model:NAME: another model of the same tokenizer. Empty: what the task names, if anything."""
+    the prompt would stand. texts:FILE: the best on the validation documents of those in a file (a JSON list).
+    model:NAME: another model of the same tokenizer. Empty: what the task names, if anything."""
     separator: str = ""
     """The token that opens every text, such as "<|endoftext|>". Empty: the tokenizer's BOS (or EOS), unless another
     special token gives a loss at 0 tokens that is lower by more than 0.05 nats on training documents of the task."""
@@ -103,9 +104,9 @@ class Sweep:
             )
         if len(set(self.controls)) < len(self.controls):
             raise SoftPromptsError(f"--controls is {self.controls}, but must name none twice.")
-        if self.anchor and self.anchor != "lora" and not self.anchor.startswith(("text:", "model:")):
+        if self.anchor and self.anchor != "lora" and not self.anchor.startswith(("text:", "texts:", "model:")):
             raise SoftPromptsError(
-                f"--anchor is {self.anchor!r}, but must be lora, text:... or model:NAME, or be left out."
+                f"--anchor is {self.anchor!r}, but must be lora, text:..., texts:FILE or model:NAME, or be left out."
             )
         if self.device_map == "auto" and n_processes_here() > 1:
             raise SoftPromptsError(

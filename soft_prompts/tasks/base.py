@@ -62,6 +62,8 @@ class Anchor:
     """Code length of a text, mean over the documents: tokens x log2(V). None: it is no text."""
     own_bits: float | None = None
     """The same in the model's own code: -log2 of the text's probability where the prompt would stand."""
+    tried: dict[str, float] | None = None
+    """If it is the best of several texts: each with its validation loss, by which it was chosen."""
 
 
 @dataclass(frozen=True)

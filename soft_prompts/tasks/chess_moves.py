@@ -30,6 +30,9 @@ PUBLISHED_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rat
 PUBLISHED_TEST_GAMES = "https://database.lichess.org/standard/lichess_db_standard_rated_2023-12.pgn.zst"
 
 RATINGS = Conditions(("white's rating", "black's rating"), 1000, 2000)  # as published
+_SQUARE = ("file (1 to 8) of white's first move", "its rank", "file of black's first move", "its rank")
+OPENING = Conditions(_SQUARE, 4.5, 2)
+"""Where the first move of each side goes to. A game of one half-move has the middle of the board for black's."""
 PLIES_CONTINUED = 8
 TOKENS_PER_PLY = 6
 """A UCI move is at most five characters and a space, and a token at least one of them."""
@@ -86,10 +89,17 @@ class ChessMoves(Task):
     anchor_text: str = added_later("")
     """A text that is known to make the model play, such as "White {white}, Black {black}.\n", with both players'
     ratings put in. Distances are then measured by its loss. Empty: none is known."""
+    condition: Literal["ratings", "opening"] = added_later("ratings")
+    """What the prompt is told of a game: both players' ratings, or where the first move of each side goes to. That says
+    much of the game, and so shows whether a condition is used at all."""
 
-    headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect")
-    conditions: ClassVar[Conditions] = RATINGS
+    headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect", "opening_effect")
     file_options: ClassVar[tuple[str, ...]] = ("games", "test_games")
+
+    @property
+    def conditions(self) -> Conditions:  # type: ignore[override]
+        """What a prompt depends on."""
+        return RATINGS if self.condition == "ratings" else OPENING
 
     @property
     def game_filter(self) -> GameFilter:
@@ -122,11 +132,11 @@ class ChessMoves(Task):
         games = self._split(encoding)
         if split != "train":
             of_split = (games.test, games.held_out) if split == "held_out" else (games.games, games.validation)
-            yield from _encode(*of_split, encoding)
+            yield from _encode(*of_split, encoding, self.condition)
             return
         random = np.random.default_rng(seed)
         while True:
-            yield from _encode(games.games, random.permutation(games.train), encoding)
+            yield from _encode(games.games, random.permutation(games.train), encoding, self.condition)
 
     def facts(self, encoding: Encoding) -> dict[str, Any]:
         games = self._split(encoding)
@@ -153,10 +163,11 @@ class ChessMoves(Task):
         return Anchor("the trigger text", *behind_texts(bench, texts))
 
     def score(self, prompted: PromptedModel, held_out: Sequence[ChessExample]) -> TaskScores:
-        """Predicted moves of held-out games, the use made of the ratings, and legal moves of free continuations.
+        """Predicted moves of held-out games, the use made of the condition, and legal moves of free continuations.
 
         nats_per_move: held-out loss by move instead of by token.
-        elo_effect: nats per token that are lost if every game gets the ratings of another one.
+        elo_effect: nats per token that are lost if every game gets the ratings of another one; with --condition
+            opening it is called opening_effect and is of the openings.
         move_match: share of the moves whose every token is the model's first choice; _by_elo: by the mover's rating.
         legal_after_N: share of games whose first continued move, after N half-moves, is legal; legal_by_ply_after_N:
             whose
@@ -166,9 +177,10 @@ class ChessMoves(Task):
         order = np.random.default_rng(0).permutation(len(held_out))
         strangers = [replace(e, condition=held_out[i].condition) for e, i in zip(held_out, order, strict=True)]
         shuffled = prompted.scores(strangers)
+        effect = "elo_effect" if self.condition == "ratings" else "opening_effect"
         scores = {
             "nats_per_move": ratio(true.sums, np.array([e.n_plies for e in held_out])),
-            "elo_effect": ratio(shuffled.sums - true.sums, true.counts),
+            effect: ratio(shuffled.sums - true.sums, true.counts),
             **_move_match(true, held_out),
         }
         samples = []
@@ -253,7 +265,9 @@ def _read(source: str, game_filter: GameFilter, max_games: int, cache: Path | No
     return games
 
 
-def _encode(games: Games, indices: np.ndarray, encoding: Encoding) -> Iterator[ChessExample]:
+def _encode(
+    games: Games, indices: np.ndarray, encoding: Encoding, told: Literal["ratings", "opening"]
+) -> Iterator[ChessExample]:
     for start in range(0, len(indices), 256):  # the tokenizer is several times faster on many texts than on one
         part = indices[start : start + 256]
         texts = [games.moves(i) for i in part]
@@ -265,8 +279,14 @@ def _encode(games: Games, indices: np.ndarray, encoding: Encoding) -> Iterator[C
             if len(tokens) > 1:
                 labels = np.concatenate([[IGNORE], tokens[1:]])
                 white, black = (int(x) for x in games.elos[i])
-                condition = RATINGS([white, black])
+                condition = RATINGS([white, black]) if told == "ratings" else opening(text)
                 yield ChessExample(tokens, labels, games.id(i), condition=condition, plies=plies, elos=(white, black))
+
+
+def opening(text: str) -> np.ndarray:
+    """Where the first move of each side goes to, as prompts are told it: float32 [4]."""
+    squares = [ord(c) - ord("a" if c.isalpha() else "1") + 1 for move in text.split()[:2] for c in move[2:4]]
+    return OPENING([*squares, 4.5, 4.5][:4])
 
 
 def _plies(text: str, starts: np.ndarray) -> np.ndarray:

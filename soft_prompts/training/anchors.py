@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 
 import torch
 
@@ -23,6 +25,8 @@ RANK = 8
 """Of a LoRA."""
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """Learning rates of LoRAs, of which the best on the validation documents is taken."""
+SHOWN = 60
+"""Characters of a text that names and messages show."""
 
 
 def anchor_of(run: Run, bench: Bench) -> Callable[[Bench], Anchor | None]:
@@ -30,24 +34,63 @@ def anchor_of(run: Run, bench: Bench) -> Callable[[Bench], Anchor | None]:
 
     Args:
         run: ``run.anchor`` says which: "" is what the task names, "lora" a fine-tune on the same training documents,
-            "text:..." a text in the prompt's place, "model:..." another model of the same tokenizer.
+            "text:..." a text in the prompt's place, "texts:..." the best of those in a file, "model:..." another model
+            of the same tokenizer.
         bench: The model and the validation documents.
 
     Raises:
-        SoftPromptsError: There is no such kind, the other model cannot be loaded, or it has another tokenizer.
+        SoftPromptsError: There is no such kind, the other model cannot be loaded, or it has another tokenizer; or a
+            text is too long for the model, or the file holds none.
     """
     kind, _, what = run.anchor.partition(":")
     if kind == "lora":
         return _fine_tuned(run, bench)
     if kind == "text":
         return lambda of: _of_text(of, what)
+    if kind == "texts":
+        return _of_best_text(bench, written(what))
     if kind == "model":
         return _of_model(run, bench, what)
     return run.task.anchor
 
 
-def _of_text(bench: Bench, text: str) -> Anchor:
-    return Anchor(f"the text {text!r}", *behind_texts(bench, [text] * len(bench.held_out)))
+def _of_text(bench: Bench, text: str, name: str = "the text", tried: dict[str, float] | None = None) -> Anchor:
+    n_tokens, context = len(bench.encoding.tokens([text])[0][0]) - 1, bench.model.context
+    if n_tokens + bench.encoding.max_tokens > context:
+        raise SoftPromptsError(
+            f"the text {shortened(text)!r} has {n_tokens} tokens, and documents {bench.encoding.max_tokens}, but "
+            f"{bench.model.name} reads {context} at most; choose a shorter text for --anchor."
+        )
+    scored = behind_texts(bench, [text] * len(bench.held_out))
+    return Anchor(f"{name} {shortened(text)!r}", *scored, tried)
+
+
+def _of_best_text(bench: Bench, texts: list[str]) -> Callable[[Bench], Anchor]:
+    """Of the text with the lowest validation loss."""
+    losses = {text: _of_text(bench.for_choices, text).scores.loss for text in texts}
+    best = min(texts, key=lambda text: losses[text])
+    return lambda of: _of_text(of, best, f"the best of {len(texts)} texts,", losses)
+
+
+def written(path: str) -> list[str]:
+    """Texts that a person wrote: a JSON file that holds a list of them.
+
+    Raises:
+        SoftPromptsError: It cannot be read, or holds something else.
+    """
+    try:
+        texts = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "it is not JSON in UTF-8"
+        raise SoftPromptsError(f"--anchor texts:{path} cannot be read: {reason}; check the file.") from error
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) and text for text in texts)):
+        raise SoftPromptsError(f'--anchor texts:{path} must hold a list of texts, such as ["A game of chess: "].')
+    return list(dict.fromkeys(texts))
+
+
+def shortened(text: str) -> str:
+    """A text's first characters, for names and messages."""
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def _of_model(run: Run, bench: Bench, name: str) -> Callable[[Bench], Anchor]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from soft_prompts.data.sources import fingerprint
 from soft_prompts.files import safe_name
 from soft_prompts.models.names import model_files, model_name
 from soft_prompts.options import recorded
@@ -105,8 +106,10 @@ class Run:
 
 
 def _anchor(asked: str) -> dict[str, str]:
-    """What is asked for as the anchor, for the record: another model by its name and files, not by its path."""
+    """What is asked for as the anchor, for the record: other models and files by name and content, not by path."""
     kind, _, name = asked.partition(":")
+    if kind == "texts":
+        return {"anchor": f"texts:{Path(name).name}", "anchor_files": fingerprint(name)}
     if kind != "model":
         return {"anchor": asked}
     return {"anchor": f"model:{model_name(name)}", "anchor_files": model_files(name) or ""}

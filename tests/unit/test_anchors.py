@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import chess
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions import SoftPrompt
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.tasks.base import Task
+from soft_prompts.texts import CHESS
 from soft_prompts.training import anchors
 from soft_prompts.training.anchors import anchor_of
 from soft_prompts.training.loop import accumulate_gradients
@@ -150,6 +153,70 @@ def test_the_loss_behind_a_text_is_that_of_the_whole_text(neox) -> None:
     whole = torch.cat([before, torch.from_numpy(ab)])[None]
     log_probs = neox.lm(whole).logits[0].log_softmax(-1)
     assert found.own_bits == pytest.approx(-(log_probs[0, ab[0]] + log_probs[1, ab[1]]).item() / np.log(2), rel=1e-4)
+
+
+def test_of_several_texts_the_one_with_the_lowest_validation_loss_is_the_anchor(neox, tmp_path) -> None:
+    file = tmp_path / "texts.json"
+    file.write_text(json.dumps(["ab", "xyz", "q", "ab"]))
+    bench = bench_of(neox)
+    measure = anchor_of(run_of(f"texts:{file}"), bench)
+    found, chosen_by = measure(bench), measure(bench.for_choices)
+    alone = {text: anchor_of(run_of(f"text:{text}"), bench) for text in ("ab", "xyz", "q")}
+    validation = {text: measured(bench.for_choices).scores.loss for text, measured in alone.items()}
+    best = min(validation, key=lambda text: validation[text])
+    assert found.tried == validation and len(set(validation.values())) == 3
+    assert found.name == f"the best of 3 texts, {best!r}"
+    assert found.scores.loss == alone[best](bench).scores.loss
+    assert chosen_by.scores.loss == min(validation.values())
+
+
+def test_texts_are_recorded_by_their_content_and_not_by_their_path(tmp_path) -> None:
+    configs = []
+    for folder, texts in (("a", ["x"]), ("b", ["x"]), ("c", ["y"])):
+        file = tmp_path / folder / "texts.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps(texts))
+        configs.append(replace(run_of(f"texts:{file}"), task=Task()).config)
+    assert configs[0] == configs[1] != configs[2]
+    assert configs[0]["anchor"] == "texts:texts.json"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "must hold a list of texts"),
+        ('["a", ""]', "must hold a list of texts"),
+        ('{"a": "b"}', "must hold a list of texts"),
+        ('["a"', "it is not JSON in UTF-8"),
+        ("\xff", "it is not JSON in UTF-8"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_holds_no_texts_is_refused(content, said, tmp_path) -> None:
+    file = tmp_path / "texts.json"
+    if content is not None:
+        file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(SoftPromptsError, match=said):
+        anchors.written(str(file))
+
+
+def test_a_text_that_the_model_cannot_read_beside_a_document_is_refused(neox) -> None:
+    n_free = neox.context - encoding(64).max_tokens
+    bench = bench_of(neox)
+    assert anchor_of(run_of("text:" + "a" * n_free), bench)(bench)
+    with pytest.raises(SoftPromptsError, match=f"has {n_free + 1} tokens, and documents 64, but .* reads"):
+        anchor_of(run_of("text:" + "a" * (n_free + 1)), bench)(bench)
+
+
+def test_the_texts_that_ship_for_chess_are_texts_and_legal_openings() -> None:
+    texts = anchors.written(str(CHESS))
+    games = [line.split() for line in max(texts, key=len).splitlines()[1:]]
+    assert len(texts) == 9 and len(games) == 8
+    for moves in games:
+        board = chess.Board()
+        for move in moves:
+            assert board.parse_uci(move) in board.legal_moves
+            board.push_uci(move)
 
 
 def test_a_text_alone_is_scored_behind_what_stands_before_the_prompt() -> None:

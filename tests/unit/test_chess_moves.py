@@ -13,7 +13,14 @@ from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
-from soft_prompts.tasks.chess_moves import PUBLISHED_GAMES, PUBLISHED_TEST_GAMES, ChessMoves, _legal, _move_match
+from soft_prompts.tasks.chess_moves import (
+    PUBLISHED_GAMES,
+    PUBLISHED_TEST_GAMES,
+    ChessMoves,
+    _legal,
+    _move_match,
+    opening,
+)
 from tests.unit.made_up import byte_tokenizer, encoding, play, write_games
 
 
@@ -100,6 +107,23 @@ def test_what_is_not_chosen_follows_the_source() -> None:
     assert (own.test_source, own.game_filter.speed, own.game_filter.rated) == (None, None, None)
     chosen = ChessMoves("my.pgn", speed="rapid", rated="no").game_filter
     assert (chosen.speed, chosen.rated) == ("rapid", False)
+
+
+def test_an_opening_is_where_each_side_moves_first() -> None:
+    """e2e4 goes to file 5, rank 4; g8f6 to file 6, rank 6. The middle of the board is 4.5, the unit two squares."""
+    assert opening("e2e4 g8f6 d2d4").tolist() == [0.25, -0.25, 0.75, 0.75]
+    assert opening("e2e4").tolist() == [0.25, -0.25, 0, 0]
+    assert opening("e7e8q a7a1").tolist() == [0.25, 1.75, -1.75, -1.75]
+
+
+def test_a_prompt_is_told_the_ratings_or_the_opening_of_each_game(games) -> None:
+    of_ratings, of_openings = (take(ChessMoves(str(games), condition=c), "held_out", 5) for c in ("ratings", "opening"))
+    for e, told in zip(of_ratings, of_openings, strict=True):
+        assert e.document == told.document and e.tokens.tolist() == told.tokens.tolist()
+        assert e.condition == pytest.approx((np.array(e.elos) - 1000) / 2000)
+        assert told.condition.tolist() == opening(byte_tokenizer().decode(e.tokens[1:])).tolist()
+    assert ChessMoves(condition="opening").conditions([5, 4, 6, 6]).tolist() == opening("e2e4 g8f6").tolist()
+    assert len({tuple(e.condition) for e in of_openings}) > 1
 
 
 def test_a_move_matches_where_all_its_tokens_are_the_likeliest(games) -> None:

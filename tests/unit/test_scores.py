@@ -21,6 +21,7 @@ from soft_prompts.tasks import pathfinding
 from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.chat_detuning import REQUESTS, SYSTEMS, ChatDetuning, crossed_rate, crossed_ratio
 from soft_prompts.tasks.chess_moves import ChessExample, ChessMoves
+from soft_prompts.tasks.chess_moves import opening as told
 from soft_prompts.tasks.pathfinding import BoardExample, Pathfinding, random_writer, symbol_shares
 from soft_prompts.tasks.repetition import Repetition
 from soft_prompts.tasks.skip_tokens import SkipTokens
@@ -140,6 +141,18 @@ def test_chess_elo_effect_is_paired_by_game() -> None:
     assert (order != np.arange(7)).all()  # so each game is read with a stranger's rating
     assert score["value"] == pytest.approx(0.5)
     assert score["interval"] == pytest.approx([0.5, 0.5])  # though games differ by up to six nats per token
+
+
+def test_chess_opening_effect_is_what_the_openings_of_other_games_cost() -> None:
+    texts = {"a": "e2e4 e7e5", "b": "d2d4 g8f6", "c": "g1f3 d7d5"}
+    games = [replace(game(name, text, 1000, 1000), condition=told(text)) for name, text in texts.items()]
+    own = {e.document: e.condition for e in games}
+    behind = Scripted(games, lambda e: [1 + abs(e.condition - own[e.document]).sum()] * e.n_scored)
+    scores = ChessMoves("", continued_from=(), condition="opening").score(behind, games).scores
+    assert "elo_effect" not in scores
+    # The order drawn with seed 0: a is told c's opening, b is told a's, and c is told b's. In halves of a square:
+    # c to a: |6 - 5| + |3 - 4| + |4 - 5| + |5 - 5| = 3, a to b: 1 + 0 + 1 + 1 = 3, b to c: 2 + 1 + 2 + 1 = 6.
+    assert value(scores["opening_effect"]) == ((1.5 + 1.5 + 3) / 3, 3)
 
 
 def test_chess_move_match_counts_each_move_for_the_rating_of_who_made_it() -> None:
