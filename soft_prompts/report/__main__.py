@@ -22,7 +22,7 @@ class Settings:
     scores: tuple[str, ...] = ()
     """Names of scores to show beside the loss. None: all that are single numbers."""
     out: Path | None = None
-    """Folder for report.html, table.md and the curves as PNG and SVG. None: runs/report."""
+    """Folder for report.html, table.md, and findings and curves as PNG and SVG. None: runs/report."""
     as_markdown: bool = False
     """Only print Markdown tables."""
     export: Literal["csv", "parquet"] | None = None
@@ -63,18 +63,24 @@ def main(settings: Settings) -> None:
 
 
 def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> None:
-    """report.html, table.md and curve-*.png and .svg in ``out``."""
+    """report.html, table.md, and findings and curve-* as .png and .svg in ``out``."""
+    from soft_prompts.report.findings import findings, findings_figure
     from soft_prompts.report.page import page
     from soft_prompts.report.plots import saturation_figure, save_figure
     from soft_prompts.report.tables import markdown
 
     write_atomically(out / "table.md", markdown(collection.curves, scores).encode())
-    for i, curve in enumerate(collection.curves):
-        figure = saturation_figure([curve], scores)
+    figures = {
+        f"curve-{i}-{safe_name(curve.experiment)}": saturation_figure([curve], scores)
+        for i, curve in enumerate(collection.curves)
+    }
+    if found := findings(collection.shown):
+        figures["findings"] = findings_figure(found)
+    for name, figure in figures.items():
         for kind in ("png", "svg"):
-            save_figure(figure, out / f"curve-{i}-{safe_name(curve.experiment)}.{kind}")
+            save_figure(figure, out / f"{name}.{kind}")
     write_atomically(out / "report.html", page(collection, scores).encode())
-    say(f"page: {out / 'report.html'}   table: {out / 'table.md'}   curves: {out}/curve-*.png and .svg")
+    say(f"page: {out / 'report.html'}   table: {out / 'table.md'}   pictures: {out}/*.png and .svg")
 
 
 if __name__ == "__main__":

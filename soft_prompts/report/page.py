@@ -11,8 +11,9 @@ import jinja2
 from markupsafe import Markup
 
 from soft_prompts.report.collection import Collection, Shown
+from soft_prompts.report.findings import findings, findings_figure
 from soft_prompts.report.pictures import pieces
-from soft_prompts.report.plots import inline_svg
+from soft_prompts.report.plots import inline_svg, saturation_figure
 from soft_prompts.report.reference import reference
 from soft_prompts.report.tables import CAPTION, rows
 from soft_prompts.results.record import Result
@@ -29,9 +30,10 @@ def page(collection: Collection, scores: tuple[str, ...] = ()) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
-    curves = collection.curves
+    curves, found = collection.curves, findings(collection.shown)
     return template.render(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        findings=Markup(inline_svg(lambda: findings_figure(found), "findings")) if found else "",
         curves=[_curve(shown, f"curve-{i}", collection, scores) for i, shown in enumerate(collection.shown)],
         experiments=list(dict.fromkeys(curve.experiment for curve in curves)),
         models=list(dict.fromkeys(curve.model for curve in curves)),
@@ -60,11 +62,11 @@ def _curve(shown: Shown, name: str, collection: Collection, scores: tuple[str, .
         "model": curve.model,
         "line": str(summary) if summary else "no distance: results at 0 tokens and at more are needed",
         "summary": summary,
-        "contribution": summary.contribution.removeprefix("contribution ") if summary and summary.contribution else "-",
+        "contribution": str(summary.contribution) if summary and summary.contribution else "-",
         "distance": _first_distance(shown),
         "first_loss": f"{zero.loss:.3f}" if zero else "-",
         "best_loss": f"{best.loss:.3f} (P = {best.n_tokens})",
-        "svg": Markup(inline_svg(curve, scores[:2], name)),
+        "svg": Markup(inline_svg(lambda: saturation_figure([curve], scores[:2]), name)),
         "header": header,
         "body": body,
         "pictures": pictures,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -90,15 +90,15 @@ def save_picture(pixels: np.ndarray, path: Path) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def inline_svg(curve: Curve, headline: Sequence[str], salt: str) -> str:
-    """The figure of a curve as SVG, to put into a page.
+def inline_svg(draw: Callable[[], Figure], salt: str) -> str:
+    """A figure as SVG, to put into a page.
 
     Its text takes the page's colour; ``salt`` makes its ids unique within the page.
     """
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
     with matplotlib.rc_context({**dict.fromkeys(names, INK), "svg.fonttype": "none", "svg.hashsalt": salt}):
         picture = io.StringIO()
-        saturation_figure([curve], headline).savefig(picture, format="svg", transparent=True)
+        draw().savefig(picture, format="svg", transparent=True)
     svg = picture.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
 

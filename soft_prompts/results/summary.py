@@ -25,11 +25,32 @@ PLATEAU = "the gap to its own plateau"
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """The largest contribution over a curve's lengths, in nats per scored token."""
+
+    value: float
+    interval: list[float]
+    """[low, high], 95 %."""
+    n_tokens: int
+    """The length."""
+    against: str
+    """What it is measured against: a control or a data baseline."""
+    seen: bool
+    """Whether any length's is above 0, with 95 % confidence for all of them together."""
+
+    def __str__(self) -> str:
+        if not self.seen:
+            return NO_CONTRIBUTION
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] nats at P={self.n_tokens} (against {self.against})"
+
+
+@dataclass(frozen=True)
 class Summary:
     """The product of an experiment: one curve in numbers."""
 
-    contribution: str
-    """What the model brought, in words; "" if neither a control nor data baselines were measured."""
+    contribution: Contribution | None
+    """What the model brought; None if neither a control nor data baselines were measured."""
     distances: dict[str, Distance]
     """What 95 % of which is reached -> the distance. The first is the one to quote."""
     behaviour: dict[str, Distance]
@@ -51,7 +72,8 @@ class Summary:
     """What makes the curve suspect, in words."""
 
     def __str__(self) -> str:
-        parts = [self.contribution] if self.contribution else []
+        said = self.contribution
+        parts = [f"contribution {said}" if said.seen else str(said)] if said else []
         (first, quoted), *others = self.distances.items()
         parts.append(f"conditional distance (95 % of {first}): {quoted}")
         parts += [f"fewest bits for it: {self.bits}"] if self.bits else []
@@ -100,18 +122,13 @@ def summarise(curve: Curve, among: Sequence[Curve] = ()) -> Summary | None:
     )
 
 
-def _contribution(curve: Curve) -> str:
-    """The largest contribution with its interval, and what it is measured against."""
+def _contribution(curve: Curve) -> Contribution | None:
     estimates = curve.paired.contribution()
     if estimates is None or not curve.contribution:
-        return ""
-    if not estimates.seen:
-        return NO_CONTRIBUTION
+        return None
     k = int(estimates.values.argmax())
-    low, high = estimates.interval(k)
-    against = curve.contribution[k]["against"]
-    at = curve.points[k].n_tokens
-    return f"contribution {estimates.values[k]:.3f} [{low:.3f}, {high:.3f}] nats at P={at} (against {against})"
+    against, at = curve.contribution[k]["against"], curve.points[k].n_tokens
+    return Contribution(float(estimates.values[k]), estimates.interval(k), at, against, estimates.seen)
 
 
 def _learned(curve: Curve) -> str:
