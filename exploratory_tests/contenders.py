@@ -31,7 +31,7 @@ from soft_prompts.tasks.base import Task
 from soft_prompts.training.loop import accumulate_gradients
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
-from soft_prompts.training.state import TrainingState, make_prompt
+from soft_prompts.training.state import TrainingState, make_intervention
 from soft_prompts.training.tensorboard import TensorBoardLog
 
 SHAPES = {
@@ -381,7 +381,8 @@ def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
     runs = [Run("throughput", Task(), "random", case.n_tokens, seed, TrainConfig(), "") for seed in range(case.n_runs)]
     folder = Path(tempfile.mkdtemp())
     states = [
-        TrainingState(run, make_prompt(model, run, 2 * case.conditional), TensorBoardLog(run, folder)) for run in runs
+        TrainingState(run, make_intervention(model, run, 2 * case.conditional), TensorBoardLog(run, folder))
+        for run in runs
     ]
     groups = [states] if together else [[state] for state in states]
 

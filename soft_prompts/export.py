@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
     prompted = load(settings.snapshot, settings.model, "float32", "cpu")
     rows = prompted.rows(settings.condition)
     if not len(rows):
-        raise SoftPromptsError(f"{settings.snapshot} holds a prompt of no tokens: there is nothing to export.")
+        raise SoftPromptsError(f"{settings.snapshot} holds a prompt of no tokens, or none: there is nothing to export.")
     write = {"peft": _peft, "embeds": _embeds, "text": _text}[settings.to]
     files = write(prompted, rows, settings)
     if settings.to == "peft":

@@ -108,6 +108,8 @@ class Sweep:
             raise SoftPromptsError(
                 f"--anchor is {self.anchor!r}, but must be lora, text:..., texts:FILE or model:NAME, or be left out."
             )
+        if self.probes and self.train.intervention != "prompt":
+            raise SoftPromptsError(f"--probes fragility is of prompts, not of {self.train.intervention}: leave it out.")
         if self.device_map == "auto" and n_processes_here() > 1:
             raise SoftPromptsError(
                 f"--device-map auto takes all GPUs of a machine, but {n_processes_here()} processes were started here; "

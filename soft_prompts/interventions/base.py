@@ -93,3 +93,12 @@ class Intervention(nn.Module):
     def from_config(cls, config: dict[str, Any]) -> Intervention:
         """An intervention of the shape that ``config`` says, with meaningless numbers, to load a state into."""
         raise NotImplementedError
+
+    @classmethod
+    def check(cls, config: dict[str, Any], tensors: dict[str, Tensor], lm: PreTrainedModel) -> None:
+        """Refuse a configuration that does not fit the tensors of a state, or the model, before anything is made of it.
+
+        Raises:
+            ValueError: With what does not fit.
+        """
+        raise NotImplementedError

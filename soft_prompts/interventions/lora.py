@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.rounding import round_rows
 
 
 class LoRA(Intervention):
@@ -19,32 +22,40 @@ class LoRA(Intervention):
 
     n_tokens = 0
 
-    def __init__(self, lm: PreTrainedModel, rank: int, generator: torch.Generator):
+    def __init__(self, layers: Mapping[str, Sequence[int]], rank: int, width: int, generator: torch.Generator):
         """A change that does nothing yet: B is 0.
 
         Args:
-            lm: The model; it is not kept.
+            layers: Name -> n_in and n_out of each layer.
             rank: Of A [rank, n_in] and B [n_out, rank].
+            width: D, of the model's embeddings.
             generator: Source of chance for A, on the CPU.
+        """
+        super().__init__()
+        self.layers, self.width, self.rank = tuple(layers), width, rank
+        draws = [torch.randn(rank, n_in, generator=generator) / n_in**0.5 for n_in, _ in layers.values()]
+        self.a = nn.ParameterList(draws)
+        self.b = nn.ParameterList([torch.zeros(n_out, rank) for _, n_out in layers.values()])
+
+    @classmethod
+    def on(cls, lm: PreTrainedModel, rank: int, generator: torch.Generator) -> LoRA:
+        """A change of a model that does nothing yet.
 
         Raises:
             SoftPromptsError: The model has no linear layers that could be changed.
         """
-        super().__init__()
-        layers = _linear_layers(lm)
+        layers = {name: _sizes(layer) for name, layer in _linear_layers(lm).items()}
         if not layers:
             raise SoftPromptsError(f"{type(lm).__name__} has no linear layers for a LoRA; choose another --anchor.")
-        self.layers = tuple(layers)
-        """Names of the layers, in the order of ``a`` and ``b``."""
-        self.width = lm.get_input_embeddings().weight.shape[1]
-        sizes = [_sizes(layer) for layer in layers.values()]
-        draws = [torch.randn(rank, n_in, generator=generator) / n_in**0.5 for n_in, _ in sizes]
-        self.a = nn.ParameterList(draws)
-        self.b = nn.ParameterList([torch.zeros(n_out, rank) for _, n_out in sizes])
+        return cls(layers, rank, lm.get_input_embeddings().weight.shape[1], generator)
 
     @property
     def n_numbers(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+    @property
+    def n_scales(self) -> int:
+        return 2 * self.rank * len(self.layers)
 
     def forward(self, condition: Tensor) -> Tensor:
         return condition.new_zeros(len(condition), 0, self.width, dtype=torch.float32)
@@ -53,6 +64,31 @@ class LoRA(Intervention):
         layers = _linear_layers(lm)
         changes = zip(self.layers, self.a, self.b, strict=True)
         return [layers[name].register_forward_hook(_adds(a, b, rows)) for name, a, b in changes]
+
+    def rounded(self, n_bits: int) -> LoRA:
+        """With a scale for every row of A and every column of B."""
+        other = copy.deepcopy(self)
+        for a, b in zip(other.a, other.b, strict=True):
+            a.data, b.data = round_rows(a.detach(), n_bits), round_rows(b.detach().T, n_bits).T.contiguous()
+        return other
+
+    def config(self) -> dict[str, Any]:
+        sizes = ([a.shape[1], b.shape[0]] for a, b in zip(self.a, self.b, strict=True))
+        return {"rank": self.rank, "width": self.width, "layers": dict(zip(self.layers, sizes, strict=True))}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LoRA:
+        return cls(config["layers"], config["rank"], config["width"], torch.Generator())
+
+    @classmethod
+    def check(cls, config: dict[str, Any], tensors: dict[str, Tensor], lm: PreTrainedModel) -> None:
+        layers = {name: list(_sizes(layer)) for name, layer in _linear_layers(lm).items()}
+        shapes = {
+            **{f"a.{i}": [config["rank"], n_in] for i, (n_in, _) in enumerate(layers.values())},
+            **{f"b.{i}": [n_out, config["rank"]] for i, (_, n_out) in enumerate(layers.values())},
+        }
+        if config["layers"] != layers or shapes != {name: list(tensor.shape) for name, tensor in tensors.items()}:
+            raise ValueError("its matrices do not fit the model's layers")
 
 
 def _linear_layers(lm: PreTrainedModel) -> dict[str, nn.Module]:

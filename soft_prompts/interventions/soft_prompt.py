@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.rounding import RoundedPrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INITIALISERS = ("vocabulary", "normal", "unit_normal", "text", "zeros")
 
@@ -75,6 +78,22 @@ class _Prompt(Intervention):
     def rounded(self, n_bits: int) -> RoundedPrompt:
         return RoundedPrompt(self, n_bits)
 
+    @classmethod
+    def check(cls, config: dict[str, Any], tensors: dict[str, Tensor], lm: PreTrainedModel) -> None:
+        rows = tensors["rows"]
+        fits = config["shape"] == list(rows.shape) and rows.shape[1:] == lm.get_input_embeddings().weight.shape[1:]
+        if not fits or (len(rows) and config != cls.config_of(tensors)):
+            raise ValueError("its tensors have other shapes than it says")
+
+    @classmethod
+    def config_of(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The configuration that follows from the shapes of a state's tensors.
+
+        Raises:
+            ValueError: They do not fit together.
+        """
+        raise NotImplementedError
+
 
 class SoftPrompt(_Prompt):
     """P trained embeddings, the same for every example.
@@ -103,6 +122,10 @@ class SoftPrompt(_Prompt):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SoftPrompt:
         return cls(torch.zeros(config["shape"]))
+
+    @classmethod
+    def config_of(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        return {"shape": list(tensors["rows"].shape)}
 
 
 class PromptGenerator(_Prompt):
@@ -167,6 +190,16 @@ class PromptGenerator(_Prompt):
     def from_config(cls, config: dict[str, Any]) -> PromptGenerator:
         return cls(torch.zeros(config["shape"]), 1.0, tuple(config["sizes"]), torch.Generator())
 
+    @classmethod
+    def config_of(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        shape = list(tensors["rows"].shape)
+        names = [name for name in tensors if name.startswith("hidden.") and name.endswith(".weight")]
+        layers = [tensors[name] for name in sorted(names, key=lambda name: int(name.split(".")[1]))]
+        sizes = [layers[0].shape[1], *(len(layer) for layer in layers)]
+        if list(tensors["out"].shape) != [sizes[-1], *shape]:
+            raise ValueError("its layers do not fit together")
+        return {"shape": shape, "sizes": sizes}
+
 
 class TokenwiseGenerator(_Prompt):
     """The published conditional prompt: every token comes from a small network of its own, which starts as torch's
@@ -211,3 +244,13 @@ class TokenwiseGenerator(_Prompt):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TokenwiseGenerator:
         return cls(tuple(config["shape"]), *config["sizes"], torch.Generator())
+
+    @classmethod
+    def config_of(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        shape = list(tensors["rows"].shape)
+        n_conditions, _, width = tensors["hidden"].shape
+        wanted = {"hidden": [n_conditions, shape[0], width], "hidden_bias": [shape[0], width]}
+        wanted["out"] = [shape[0], width, shape[1]]
+        if any(list(tensors[name].shape) != of_name for name, of_name in wanted.items()):
+            raise ValueError("its layers do not fit together")
+        return {"shape": shape, "sizes": [n_conditions, width]}

@@ -7,6 +7,9 @@ arXiv 1804.08838: the intrinsic dimension of an objective).
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,9 @@ from torch.func import functional_call
 
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.rounding import round_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Subspace(Intervention):
@@ -57,6 +63,10 @@ class Subspace(Intervention):
     def forward(self, condition: Tensor) -> Tensor:
         return functional_call(self._inner[0], self._moved(), (condition,))
 
+    def hooks(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
+        moved = {f"inner.{name}": tensor for name, tensor in self._moved().items()}
+        return functional_call(_Hooks(self._inner[0]), moved, (lm, rows))
+
     def _moved(self) -> dict[str, Tensor]:
         """Parameters and buffers of the inner intervention."""
         moved = {name: getattr(self, f"inner_{name}") for name, _ in self._inner[0].named_buffers()}
@@ -78,3 +88,15 @@ class Subspace(Intervention):
         other = copy.copy(self)
         other._parameters = {"theta": nn.Parameter(round_rows(self.theta.detach()[None], n_bits)[0])}
         return other
+
+
+class _Hooks(nn.Module):
+    """The hooks of an intervention as what a module's call returns, since only calls can be made with other
+    parameters."""
+
+    def __init__(self, inner: Intervention):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
+        return self.inner.hooks(lm, rows)

@@ -14,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from soft_prompts.errors import ODD_CONTENT, SoftPromptsError
 from soft_prompts.files import checksum, write_atomically
 from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator
+from soft_prompts.interventions.steering import Steering
 from soft_prompts.models.language_model import LanguageModel
 
 SCHEMA = 3
 """Version of the snapshot files. 1 had no configuration, 1 and 2 no checksum."""
 KINDS: dict[str, type[Intervention]] = {
-    kind.__name__: kind for kind in (SoftPrompt, PromptGenerator, TokenwiseGenerator)
+    kind.__name__: kind for kind in (SoftPrompt, PromptGenerator, TokenwiseGenerator, LoRA, Steering)
 }
 """What can be loaded back, by the name in the file."""
 
@@ -137,34 +139,12 @@ def _restored(
             raise SoftPromptsError(
                 f"the snapshot {path} was trained on {trained_on}, not on {loaded}; load that model."
             )
-    config = json.loads(metadata["config"]) if metadata["schema"] != "1" else _config_of(tensors)
-    rows = tensors["rows"]
-    fits = config["shape"] == list(rows.shape) and rows.shape[1:] == model.vocabulary.shape[1:]
-    if not fits or (len(rows) and config != _config_of(tensors)):
-        raise ValueError("its tensors have other shapes than it says")
-    intervention = KINDS[metadata["kind"]].from_config(config)
-    if intervention.n_tokens:  # a prompt of no tokens has no state
-        if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
-            raise ValueError("its tensors are not float32")
+    kind = KINDS[metadata["kind"]]
+    config = json.loads(metadata["config"]) if metadata["schema"] != "1" else kind.config_of(tensors)
+    kind.check(config, tensors, model.lm)
+    intervention = kind.from_config(config)
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise ValueError("its tensors are not float32")
+    if intervention.trainable:  # a prompt of no tokens has no state
         intervention.load_state_dict(tensors)
     return intervention.to(model.device)
-
-
-def _config_of(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The configuration that follows from the shapes of tensors. Files of version 1 have no other."""
-    shape = list(tensors["rows"].shape)
-    if "hidden" in tensors:  # a network for every token
-        n_conditions, _, width = tensors["hidden"].shape
-        wanted = {"hidden": [n_conditions, shape[0], width], "hidden_bias": [shape[0], width]}
-        wanted["out"] = [shape[0], width, shape[1]]
-        if any(list(tensors[name].shape) != of_name for name, of_name in wanted.items()):
-            raise ValueError("its layers do not fit together")
-        return {"shape": shape, "sizes": [n_conditions, width]}
-    names = [name for name in tensors if name.startswith("hidden.") and name.endswith(".weight")]
-    layers = [tensors[name] for name in sorted(names, key=lambda name: int(name.split(".")[1]))]
-    if not layers:
-        return {"shape": shape}
-    sizes = [layers[0].shape[1], *(len(layer) for layer in layers)]
-    if list(tensors["out"].shape) != [sizes[-1], *shape]:
-        raise ValueError("its layers do not fit together")
-    return {"shape": shape, "sizes": sizes}

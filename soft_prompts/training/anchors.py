@@ -104,7 +104,7 @@ def _of_model(run: Run, bench: Bench, name: str) -> Callable[[Bench], Anchor]:
 def _fine_tuned(run: Run, bench: Bench) -> Callable[[Bench], Anchor]:
     """A LoRA trained on the run's documents in its order, for as many steps; learning rate chosen on validation."""
     model, recipe = bench.model, run.recipe
-    loras = [LoRA(model.lm, RANK, torch.Generator().manual_seed(run.seed)).to(model.device) for _ in RATES]
+    loras = [LoRA.on(model.lm, RANK, torch.Generator().manual_seed(run.seed)).to(model.device) for _ in RATES]
     optimizers = [torch.optim.AdamW(lora.parameters(), rate) for lora, rate in zip(loras, RATES, strict=True)]
     stream = run.target.examples("train", bench.encoding, run.seed)
     for step in range(recipe.steps):

@@ -26,7 +26,7 @@ from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.checkpoint import Checkpoints
 from soft_prompts.training.run import Run
-from soft_prompts.training.state import Clock, TrainingState, make_prompt
+from soft_prompts.training.state import Clock, TrainingState, make_intervention
 from soft_prompts.training.tensorboard import TensorBoardLog
 
 LOG_EVERY = 10
@@ -133,7 +133,7 @@ def _begin(
     done, entrants = (found.step, found.entrants) if found else (0, entrants)
     states = [
         TrainingState(
-            r, make_prompt(model, r, n_conditions, start), TensorBoardLog(r, logs, start, done or None), start
+            r, make_intervention(model, r, n_conditions, start), TensorBoardLog(r, logs, start, done or None), start
         )
         for r, start in entrants
     ]

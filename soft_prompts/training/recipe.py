@@ -50,6 +50,10 @@ class TrainConfig:
     lr: float = 0.3
     """Peak learning rate of AdamW, in units of --train.unit (0.3: a step moves a coordinate by about a third of an
     embedding's size at most)."""
+    intervention: Literal["prompt", "lora", "steering"] = added_later("prompt")
+    """What is trained, and what --n-tokens counts: a prompt of so many tokens; a LoRA of this rank on every matrix of
+    the body; or a vector on each of so many neighbouring layers, with --train.starts as the places that are tried.
+    --recipe lora and --recipe steering have the learning rates for these."""
     unit: Literal["vocabulary", "one"] = added_later("vocabulary")
     """What a prompt's numbers are counted in: the root mean square of the vocabulary's embeddings, so that a learning
     rate means the same in every model, or the model's own numbers."""
@@ -127,6 +131,11 @@ class TrainConfig:
             raise SoftPromptsError(
                 "--train.grow goes by --train.steps, but --train.schedule until_flat may end before a prompt has all "
                 "its tokens: give one of them."
+            )
+        if self.intervention != "prompt" and (self.noise or self.grow or self.init_text):
+            raise SoftPromptsError(
+                f"--train.intervention {self.intervention} has no tokens, so --train.noise, --train.grow and "
+                f"--train.init-text mean nothing for it: leave them out."
             )
         if self.noise and (self.subspace or self.grow):
             raise SoftPromptsError("--train.noise goes with neither --train.subspace nor --train.grow: give one.")
@@ -213,5 +222,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "clip_norm": 1e9,
         "init": "unit_normal",
     },
+    # Of the rates tried on pocket (docs/recipe.md), the best on validation.
+    "lora": {"intervention": "lora", "lr": 3e-3},
+    "steering": {"intervention": "steering", "lr": 3e-2, "starts": 6},
 }
 """Name -> what it changes in TrainConfig. Steps, documents and evaluation stay as the experiment has them."""

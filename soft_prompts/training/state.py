@@ -14,8 +14,10 @@ from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
+from soft_prompts.interventions.steering import Steering, layers_of
 from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.training.run import Run
@@ -115,30 +117,57 @@ class TrainingState:
         )
 
 
-def make_prompt(model: LanguageModel, run: Run, n_conditions: int, start: int = 0) -> Intervention:
-    """The prompt that a run starts from: conditional if the task's examples have conditions.
+def make_intervention(model: LanguageModel, run: Run, n_conditions: int, start: int = 0) -> Intervention:
+    """What a run starts from. Of no size, it is a prompt of no tokens, whatever is trained.
 
     Args:
         model: The frozen model.
-        run: Its length, seed and recipe.
+        run: Its size, seed and recipe.
         n_conditions: C of the task's examples.
         start: Which of the run's starts.
+
+    Raises:
+        SoftPromptsError: The recipe does not fit the task, or the model has no such layers.
     """
     config, random = run.recipe, torch.Generator().manual_seed(run.seed + SEEDS * start)
+    kind = config.intervention if run.n_tokens else "prompt"
+    if kind == "lora":
+        made = LoRA.on(model.lm, run.n_tokens, random)
+    elif kind == "steering":
+        made = Steering.on(model.lm, steered(len(layers_of(model.lm)), run.n_tokens, start, config.starts))
+    else:
+        made = _prompt(model, run, n_conditions, random)
+    return (Subspace(made, config.subspace, run.seed) if config.subspace else made).to(model.device)
+
+
+def steered(n_layers: int, n: int, start: int, n_starts: int) -> range:
+    """Which ``n`` neighbouring layers are steered: the places of several starts are spread evenly over the depth.
+
+    Raises:
+        SoftPromptsError: There are not so many layers.
+    """
+    if n > n_layers:
+        raise SoftPromptsError(f"{n} layers cannot be steered, the model has {n_layers}; use smaller --n-tokens.")
+    depth = start / (n_starts - 1) if n_starts > 1 else 0.5
+    first = round((n_layers - n) * depth)
+    return range(first, first + n)
+
+
+def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Generator) -> Intervention:
+    """A prompt, conditional if the task's examples have conditions."""
+    config = run.recipe
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
     unit = model.scale if config.unit == "vocabulary" else 1.0
     if config.noise and n_conditions:
         raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")
     if config.noise:
-        prompt = NoisyPrompt(rows, model.vocabulary, config.noise)
-    elif not n_conditions:
-        prompt = SoftPrompt(rows, unit)
-    elif config.generator == "tokenwise":
-        prompt = TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
-    else:
-        prompt = PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
-    return (Subspace(prompt, config.subspace, run.seed) if config.subspace else prompt).to(model.device)
+        return NoisyPrompt(rows, model.vocabulary, config.noise)
+    if not n_conditions:
+        return SoftPrompt(rows, unit)
+    if config.generator == "tokenwise":
+        return TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
+    return PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
 
 
 class Clock:

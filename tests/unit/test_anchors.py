@@ -33,7 +33,7 @@ from tests.unit.made_up import encoding
 def trained_lora(lm, seed: int) -> LoRA:
     """A LoRA that does something: B is not 0."""
     random = torch.Generator().manual_seed(seed)
-    lora = LoRA(lm, 2, random)
+    lora = LoRA.on(lm, 2, random)
     for b in lora.b:
         b.data = torch.randn(b.shape, generator=random) / 4
     return lora
@@ -76,14 +76,14 @@ def test_two_loras_and_a_prompt_in_one_pass_do_what_each_does_to_the_weights(mod
 
 def test_a_lora_changes_the_layers_of_gpt2_which_are_not_linear() -> None:
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
-    lora = LoRA(lm, 2, torch.Generator())
+    lora = LoRA.on(lm, 2, torch.Generator())
     shapes = [(b.shape[0], a.shape[1]) for a, b in zip(lora.a, lora.b, strict=True)]
     assert shapes == [(48, 16), (16, 16), (64, 16), (16, 64)]  # [n_out, n_in]
 
 
 def test_a_new_lora_changes_nothing_and_learns(neox) -> None:
     examples = make_examples(4)
-    lora = LoRA(neox.lm, 2, torch.Generator().manual_seed(0))
+    lora = LoRA.on(neox.lm, 2, torch.Generator().manual_seed(0))
     before = evaluate(neox, [lora], examples, 10**6)[0].loss
     assert before == pytest.approx(loss_of(neox.lm, examples), rel=1e-5)
     accumulate_gradients(neox, Task(), [lora], [examples], 10**6)

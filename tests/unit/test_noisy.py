@@ -12,7 +12,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.probes.bits import rounded_sizes
 from soft_prompts.results.snapshot import load_prompt, save_prompt
-from soft_prompts.training.state import make_prompt
+from soft_prompts.training.state import make_intervention
 from tests.unit.test_checkpoint import bench_of, go, same
 from tests.unit.test_train import Documents, run, train_all
 
@@ -110,4 +110,4 @@ def test_what_would_be_passed_over_in_silence_is_refused(other) -> None:
 
 def test_a_prompt_with_conditions_is_refused(neox) -> None:
     with pytest.raises(SoftPromptsError, match="without conditions"):
-        make_prompt(neox, run(2, noise=10), 2)
+        make_intervention(neox, run(2, noise=10), 2)

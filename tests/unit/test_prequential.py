@@ -6,7 +6,7 @@ import torch
 
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.results.summary import summarise
-from soft_prompts.training.state import make_prompt
+from soft_prompts.training.state import make_intervention
 from tests.unit.conftest import make_examples
 from tests.unit.test_checkpoint import go, same
 from tests.unit.test_exhaustion import only_curve, trained
@@ -21,7 +21,7 @@ def test_nats_before_are_those_of_every_batch_behind_the_prompt_that_it_then_tra
     # By hand: a run of 0, 1 and 2 steps of the same schedule, scored on the batch that comes next.
     wanted = 0.0
     for n_steps, batch in enumerate(batches):
-        prompt = make_prompt(neox, prompted.run, 0)
+        prompt = make_intervention(neox, prompted.run, 0)
         optimizer = torch.optim.AdamW(prompt.parameters(), weight_decay=prompted.run.train.weight_decay)
         for step in range(n_steps):
             for group in optimizer.param_groups:

@@ -57,7 +57,7 @@ def test_a_model_in_parts_has_the_losses_gradients_and_weights_of_the_whole(fold
     examples, found = make_examples(4), []
     for model in (whole, parts):
         prompt = SoftPrompt(torch.ones(2, 32))
-        lora = LoRA(model.lm, 2, torch.Generator().manual_seed(0)) if model is whole else found[0][-1]
+        lora = LoRA.on(model.lm, 2, torch.Generator().manual_seed(0)) if model is whole else found[0][-1]
         (loss,) = accumulate_gradients(model, Task(), [prompt], [examples], 100)
         (scores, changed) = evaluate(model, [prompt, lora], examples, 100)
         found.append((loss.item(), prompt.rows.grad, scores.sums, changed.sums, lora))

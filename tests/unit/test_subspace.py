@@ -12,7 +12,7 @@ from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.probes.bits import SCALE_BITS, rounded_sizes
 from soft_prompts.results.snapshot import load_prompt, save_prompt
-from soft_prompts.training.state import make_prompt
+from soft_prompts.training.state import make_intervention
 from tests.unit.conftest import make_examples
 from tests.unit.test_checkpoint import bench_of, go, same
 from tests.unit.test_train import Documents, run, train_all
@@ -107,5 +107,5 @@ def test_with_as_many_directions_as_numbers_nearly_as_much_is_reached_as_without
 
 
 def test_the_recipe_makes_it_with_the_run_s_seed(neox) -> None:
-    one, other = (make_prompt(neox, run(2, seed=seed, subspace=3), 0) for seed in (0, 1))
+    one, other = (make_intervention(neox, run(2, seed=seed, subspace=3), 0) for seed in (0, 1))
     assert isinstance(one, Subspace) and not torch.equal(one.directions_0, other.directions_0)

@@ -23,7 +23,7 @@ from soft_prompts.training import loop
 from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.recipe import RECIPES, TrainConfig
 from soft_prompts.training.run import Run
-from soft_prompts.training.state import TrainingState, make_prompt
+from soft_prompts.training.state import TrainingState, make_intervention
 from soft_prompts.training.tensorboard import TensorBoardLog
 from tests.unit.conftest import make_examples
 
@@ -170,7 +170,7 @@ def test_a_recipe_s_conditional_prompt_is_trained_like_any_other(neox, tmp_path,
 
 def test_peft_s_recipe_starts_at_random_numbers_of_size_one_and_ends_at_a_rate_of_nearly_nothing(neox) -> None:
     config = replace(CONFIG, steps=100, **RECIPES["peft"])
-    rows = make_prompt(neox, Run("e", Documents(), "m", 64, 0, config, "float32"), 0)(torch.zeros(1, 0))
+    rows = make_intervention(neox, Run("e", Documents(), "m", 64, 0, config, "float32"), 0)(torch.zeros(1, 0))
     assert rows.std().item() == pytest.approx(1, rel=0.05)
     assert [config.lr * config.lr_share(step) for step in (0, 50, 99)] == pytest.approx([0.03, 0.015, 0.0003])
 
@@ -194,7 +194,7 @@ def test_of_several_starts_the_best_on_validation_after_a_quarter_of_the_steps_g
     alone = []
     for start in range(4):
         monkeypatch.setattr(
-            loop, "make_prompt", lambda model, run, n, _, start=start: make_prompt(model, run, n, start)
+            loop, "make_intervention", lambda model, run, n, _, start=start: make_intervention(model, run, n, start)
         )
         runs = [run(n, seed=1, steps=steps, n_evaluations=2) for n in (0, 2)]
         alone.append(train_all(neox, runs, tmp_path / f"alone-{start}")[1])
@@ -219,12 +219,12 @@ def test_of_several_starts_the_best_on_validation_after_a_quarter_of_the_steps_g
 
 def test_of_several_starts_those_whose_numbers_stop_being_finite_are_passed_over(neox, tmp_path, monkeypatch) -> None:
     def broken(model, of: Run, n_conditions: int, start: int):
-        prompt = make_prompt(model, of, n_conditions, start)
+        prompt = make_intervention(model, of, n_conditions, start)
         if start < bad:
             prompt.rows.data[:] = torch.nan
         return prompt
 
-    monkeypatch.setattr(loop, "make_prompt", broken)
+    monkeypatch.setattr(loop, "make_intervention", broken)
     bad = 2
     (kept,) = train_all(neox, [run(2, starts=3)], tmp_path / "some")
     assert not kept.failure and np.isfinite(kept.scores.loss)
@@ -235,7 +235,7 @@ def test_of_several_starts_those_whose_numbers_stop_being_finite_are_passed_over
 
 def test_of_several_starts_one_that_failed_is_chosen_only_if_all_did(neox, tmp_path) -> None:
     def started(failure: str, loss: float) -> TrainingState:
-        state = TrainingState(run(1), make_prompt(neox, run(1), 0), TensorBoardLog(run(1), tmp_path / f"{loss}"))
+        state = TrainingState(run(1), make_intervention(neox, run(1), 0), TensorBoardLog(run(1), tmp_path / f"{loss}"))
         state.failure, state.curve = failure, [{"step": 2, "loss": loss}]
         return state
 
@@ -422,13 +422,13 @@ def test_running_out_of_training_documents_is_one_sentence(neox, tmp_path) -> No
 
 
 def test_the_same_seed_starts_the_same_prompt_and_another_another(neox) -> None:
-    first, again, other = (make_prompt(neox, run(4, seed), 2).state_dict() for seed in (0, 0, 1))
+    first, again, other = (make_intervention(neox, run(4, seed), 2).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["rows"], other["rows"])
 
 
 def test_the_text_initialiser_starts_at_the_texts_own_embeddings(neox) -> None:
-    prompt = make_prompt(neox, run(2, init="text", init_text="ab"), 0)
+    prompt = make_intervention(neox, run(2, init="text", init_text="ab"), 0)
     wanted = neox.embed(torch.tensor(neox.tokenizer("ab")["input_ids"]))
     torch.testing.assert_close(prompt(torch.zeros(1, 0))[0], wanted)
 
