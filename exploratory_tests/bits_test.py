@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exploratory_tests import learned_test
-from exploratory_tests.answers import run_or_print
+from soft_prompts.answers import run_or_print
 from tests import calibration_test
 
 if TYPE_CHECKING:

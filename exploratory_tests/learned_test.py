@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exploratory_tests.answers import run_or_print
+from soft_prompts.answers import run_or_print
 from tests import calibration_test
 
 STEPS = (25, 50, 100, 200)

@@ -13,10 +13,10 @@ Expected: 0.1 is near the best everywhere, as it was for chess on a model of sto
 from dataclasses import replace
 from pathlib import Path
 
-from exploratory_tests.answers import run_or_print
 from exploratory_tests.rivals_test import BEHAVIOURS as RIVALS
 from exploratory_tests.rivals_test import between_rivals
 from soft_prompts import Sweep
+from soft_prompts.answers import run_or_print
 from tests import autoregressive_test, chess_test, repetition_test
 
 RATES = (0.03, 0.1, 0.3, 1.0)

@@ -14,8 +14,8 @@ recipe with all of them.
 from dataclasses import replace
 from pathlib import Path
 
-from exploratory_tests.answers import run_or_print
 from soft_prompts import Sweep
+from soft_prompts.answers import run_or_print
 from soft_prompts.options import recorded
 from soft_prompts.training.recipe import RECIPES
 from tests import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.batch import collate, insert
+from soft_prompts.engine.changes import changed
 from soft_prompts.engine.memory import MEMORY
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.models.language_model import LanguageModel
@@ -99,9 +99,6 @@ def forward_pass(
     spans = {r: slice(run_of_row.index(r), run_of_row.index(r) + run_of_row.count(r)) for r in run_of_row}
     block = torch.cat([interventions[r](batch.condition[span]) for r, span in spans.items()])  # [B, P, D]
     embeddings = insert(model.embed(batch.tokens), block, batch.insert_at)  # [B, L, D]
-    with ExitStack() as hooks:
-        for r, span in spans.items():
-            for hook in interventions[r].hooks(model.lm, span):
-                hooks.enter_context(hook)
+    with changed(model.lm, [(interventions[r], span) for r, span in spans.items()]):
         hidden = model.body(embeddings)  # [B, L, D]
     return ScoredStates(hidden[row, predictor], batch.labels[row, position], batch.weights[row, position], counts)

@@ -8,7 +8,6 @@ carry a state along cannot have it at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from soft_prompts.data.example import Example
 from soft_prompts.engine.batch import collate, insert
+from soft_prompts.engine.changes import changed
 from soft_prompts.engine.memory import MEMORY
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
@@ -35,7 +35,7 @@ def generate(
 
     Args:
         model: The frozen model.
-        intervention: What stands in every text, or hooks into the model.
+        intervention: What stands in every text, or changes the model.
         starts: What stands before each continuation; all tokens of these examples are read.
         n_new: Tokens of a continuation at most.
         temperature: 0 takes the most likely token; otherwise tokens are drawn.
@@ -55,10 +55,7 @@ def generate(
             f"a prompt of {intervention.n_tokens} tokens, {batch.tokens.shape[1]} of text and {n_new} new ones need "
             f"{n_read + n_new} positions, but {model.name} has {model.context}; use fewer of any."
         )
-    with ExitStack() as hooks:
-        for hook in intervention.hooks(model.lm, slice(0, len(starts))):
-            hooks.enter_context(hook)
-
+    with changed(model.lm, [(intervention, slice(0, len(starts)))]):
         # Read what all rows have: the prompt and the start of each text.
         given = insert(model.embed(batch.tokens), intervention(batch.condition), batch.insert_at)  # [B, L, D]
         n_common, n_longest = int(lengths.min()), given.shape[1]

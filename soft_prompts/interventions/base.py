@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -11,12 +10,16 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Change = Callable[[Tensor, Tensor], Tensor]
+"""What a module is given and what it passes on, the rows of one intervention of each -> what it passes on instead."""
+
 
 class Intervention(nn.Module):
-    """P tokens that are inserted into the text, or hooks on the model's layers (then usually P = 0), or both.
+    """P tokens that are inserted into the text, or changes of what the model's layers pass on (then usually P = 0), or
+    both.
 
-    A soft prompt is P tokens and no hooks. A steering vector or a LoRA is P = 0 and hooks that change its own rows of a
-    batch only, so that rival interventions share forward passes.
+    A soft prompt is P tokens and no changes, a steering vector or a LoRA is P = 0 and changes. engine/changes.py makes
+    them for an intervention's own rows of a batch only, so that rival interventions share forward passes.
     """
 
     @property
@@ -55,17 +58,16 @@ class Intervention(nn.Module):
         """
         raise NotImplementedError
 
-    def hooks(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
-        """Register hooks on the model's modules for one forward pass; by default none.
+    def changes(self, lm: PreTrainedModel) -> Mapping[nn.Module, Change]:
+        """What it changes in a forward pass; by default nothing.
 
         Args:
             lm: The frozen model.
-            rows: The rows of the batch that belong to this intervention. Hooks must leave all others as they are.
 
         Returns:
-            What removes the hooks when the pass is over, such as the handles of ``register_forward_hook``.
+            Module -> what is made of its output, for the rows of this intervention: see ``Change``.
         """
-        return ()
+        return {}
 
     def rounded(self, n_bits: int) -> Intervention:
         """The same intervention with every number rounded to ``n_bits`` bits: what it is worth then is measured."""

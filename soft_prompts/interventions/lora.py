@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.base import Change, Intervention
 from soft_prompts.interventions.rounding import round_rows
 
 
@@ -60,10 +59,9 @@ class LoRA(Intervention):
     def forward(self, condition: Tensor) -> Tensor:
         return condition.new_zeros(len(condition), 0, self.width, dtype=torch.float32)
 
-    def hooks(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
+    def changes(self, lm: PreTrainedModel) -> dict[nn.Module, Change]:
         layers = _linear_layers(lm)
-        changes = zip(self.layers, self.a, self.b, strict=True)
-        return [layers[name].register_forward_hook(_adds(a, b, rows)) for name, a, b in changes]
+        return {layers[name]: _adds(a, b) for name, a, b in zip(self.layers, self.a, self.b, strict=True)}
 
     def rounded(self, n_bits: int) -> LoRA:
         """With a scale for every row of A and every column of B."""
@@ -102,16 +100,14 @@ def _sizes(layer: nn.Module) -> tuple[int, int]:
     return n_in, n_out
 
 
-def _adds(a: Tensor, b: Tensor, rows: slice):
-    """A hook that adds B A x to some rows of a layer's output."""
+def _adds(a: Tensor, b: Tensor) -> Change:
+    """Adds B A x."""
 
-    def add(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if output.dim() != 3:  # a layer that mixes the rows cannot be changed for some of them
+    def add(given: Tensor, passed_on: Tensor) -> Tensor:
+        if passed_on.dim() != 3:  # a layer that mixes the rows cannot be changed for some of them
             raise SoftPromptsError("a LoRA needs layers that read [batch, length, width]; choose another --anchor.")
-        changed = output.clone()
         # A large model's layers are on several devices.
-        read, on_a, on_b = given[0][rows].float(), a.to(output.device), b.to(output.device)
-        changed[rows] = output[rows] + (read @ on_a.T @ on_b.T).to(output.dtype)
-        return changed
+        change = given.float() @ a.to(given.device).T @ b.to(given.device).T
+        return passed_on + change.to(passed_on.dtype)
 
     return add

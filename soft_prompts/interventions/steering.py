@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.base import Change, Intervention
 from soft_prompts.interventions.rounding import round_rows
 
 if TYPE_CHECKING:
@@ -64,10 +63,10 @@ class Steering(Intervention):
     def forward(self, condition: Tensor) -> Tensor:
         return condition.new_zeros(len(condition), 0, self.vectors.shape[1], dtype=torch.float32)
 
-    def hooks(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
+    def changes(self, lm: PreTrainedModel) -> dict[nn.Module, Change]:
         layers = layers_of(lm)
         moves = zip(self.layers, self.vectors * self.scales[:, None], strict=True)
-        return [layers[i].register_forward_hook(_moves(vector, rows)) for i, vector in moves]
+        return {layers[i]: _moves(vector) for i, vector in moves}
 
     def rounded(self, n_bits: int) -> Steering:
         other = copy.deepcopy(self)
@@ -124,13 +123,6 @@ def sizes_passed_on(lm: PreTrainedModel) -> Tensor:
     return torch.stack(sizes)
 
 
-def _moves(vector: Tensor, rows: slice):
-    """A hook that adds a vector to some rows of what a layer passes on."""
-
-    def move(layer: nn.Module, given: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        changed = hidden.clone()
-        changed[rows] = hidden[rows] + vector.to(hidden.device, hidden.dtype)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    return move
+def _moves(vector: Tensor) -> Change:
+    """Adds a vector."""
+    return lambda given, passed_on: passed_on + vector.to(passed_on.device, passed_on.dtype)

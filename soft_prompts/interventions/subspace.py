@@ -7,15 +7,14 @@ arXiv 1804.08838: the intrinsic dimension of an objective).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.base import Change, Intervention
 from soft_prompts.interventions.rounding import round_rows
 
 if TYPE_CHECKING:
@@ -63,9 +62,9 @@ class Subspace(Intervention):
     def forward(self, condition: Tensor) -> Tensor:
         return functional_call(self._inner[0], self._moved(), (condition,))
 
-    def hooks(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
+    def changes(self, lm: PreTrainedModel) -> Mapping[nn.Module, Change]:
         moved = {f"inner.{name}": tensor for name, tensor in self._moved().items()}
-        return functional_call(_Hooks(self._inner[0]), moved, (lm, rows))
+        return functional_call(_Changes(self._inner[0]), moved, (lm,))
 
     def _moved(self) -> dict[str, Tensor]:
         """Parameters and buffers of the inner intervention."""
@@ -90,13 +89,13 @@ class Subspace(Intervention):
         return other
 
 
-class _Hooks(nn.Module):
-    """The hooks of an intervention as what a module's call returns, since only calls can be made with other
+class _Changes(nn.Module):
+    """The changes of an intervention as what a module's call returns, since only calls can be made with other
     parameters."""
 
     def __init__(self, inner: Intervention):
         super().__init__()
         self.inner = inner
 
-    def forward(self, lm: PreTrainedModel, rows: slice) -> Sequence[AbstractContextManager]:
-        return self.inner.hooks(lm, rows)
+    def forward(self, lm: PreTrainedModel) -> Mapping[nn.Module, Change]:
+        return self.inner.changes(lm)

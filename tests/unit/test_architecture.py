@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "shares": {"training"},
     "measure": {"prepare", "results", "save", "shares", "sweep", "training"},
     "cli": {"measure", "probing", "models", "tasks", "training", "results", "report", "sweep"},
+    "answers": {"cli", "report", "results", "sweep"},
     "model": {"models"},
 }
 """Room -> rooms below it that its modules may import, beside themselves and the ground."""

@@ -1,4 +1,4 @@
-"""Interventions share forward passes: hooks of one change its own rows only, whatever stands beside it."""
+"""Interventions share forward passes: each changes its own rows only, whatever stands beside it."""
 
 import json
 
@@ -37,14 +37,8 @@ class Steering(Intervention):
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         return self.vector.new_zeros(len(condition), 0, len(self.vector))
 
-    def hooks(self, lm, rows: slice):
-        def add(module, given, output):
-            hidden = output[0] if isinstance(output, tuple) else output
-            steered = hidden.clone()
-            steered[rows] = hidden[rows] + self.vector
-            return (steered, *output[1:]) if isinstance(output, tuple) else steered
-
-        return [lm.base_model.layers[0].register_forward_hook(add)]
+    def changes(self, lm):
+        return {lm.base_model.layers[0]: lambda given, passed_on: passed_on + self.vector}
 
 
 def steered_logits(model, vector: torch.Tensor, tokens: np.ndarray) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from exploratory_tests import bits_test, learned_test, rates_test, rivals_test
-from exploratory_tests.answers import check_folder
+from soft_prompts.answers import check_folder
 from soft_prompts.errors import SoftPromptsError
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""What open questions with a table of their own have in common: run, or print the table of what was measured."""
+"""What experiments with a table of their own have in common: run, or print the table of what was measured."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soft_prompts import Sweep, main
+from soft_prompts.cli import main
 from soft_prompts.console import ends_in_a_sentence
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
