@@ -223,7 +223,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "init": "unit_normal",
     },
     # Of the rates tried on pocket (docs/recipe.md), the best on validation.
-    "lora": {"intervention": "lora", "lr": 3e-3},
+    "lora": {"intervention": "lora", "lr": 3e-3, "starts": 1},
     "steering": {"intervention": "steering", "lr": 3e-2, "starts": 6},
 }
 """Name -> what it changes in TrainConfig. Steps, documents and evaluation stay as the experiment has them."""
