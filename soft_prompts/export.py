@@ -158,7 +158,8 @@ print(model(**tokens).logits.shape)  # behind the adapter's rows and the text
 
 
 def _measured(run: dict[str, Any], settings: Settings) -> str:
-    """The held-out loss, if the result lies where the snapshot's own is written."""
+    """The held-out loss, and what the curve says that it belongs to, if the results lie where the snapshot's own do."""
+    from soft_prompts.report.collection import Filter, collect
     from soft_prompts.results.record import Result
 
     parts = settings.snapshot.resolve().parts
@@ -170,7 +171,14 @@ def _measured(run: dict[str, Any], settings: Settings) -> str:
         return ""
     held_out = Result.load(result).held_out
     low, high = held_out.interval
-    return f"Held-out loss: {held_out.loss:.3f} [{low:.3f}, {high:.3f}] nats per scored token (95 %, over documents).\n"
+    lines = [
+        f"Held-out loss: {held_out.loss:.3f} [{low:.3f}, {high:.3f}] nats per scored token (95 %, over documents)."
+    ]
+    # A contribution and some distances need the control beside it, which lies in another folder of the model's.
+    for shown in collect([result.parent.parent], Filter()).shown:
+        if shown.summary and shown.curve.config == {k: v for k, v in run.items() if k not in ("n_tokens", "seed")}:
+            lines.append(f"Of prompts of all lengths: {shown.summary}.")
+    return "\n\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

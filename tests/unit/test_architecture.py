@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
     "save": {"engine", "prepare", "probes", "report", "results", "tasks", "training"},
     "serving": {"data", "engine", "interventions", "models", "results", "tasks"},
-    "export": {"models", "results", "serving"},
+    "export": {"models", "report", "results", "serving"},
     "probing": {"engine", "prepare", "probes", "results", "sweep", "training"},
     "shares": {"training"},
     "measure": {"prepare", "results", "save", "shares", "sweep", "training"},

@@ -66,8 +66,8 @@ def test_controls_random_targets_and_curves_that_say_nothing_of_the_model_have_n
     random = {"label": "r", "options": [], "control_of": {"target": 0}}
     save(tmp_path, LOSSES, 1.5, "random", config={**CONFIG, "task": {"name": "T", "target": 1}}, variant=random)
     for n in (0, 1):
-        measured(n, 5.0 - n, model="unknown").save(tmp_path / f"unknown-{n}.json")
-    assert len(collect([tmp_path], Filter()).shown) > 1
+        measured(n, 5.0 - n, model="unknown").save(tmp_path / "unknown" / f"tokens-{n:04d}-seed-0.json")
+    assert len(collect([tmp_path], Filter()).shown) == 3
     assert [s.curve.config for s in shown(tmp_path)] == [CONFIG]
 
 

@@ -20,6 +20,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.export import Settings, main
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.models.loading import load as load_model
+from soft_prompts.report.collection import Filter, collect
 from soft_prompts.results.snapshot import Use, save_prompt
 from soft_prompts.save import _use
 from soft_prompts.serving import Prompted, _model_of
@@ -28,6 +29,7 @@ from soft_prompts.tasks.chess_moves import RATINGS
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 from tests.unit.conftest import make_examples
+from tests.unit.test_page import measured
 
 WIDTH, TEXT = 32, "some text, and more"
 
@@ -138,6 +140,26 @@ def test_peft_computes_the_same_logits_to_the_bit(model, folders, tmp_path, cond
     assert (naive_logits(model, tensors["prompt_embeddings"][2:])[-1] - own[-1]).abs().max() > 0.1
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"base_model: {base}" in card and "a soft prompt of 3 tokens" in card and "Held-out loss" not in card
+
+
+def test_a_card_says_what_was_measured_of_the_prompt_and_of_its_curve(model, folders, tmp_path) -> None:
+    config = {"experiment": "e", "task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2}}
+    place = Path("e", "m", "0123abcd")
+    for n, loss in {0: 5.0, 3: 2.0, 8: 2.0}.items():
+        measured(n, loss, config=config).save(tmp_path / "results" / place / f"tokens-{n:04d}-seed-0.json")
+    # Another curve of the model, which is none of the prompt's business.
+    measured(0, 9.0, config={**config, "task": {"name": "U"}}).save(
+        tmp_path / "results" / "e" / "m" / "other" / "tokens-0000-seed-0.json"
+    )
+    path = tmp_path / "snapshots" / place / "tokens-0003-seed-0.safetensors"
+    prompt = SoftPrompt(torch.randn(3, WIDTH), 0.1)
+    save_prompt(prompt, model, {**config, "n_tokens": 3, "seed": 0}, path, Use(model.separator, "separator"))
+    main(Settings(path, tmp_path / "out", model=folder_of(model, folders)))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Held-out loss: 2.000 [" in card
+    curve = collect([tmp_path / "results" / place], Filter()).shown[0].summary
+    assert f"Of prompts of all lengths: {curve}." in card and "(0, 3]" in str(curve)
+    assert card.count("Of prompts of all lengths") == 1
 
 
 def test_a_whole_input_as_embeddings_and_the_nearest_tokens(model, folders, tmp_path) -> None:
