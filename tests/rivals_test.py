@@ -32,17 +32,25 @@ if TYPE_CHECKING:
 
     from soft_prompts.results.curve import Curve
 
-KINDS = {"prompt": {}, "LoRA": RECIPES["lora"], "steering": RECIPES["steering"]}
-FEW = (0, 16, 128)
-"""Directions that are trained; 0: all numbers."""
+KINDS = {
+    "prompt": ({}, (0.3, 1.0)),
+    "LoRA": (RECIPES["lora"], (0.01, 0.03)),
+    "steering": (RECIPES["steering"], (0.1, 0.3)),
+}
+"""Name -> recipe, and the learning rates that are tried: which is best depends on the behaviour."""
+FEW = (16, 128)
+"""Directions of which few are trained, at the larger rate, beside all numbers."""
 BUDGETS = tuple(4**k for k in range(3, 10))
 """Bits that may be spent."""
 
 
 def rivals(sweep: Sweep, **changes: object) -> Sweep:
     """An experiment in which all kinds are trained. What is compared is the kinds, so there are no controls."""
-    recipes = tuple({**kind, "subspace": few} for kind in KINDS.values() for few in FEW)
-    return replace(sweep, n_tokens=(0, 1, 4), controls=(), recipes=recipes, **changes)
+    recipes = []
+    for kind, rates in KINDS.values():
+        recipes += [{**kind, "lr": rate} for rate in rates]
+        recipes += [{**kind, "lr": rates[-1], "subspace": few} for few in FEW]
+    return replace(sweep, n_tokens=(0, 1, 4), controls=(), recipes=tuple(recipes), **changes)
 
 
 OF_KEY = replace(calibration_test.POCKET, task=replace(calibration_test.POCKET.task, key_tokens=(4,)))
@@ -57,7 +65,7 @@ OTHERS = {
 
 def kind_of(curve: Curve) -> str:
     """Which of KINDS a curve trained."""
-    names = {recipe.get("intervention", "prompt"): name for name, recipe in KINDS.items()}
+    names = {recipe.get("intervention", "prompt"): name for name, (recipe, _) in KINDS.items()}
     return names[curve.recipe.get("intervention", "prompt")]
 
 
@@ -74,7 +82,7 @@ def sizes(curves: list[Curve]) -> dict[str, list[tuple[int, float, float, str]]]
             for b, of_seeds in tried.items():
                 if len(of_seeds) == len(point.results):
                     validation, loss = (float(np.mean([s[x] for s in of_seeds])) for x in ("validation_loss", "loss"))
-                    what = f"{point.n_tokens}" + (f" in {few} directions" if few else "") + f", {b} bits"
+                    what = f"{point.n_tokens}" + (f" in {few} directions" if few else "") + f", {b} bits each"
                     found[kind_of(curve)].append((of_seeds[0]["bits"], validation, loss, what))
     return found
 

@@ -25,8 +25,8 @@ ZERO = 0.35
 
 def findings(shown: Sequence[Shown]) -> list[Shown]:
     """The curves that the picture has: those of a model itself, with a summary that names a contribution."""
-    own = without_random_targets([s.curve for s in shown])
-    return [s for s in shown if s.curve in own and not s.curve.control and s.summary and s.summary.contribution]
+    own = {id(curve) for curve in without_random_targets([s.curve for s in shown]) if not curve.control}
+    return [s for s in shown if id(s.curve) in own and s.summary and s.summary.contribution]
 
 
 def findings_figure(shown: Sequence[Shown]) -> Figure:

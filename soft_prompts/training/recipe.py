@@ -222,8 +222,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "clip_norm": 1e9,
         "init": "unit_normal",
     },
-    # Of the rates tried on pocket (docs/recipe.md), the best on validation.
-    "lora": {"intervention": "lora", "lr": 3e-3, "starts": 1},
-    "steering": {"intervention": "steering", "lr": 3e-2, "starts": 6},
+    # Rates: docs/recipe.md.
+    "lora": {"intervention": "lora", "lr": 1e-2, "starts": 1},
+    "steering": {"intervention": "steering", "lr": 1e-1, "starts": 6},
 }
 """Name -> what it changes in TrainConfig. Steps, documents and evaluation stay as the experiment has them."""
