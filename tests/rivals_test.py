@@ -106,7 +106,16 @@ def table(folder: Path) -> str:
         best = [best_within(tried, budget) for tried in by_kind.values()]
         cells = [f"{one[2]:.3f} ({one[3]})" if one else "" for one in best]
         lines.append(f"| {budget:,} bits | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, *_paired(found)])
+    return "\n".join([*lines, "", *_of_text(found), *_paired(found)])
+
+
+def _of_text(found: list[Curve]) -> list[str]:
+    """What a text is known to reach, if one is."""
+    anchor = next((curve.anchor for curve in found if curve.anchor and curve.anchor.get("bits")), None)
+    if not anchor:
+        return []
+    own = f", {anchor['own_bits']:.0f} in the model's own code" if anchor.get("own_bits") is not None else ""
+    return [f"Text: {anchor['name']} has {anchor['loss']:.3f} nats and {anchor['bits']:.0f} bits{own}."]
 
 
 def _paired(found: list[Curve]) -> list[str]:
@@ -118,7 +127,7 @@ def _paired(found: list[Curve]) -> list[str]:
                 validation = float(np.mean([r.validation_loss for r in point.results]))
                 kind = kind_of(curve)
                 best[kind] = min(best.get(kind, (np.inf, None)), (validation, point), key=lambda one: one[0])
-    lines = [""]
+    lines = []
     for kind, (_, point) in best.items():
         if kind != "prompt" and (gain := point.gain_over(best["prompt"][1])):
             low, high = gain["interval"]

@@ -1,5 +1,7 @@
 """Rivals at equal bits: what is shown is chosen on validation among what the bits allow."""
 
+from dataclasses import replace
+
 import pytest
 
 from soft_prompts.results.curve import curves
@@ -35,7 +37,8 @@ def test_the_best_within_a_budget_is_that_of_the_lowest_validation_loss() -> Non
 
 
 def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
-    made = [tried(0, 0, {}, {}, 5.0)]
+    text = {"name": "a text", "loss": 1.25, "document_losses": [12.5] * 40, "bits": 48.0, "own_bits": 7.0}
+    made = [replace(tried(0, 0, {}, {}, 5.0), anchor=text)]
     for seed, more in ((0, 0.0), (1, 0.2)):
         of_prompt = {1: (60, 3.0 + more, 3.1 + more), 4: (240, 2.0 + more, 2.1 + more)}
         made.append(tried(1, seed, {}, of_prompt, 2.0))
@@ -62,6 +65,7 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
         == "| 64 bits | 3.200 (1, 1 bits each) | 2.800 (1 in 16 directions, 2 bits each) |  |"
     )
     assert lines[3 + BUDGETS.index(256)].startswith("| 256 bits | 2.200 (1, 4 bits each) | 2.800 ")
+    assert lines[-3] == "Text: a text has 1.250 nats and 48 bits, 7 in the model's own code."
     assert lines[-2].startswith("The best LoRA, of 1, is below the best prompt, of 1, by 0.500 [")
     assert lines[-1].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
 
