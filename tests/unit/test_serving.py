@@ -142,6 +142,26 @@ def test_peft_computes_the_same_logits_to_the_bit(model, folders, tmp_path, cond
     assert f"base_model: {base}" in card and "a soft prompt of 3 tokens" in card and "Held-out loss" not in card
 
 
+def test_the_evaluation_harness_gives_the_same_log_likelihoods(model, folders, tmp_path) -> None:
+    """EleutherAI's lm-evaluation-harness, if it is installed: it is no requirement. With an adapter, it cuts off the
+    outputs that the tokenizer has no tokens for, so what they would have got goes to the others."""
+    harness = pytest.importorskip("lm_eval.models.huggingface", reason="lm-eval is not installed")
+    base, path = folder_of(model, folders), saved(model, tmp_path / "p.safetensors")
+    main(Settings(path, tmp_path / "out", model=base))
+    lm = harness.HFLM(pretrained=base, peft=str(tmp_path / "out"), device="cpu", dtype="float32", add_bos_token=False)
+    asked = [(TEXT[:10], TEXT[10:]), (TEXT[:4], TEXT[4:12]), ("b", "c")]
+    found = lm.loglikelihood([SimpleNamespace(args=pair) for pair in asked], disable_tqdm=True)
+    prompted = soft_prompts.load(path, base, "float32")
+    for (a, b), (loglikelihood, _) in zip(asked, found, strict=True):
+        own = float(np.sum(prompted.logprobs([a + b])[0][len(ids_of(model, a)) :]))
+        logits = naive_logits(model, prompted.rows(), a + b)[3 + len(ids_of(model, a)) : -1]
+        cut_off = (logits.logsumexp(-1) - logits[:, : len(model.tokenizer)].logsumexp(-1)).sum().item()
+        assert loglikelihood == pytest.approx(own + cut_off, abs=1e-4) and cut_off > 1e-3
+    plain = harness.HFLM(pretrained=base, device="cpu", dtype="float32", add_bos_token=False)
+    without = plain.loglikelihood([SimpleNamespace(args=pair) for pair in asked], disable_tqdm=True)
+    assert abs(without[0][0] - found[0][0]) > 0.01  # the prompt was there
+
+
 def test_a_card_says_what_was_measured_of_the_prompt_and_of_its_curve(model, folders, tmp_path) -> None:
     config = {"experiment": "e", "task": {"name": "T"}, "train": {"steps": 5, "batch_size": 2}}
     place = Path("e", "m", "0123abcd")
