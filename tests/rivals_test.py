@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -111,11 +111,16 @@ def table(folder: Path) -> str:
 
 def _of_text(found: list[Curve]) -> list[str]:
     """What a text is known to reach, if one is."""
-    anchor = next((curve.anchor for curve in found if curve.anchor and curve.anchor.get("bits")), None)
+    anchor = _anchored(found)
     if not anchor:
         return []
     own = f", {anchor['own_bits']:.0f} in the model's own code" if anchor.get("own_bits") is not None else ""
     return [f"Text: {anchor['name']} has {anchor['loss']:.3f} nats and {anchor['bits']:.0f} bits{own}."]
+
+
+def _anchored(found: list[Curve]) -> dict[str, Any] | None:
+    """The text that is known to bring the behaviour out."""
+    return next((curve.anchor for curve in found if curve.anchor and curve.anchor.get("bits")), None)
 
 
 def _paired(found: list[Curve]) -> list[str]:
@@ -147,12 +152,16 @@ def figure(folder: Path) -> Figure:
 
     drawn = Figure(figsize=(7, 4.4), layout="constrained")
     ax = drawn.subplots()
-    for i, (name, tried) in enumerate(sizes(curves(load_results([folder]))).items()):
+    found = curves(load_results([folder]))
+    for i, (name, tried) in enumerate(sizes(found).items()):
         bits = sorted({one[0] for one in tried})
         best = [best_within(tried, n) for n in bits]
         ax.plot([one[0] for one in tried], [one[2] for one in tried], ".", color=f"C{i}", alpha=0.3)
         ax.step(bits, [one[2] for one in best], where="post", color=f"C{i}", label=name)
+    if text := _anchored(found):
+        ax.plot(text["bits"], text["loss"], "x", color="black", label=text["name"])
     ax.set_xscale("log", base=2)
+    ax.set_xticks(BUDGETS, [f"{budget:,}" for budget in BUDGETS])
     ax.set_xlabel("bits that are spent")
     ax.set_ylabel("held-out nats per scored token")
     ax.spines[["top", "right"]].set_visible(False)

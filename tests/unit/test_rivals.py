@@ -1,6 +1,7 @@
 """Rivals at equal bits: what is shown is chosen on validation among what the bits allow."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,13 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
     assert lines[-3] == "Text: a text has 1.250 nats and 48 bits, 7 in the model's own code."
     assert lines[-2].startswith("The best LoRA, of 1, is below the best prompt, of 1, by 0.500 [")
     assert lines[-1].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
+
+
+@pytest.mark.parametrize("name", ["rivals_key"])
+def test_the_committed_tables_are_those_of_the_results(name: str) -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "results" / "README.md").read_text()
+    assert all(part in page for part in table(root / "results" / name).split("\n\n"))
 
 
 def test_every_kind_is_trained_whole_and_in_few_directions() -> None:
