@@ -93,8 +93,16 @@ class ChessMoves(Task):
     """What the prompt is told of a game: both players' ratings, or where the first move of each side goes to. That says
     much of the game, and so shows whether a condition is used at all."""
 
-    headline: ClassVar[tuple[str, ...]] = ("move_match", "legal_after_10", "elo_effect", "opening_effect")
     file_options: ClassVar[tuple[str, ...]] = ("games", "test_games")
+
+    @property
+    def headline(self) -> tuple[str, ...]:  # type: ignore[override]
+        return "move_match", "legal_after_10", self._effect
+
+    @property
+    def _effect(self) -> str:
+        """Name of the score that says what use is made of the condition."""
+        return "elo_effect" if self.condition == "ratings" else "opening_effect"
 
     @property
     def conditions(self) -> Conditions:  # type: ignore[override]
@@ -177,10 +185,9 @@ class ChessMoves(Task):
         order = np.random.default_rng(0).permutation(len(held_out))
         strangers = [replace(e, condition=held_out[i].condition) for e, i in zip(held_out, order, strict=True)]
         shuffled = prompted.scores(strangers)
-        effect = "elo_effect" if self.condition == "ratings" else "opening_effect"
         scores = {
             "nats_per_move": ratio(true.sums, np.array([e.n_plies for e in held_out])),
-            effect: ratio(shuffled.sums - true.sums, true.counts),
+            self._effect: ratio(shuffled.sums - true.sums, true.counts),
             **_move_match(true, held_out),
         }
         samples = []
