@@ -63,11 +63,12 @@ def test_a_distance_of_no_tokens_stands_at_zero(tmp_path) -> None:
 def test_controls_random_targets_and_curves_that_say_nothing_of_the_model_have_no_row(tmp_path) -> None:
     save(tmp_path, LOSSES, 1.5, "own")
     save(tmp_path, LOSSES, 1.5, "control", config={**CONFIG, "control": "permuted"})
+    save(tmp_path, LOSSES, 1.5, "orphan", config={**CONFIG, "control": "scrambled"}, model="not there itself")
     random = {"label": "r", "options": [], "control_of": {"target": 0}}
     save(tmp_path, LOSSES, 1.5, "random", config={**CONFIG, "task": {"name": "T", "target": 1}}, variant=random)
     for n in (0, 1):
         measured(n, 5.0 - n, model="unknown").save(tmp_path / "unknown" / f"tokens-{n:04d}-seed-0.json")
-    assert len(collect([tmp_path], Filter()).shown) == 3
+    assert len(collect([tmp_path], Filter()).shown) == 4
     assert [s.curve.config for s in shown(tmp_path)] == [CONFIG]
 
 

@@ -12,7 +12,8 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.probes.bits import rounded_sizes
 from soft_prompts.results.snapshot import load_prompt, save_prompt
-from soft_prompts.training.state import make_intervention
+from soft_prompts.training.state import TrainingState, make_intervention
+from soft_prompts.training.tensorboard import TensorBoardLog
 from tests.unit.test_checkpoint import bench_of, go, same
 from tests.unit.test_train import Documents, run, train_all
 
@@ -100,6 +101,21 @@ def test_the_more_a_prompt_may_cost_the_lower_is_its_loss_and_the_more_it_costs(
     )
     assert cheap.intervention.nats < 0.5 * dear.intervention.nats
     assert dear.curve[-1]["loss"] < cheap.curve[-1]["loss"]
+
+
+def test_every_evaluation_has_the_same_noise_and_every_step_its_own(neox, tmp_path) -> None:
+    of = run(2, noise=10)
+    state = TrainingState(of, make_intervention(neox, of, 0), TensorBoardLog(of, tmp_path))
+    drawn = []
+    for step in (1, 2):
+        state.begin(step)
+        in_training = state.intervention(NOTHING)
+        state.settle()
+        drawn += [in_training, state.intervention(NOTHING)]
+        state.curve.append({"step": step, "loss": 1.0})
+    first, evaluated, second, again = drawn
+    assert torch.equal(evaluated, again)
+    assert not torch.allclose(first, second) and not torch.allclose(first, evaluated)
 
 
 @pytest.mark.parametrize("other", [{"subspace": 3}, {"grow": True}])
