@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ def run_or_print(
         if len(sys.argv) != 3:
             raise SoftPromptsError("behind the word table stands one folder of results.")
         folder = Path(sys.argv[2])
-        check_folder(folder, default.experiment)
+        check_folder(folder, {sweep.experiment for sweep in (default, *presets.values())})
         print(table(folder))
         if figure:
             from soft_prompts.report.plots import save_figure
@@ -51,11 +51,11 @@ def run_or_print(
             print(f"\nthe same as a picture: {folder / PICTURE}")
 
 
-def check_folder(folder: Path, experiment: str) -> None:
-    """Raises SoftPromptsError if a folder holds anything but results of one experiment."""
+def check_folder(folder: Path, experiments: Collection[str]) -> None:
+    """Raises SoftPromptsError if a folder holds anything but results of one of some experiments."""
     from soft_prompts.results import load_results
 
     found = sorted({result.experiment for result in load_results([folder])})
-    if found != [experiment]:
-        holds = ", ".join(found) or "nothing"
-        raise SoftPromptsError(f"{folder} must hold results of {experiment} and of nothing else; it holds {holds}.")
+    if len(found) != 1 or found[0] not in experiments:
+        wanted, holds = " or ".join(sorted(experiments)), ", ".join(found) or "nothing"
+        raise SoftPromptsError(f"{folder} must hold results of {wanted} and of nothing else; it holds {holds}.")

@@ -23,9 +23,13 @@ def test_a_table_of_the_log_is_what_its_script_prints(name: str) -> None:
 
 
 def test_results_of_another_experiment_are_refused_in_a_sentence() -> None:
-    check_folder(ROOT / "results" / "rates", "rates")
-    with pytest.raises(SoftPromptsError, match="must hold results of rates and of nothing else; it holds bits"):
-        check_folder(ROOT / "results" / "bits", "rates")
+    check_folder(ROOT / "results" / "rates", {"rates", "rivals"})
+    with pytest.raises(
+        SoftPromptsError, match="must hold results of rates or rivals and of nothing else; it holds bits"
+    ):
+        check_folder(ROOT / "results" / "bits", {"rates", "rivals"})
+    with pytest.raises(SoftPromptsError, match="nothing else; it holds autoregressive, bits"):
+        check_folder(ROOT / "results", {"rates"})
 
 
 def test_a_slope_is_1_where_bits_double_with_the_key_and_0_where_they_stay() -> None:

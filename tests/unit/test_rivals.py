@@ -71,7 +71,7 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
     assert lines[-1].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
 
 
-@pytest.mark.parametrize("name", ["rivals_key"])
+@pytest.mark.parametrize("name", ["rivals_key", "rivals_taught"])
 def test_the_committed_tables_are_those_of_the_results(name: str) -> None:
     root = Path(__file__).parents[2]
     page = (root / "results" / "README.md").read_text()
