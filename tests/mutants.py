@@ -726,7 +726,8 @@ FAULTS = [
     *of(
         "engine/behind.py",
         "test_anchors",
-        ("of_texts.sums.mean() / np.log(2)", "of_texts.sums.mean()"),
+        ("for e in alone]) / np.log(2))", "for e in different.values()]) / np.log(2))"),
+        ("for e in alone]) / np", "for e in alone]) * np"),
         ("np.full(len(before), IGNORE), text]", "np.full(len(before), IGNORE), text + 1]"),
         ("before = e.tokens[: e.insert_at]", "before = e.tokens[:1]"),
     ),
@@ -1070,8 +1071,8 @@ FAULTS = [
         ("evaluate(model, [loras[best]]", "evaluate(model, [loras[0]]"),
         ('if loss < float("inf")]', "]"),
         ("min(texts, key=lambda", "max(texts, key=lambda"),
-        ("_of_text(bench.for_choices, text).scores", "_of_text(bench, text).scores"),
-        ("if n_tokens + bench.encoding.max_tokens > context", "if n_tokens > context"),
+        ("validation = bench.for_choices", "validation = bench"),
+        ("if len(tokens) + longest > context", "if len(tokens) > context"),
         ("and all(isinstance(text, str) and text for", "and all(isinstance(text, str) for"),
     ),
     *of(

@@ -36,13 +36,22 @@ def behind_tokens(bench: Bench, texts: Sequence[np.ndarray]) -> tuple[TokenScore
         The scores, and the length of a text in bits, mean over the documents: in a code in which every token is as
         long, tokens x log2(V), and in the model's own, -log2 of the text's probability where it stands.
     """
-    behind = [with_text(e, text) for e, text in zip(bench.held_out, texts, strict=True)]
     alone = [text_alone(e, text) for e, text in zip(bench.held_out, texts, strict=True)]
-    no_prompt = SoftPrompt(bench.model.vocabulary[:0].float()).to(bench.model.device)
-    scores, of_texts = (evaluate(bench.model, [no_prompt], x, bench.token_budget)[0] for x in (behind, alone))
+    different = {e.tokens.tobytes(): e for e in alone}  # often all documents stand behind the same text
+    nats = dict(zip(different, _scores(bench, list(different.values())).sums, strict=True))
     n_tokens = float(np.mean([len(text) for text in texts]))
     bits = n_tokens * float(np.log2(len(bench.model.vocabulary)))
-    return scores, bits, float(of_texts.sums.mean() / np.log(2))
+    return scores_behind(bench, texts), bits, float(np.mean([nats[e.tokens.tobytes()] for e in alone]) / np.log(2))
+
+
+def scores_behind(bench: Bench, texts: Sequence[np.ndarray]) -> TokenScores:
+    """The scores alone of the held-out documents, each behind tokens of its own, int [n]."""
+    return _scores(bench, [with_text(e, text) for e, text in zip(bench.held_out, texts, strict=True)])
+
+
+def _scores(bench: Bench, examples: Sequence[Example]) -> TokenScores:
+    no_prompt = SoftPrompt(bench.model.vocabulary[:0].float()).to(bench.model.device)
+    return evaluate(bench.model, [no_prompt], examples, bench.token_budget)[0]
 
 
 def with_text(e: Example, text: np.ndarray) -> Example:

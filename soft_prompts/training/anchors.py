@@ -7,10 +7,11 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from soft_prompts.data.example import Example
-from soft_prompts.engine.behind import behind_texts
+from soft_prompts.engine.behind import behind_tokens, scores_behind
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
@@ -55,19 +56,31 @@ def anchor_of(run: Run, bench: Bench) -> Callable[[Bench], Anchor | None]:
 
 
 def _of_text(bench: Bench, text: str, name: str = "the text", tried: dict[str, float] | None = None) -> Anchor:
-    n_tokens, context = len(bench.encoding.tokens([text])[0][0]) - 1, bench.model.context
-    if n_tokens + bench.encoding.max_tokens > context:
-        raise SoftPromptsError(
-            f"the text {shortened(text)!r} has {n_tokens} tokens, and documents {bench.encoding.max_tokens}, but "
-            f"{bench.model.name} reads {context} at most; choose a shorter text for --anchor."
-        )
-    scored = behind_texts(bench, [text] * len(bench.held_out))
+    scored = behind_tokens(bench, [_tokens(bench, text)] * len(bench.held_out))
     return Anchor(f"{name} {shortened(text)!r}", *scored, tried)
+
+
+def _tokens(bench: Bench, text: str) -> np.ndarray:
+    """A text as tokens, int [n].
+
+    Raises:
+        SoftPromptsError: The model cannot read it in front of the longest document.
+    """
+    tokens = bench.encoding.tokens([text])[0][0][1:]  # without the separator
+    longest, context = bench.encoding.max_tokens, bench.model.context
+    if len(tokens) + longest > context:
+        raise SoftPromptsError(
+            f"the text {shortened(text)!r} has {len(tokens)} tokens, and documents {longest}, but {bench.model.name} "
+            f"reads {context} at most; choose a shorter text for --anchor."
+        )
+    return tokens
 
 
 def _of_best_text(bench: Bench, texts: list[str]) -> Callable[[Bench], Anchor]:
     """Of the text with the lowest validation loss."""
-    losses = {text: _of_text(bench.for_choices, text).scores.loss for text in texts}
+    validation = bench.for_choices
+    n = len(validation.held_out)
+    losses = {text: scores_behind(validation, [_tokens(bench, text)] * n).loss for text in texts}
     best = min(texts, key=lambda text: losses[text])
     return lambda of: _of_text(of, best, f"the best of {len(texts)} texts,", losses)
 

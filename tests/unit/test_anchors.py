@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.behind import text_alone, with_text
+from soft_prompts.engine.behind import behind_tokens, text_alone, with_text
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
@@ -217,6 +217,16 @@ def test_the_texts_that_ship_for_chess_are_texts_and_legal_openings() -> None:
         for move in moves:
             assert board.parse_uci(move) in board.legal_moves
             board.push_uci(move)
+
+
+def test_the_length_of_texts_is_the_mean_over_documents_also_of_those_that_many_share(neox) -> None:
+    bench = bench_of(neox)
+    short, long = np.array([7]), np.array([8, 9, 10])
+    alone = [behind_tokens(bench, [text] * 6) for text in (short, long)]
+    scores, bits, own_bits = behind_tokens(bench, [short, long, short, short, short, short])
+    assert bits == pytest.approx((5 * alone[0][1] + alone[1][1]) / 6)
+    assert own_bits == pytest.approx((5 * alone[0][2] + alone[1][2]) / 6)
+    assert scores.sums[:2] == pytest.approx([alone[0][0].sums[0], alone[1][0].sums[1]])
 
 
 def test_a_text_alone_is_scored_behind_what_stands_before_the_prompt() -> None:
