@@ -1072,6 +1072,7 @@ FAULTS = [
         ('if loss < float("inf")]', "]"),
         ("min(texts, key=lambda", "max(texts, key=lambda"),
         ("validation = bench.for_choices", "validation = bench"),
+        ("[0][0][1:]  # without", "[0][0]  # without"),
         ("if len(tokens) + longest > context", "if len(tokens) > context"),
         ("and all(isinstance(text, str) and text for", "and all(isinstance(text, str) for"),
     ),

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.behind import behind_tokens, text_alone, with_text
+from soft_prompts.engine.behind import behind_texts, behind_tokens, text_alone, with_text
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
@@ -217,6 +217,14 @@ def test_the_texts_that_ship_for_chess_are_texts_and_legal_openings() -> None:
         for move in moves:
             assert board.parse_uci(move) in board.legal_moves
             board.push_uci(move)
+
+
+def test_a_text_is_its_tokens_without_the_separator_that_opens_documents(neox) -> None:
+    bench = bench_of(neox)
+    ab = bench.encoding.tokens(["ab"])[0][0]
+    assert ab[0] == bench.encoding.separator and len(ab) == 3
+    as_text, as_tokens = behind_texts(bench, ["ab"] * 6), behind_tokens(bench, [ab[1:]] * 6)
+    assert as_text[0].sums.tolist() == as_tokens[0].sums.tolist() and as_text[1:] == as_tokens[1:]
 
 
 def test_the_length_of_texts_is_the_mean_over_documents_also_of_those_that_many_share(neox) -> None:
