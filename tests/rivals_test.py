@@ -54,7 +54,7 @@ def rivals(sweep: Sweep, **changes: object) -> Sweep:
 
 
 OF_KEY = replace(calibration_test.POCKET, task=replace(calibration_test.POCKET.task, key_tokens=(4,)))
-KEY = rivals(OF_KEY, experiment="rivals_key", models=("pocket-keys",))
+POCKET = rivals(OF_KEY, experiment="rivals_key", models=("pocket-keys",))
 OTHERS = {
     "taught": rivals(OF_KEY, experiment="rivals_taught", models=("pocket-keys-untaught",)),
     "text": rivals(autoregressive_test.POCKET, experiment="rivals_text", models=("pocket-chat",)),
@@ -170,4 +170,4 @@ def figure(folder: Path) -> Figure:
 
 
 if __name__ == "__main__":
-    run_or_print(table, KEY, __doc__, figure, pocket=KEY, **OTHERS)
+    run_or_print(table, POCKET, __doc__, figure, pocket=POCKET, **OTHERS)

@@ -9,7 +9,7 @@ from soft_prompts.results.curve import curves
 from soft_prompts.results.record import HeldOut
 from soft_prompts.training.recipe import TrainConfig
 from tests import rivals_test
-from tests.rivals_test import BUDGETS, FEW, KEY, KINDS, best_within, kind_of, sizes, table
+from tests.rivals_test import BUDGETS, FEW, KINDS, POCKET, best_within, kind_of, sizes, table
 from tests.unit.test_page import scores
 from tests.unit.test_results import result
 
@@ -79,11 +79,11 @@ def test_the_committed_tables_are_those_of_the_results(name: str) -> None:
 
 
 def test_every_kind_is_trained_whole_and_in_few_directions() -> None:
-    recipes = [TrainConfig(**{**KEY.train.__dict__, **recipe}) for recipe in KEY.recipes]
+    recipes = [TrainConfig(**{**POCKET.train.__dict__, **recipe}) for recipe in POCKET.recipes]
     assert len(set(recipes)) == len(KINDS) * (2 + len(FEW)) == len(recipes)
     for recipe in recipes:
         recipe.check()
-    for sweep in (KEY, *rivals_test.OTHERS.values()):
+    for sweep in (POCKET, *rivals_test.OTHERS.values()):
         sweep.check()
         assert sweep.controls == () and len(sweep.seeds) >= 1
     kinds = [kind_of(curves([tried(1, 0, kind, {}, 1.0)])[0]) for kind, _ in KINDS.values()]
