@@ -24,6 +24,7 @@ import numpy as np
 
 from soft_prompts import Sweep
 from soft_prompts.answers import run_or_print
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.training.recipe import RECIPES
 from tests import autoregressive_test, calibration_test, chess_test
 
@@ -94,10 +95,7 @@ def best_within(tried: list[tuple[int, float, float, str]], budget: int) -> tupl
 
 def table(folder: Path) -> str:
     """Markdown: the held-out loss of each kind at equal bits, and what reached it."""
-    from soft_prompts.results import load_results
-    from soft_prompts.results.curve import curves
-
-    found = curves(load_results([folder]))
+    found = _measured(folder)
     zero = next(point for curve in found for point in curve.points if not point.n_tokens)
     by_kind = sizes(found)
     lines = ["| at most | " + " | ".join(by_kind) + " |", "|" + " ---: |" * (1 + len(by_kind))]
@@ -107,6 +105,21 @@ def table(folder: Path) -> str:
         cells = [f"{one[2]:.3f} ({one[3]})" if one else "" for one in best]
         lines.append(f"| {budget:,} bits | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *_of_text(found), *_paired(found)])
+
+
+def _measured(folder: Path) -> list[Curve]:
+    """All curves of a folder.
+
+    Raises:
+        SoftPromptsError: They are of several models, whose losses do not compare.
+    """
+    from soft_prompts.results import load_results
+    from soft_prompts.results.curve import curves
+
+    found = curves(load_results([folder]))
+    if len(models := {curve.model for curve in found}) > 1:
+        raise SoftPromptsError(f"{folder} holds results of {', '.join(sorted(models))}; name the folder of one model.")
+    return found
 
 
 def _of_text(found: list[Curve]) -> list[str]:
@@ -147,12 +160,9 @@ def figure(folder: Path) -> Figure:
     """Held-out loss over bits: all that was tried, and the best within each number of bits."""
     from matplotlib.figure import Figure
 
-    from soft_prompts.results import load_results
-    from soft_prompts.results.curve import curves
-
     drawn = Figure(figsize=(7, 4.4), layout="constrained")
     ax = drawn.subplots()
-    found = curves(load_results([folder]))
+    found = _measured(folder)
     for i, (name, tried) in enumerate(sizes(found).items()):
         bits = sorted({one[0] for one in tried})
         best = [best_within(tried, n) for n in bits]

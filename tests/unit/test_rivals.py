@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import HeldOut
 from soft_prompts.training.recipe import TrainConfig
@@ -69,6 +70,14 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
     assert lines[-3] == "Text: a text has 1.250 nats and 48 bits, 7 in the model's own code."
     assert lines[-2].startswith("The best LoRA, of 1, is below the best prompt, of 1, by 0.500 [")
     assert lines[-1].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
+
+
+def test_results_of_two_models_are_not_put_into_one_table(tmp_path) -> None:
+    for model in ("a", "b"):
+        replace(tried(0, 0, {}, {}, 5.0), model=model).save(tmp_path / model / "tokens-0000-seed-0.json")
+    with pytest.raises(SoftPromptsError, match="holds results of a, b; name the folder of one model"):
+        table(tmp_path)
+    assert table(tmp_path / "a").splitlines()[2].startswith("| 0 bits | 5.000 |")
 
 
 @pytest.mark.parametrize("name", ["rivals_key", "rivals_taught"])
