@@ -78,7 +78,7 @@ def _peft(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
         )
     with torch.no_grad():
         first = model.embed(torch.tensor([prompted.use.separator])).float()
-    embeddings = torch.cat([first, rows.float()])
+    embeddings = rows.float() if prompted.use.behind == "nothing" else torch.cat([first, rows.float()])
     config = model.lm.config.get_text_config()
     adapter = {
         "peft_type": "PROMPT_TUNING",
@@ -109,7 +109,8 @@ def _embeds(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
     ids = model.tokenizer(settings.text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         first, text = (model.embed(torch.tensor(x, dtype=torch.long)).float() for x in ([prompted.use.separator], ids))
-    parts = [first, rows, text] if prompted.use.behind == "separator" else [first, text, rows]
+    orders = {"nothing": [rows, first, text], "separator": [first, rows, text], "text": [first, text, rows]}
+    parts = orders[prompted.use.behind]
     return {"embeds.safetensors": safetensors.torch.save({"prompt_embeds": torch.cat(parts).contiguous()})}
 
 

@@ -338,3 +338,9 @@ def finished(run: Run, out: Path) -> bool:
     documents."""
     path = run.result_path(out)
     return path.exists() and Result.load(path).provenance.get("data", {}).get("complete", True)
+
+
+if __name__ == "__main__":
+    from soft_prompts.readback import command
+
+    command()

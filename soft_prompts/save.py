@@ -67,7 +67,8 @@ def _use(state: TrainingState, bench: Bench) -> Use:
     n_conditions = len(bench.held_out[0].condition)
     as_they_are = Conditions(tuple(f"condition {i + 1}" for i in range(n_conditions))) if n_conditions else None
     conditions = state.run.task.conditions or as_they_are
-    behind = "separator" if all(e.insert_at == 1 for e in bench.held_out) else "text"
+    places = {e.insert_at for e in bench.held_out}
+    behind = {0: "nothing", 1: "separator"}.get(max(places), "text") if len(places) == 1 else "text"
     return Use(bench.model.separator, behind, asdict(conditions) if conditions else None)
 
 

@@ -88,7 +88,7 @@ class Prompted:
         ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         tokens = np.array([self.use.separator, *ids], np.int64)
         labels = np.concatenate([[IGNORE], tokens[1:]])
-        at = 1 if self.use.behind == "separator" else len(tokens)
+        at = {"nothing": 0, "separator": 1, "text": len(tokens)}[self.use.behind]
         return Example(tokens, labels, text, insert_at=at, condition=self._condition(condition))
 
     def _condition(self, numbers: Sequence[float]) -> np.ndarray:

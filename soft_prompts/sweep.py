@@ -38,6 +38,9 @@ class Sweep:
     weights permuted within each matrix (scrambled) or initialised anew (untrained): what they reach, a prompt alone can
     teach. The model itself with the task's labels permuted (permuted): what any target costs. And with half the steps
     and the first seed (half): whether the search was exhausted."""
+    control_seeds: int | None = None
+    """How many of the seeds, from the first on, controls are measured with. None: all. A control costs as much as the
+    model, and where it is far from it, its own training luck hardly matters."""
     train: TrainConfig = field(default_factory=TrainConfig)
     anchor: str = ""
     """What is known to bring the behaviour out; distances are shares of the way to its loss. lora: a LoRA fine-tune on
@@ -102,6 +105,8 @@ class Sweep:
             raise SoftPromptsError(
                 f"recipes trained together share {', '.join(sorted(changed))}: change the sweep's train."
             )
+        if self.control_seeds is not None and self.control_seeds < 1:
+            raise SoftPromptsError(f"--control-seeds is {self.control_seeds}, but must be at least 1.")
         if len(set(self.controls)) < len(self.controls):
             raise SoftPromptsError(f"--controls is {self.controls}, but must name none twice.")
         if self.anchor and self.anchor != "lora" and not self.anchor.startswith(("text:", "texts:", "model:")):
@@ -141,10 +146,12 @@ def plan(sweep: Sweep, model: str) -> list[Run]:
     recipes = [replace(sweep.train, **changes) for changes in sweep.recipes]
     # Without tokens nothing is trained, so one seed stands for all.
     lengths = [(n, seed) for n in sweep.n_tokens for seed in (sweep.seeds if n else sweep.seeds[:1])]
+    with_controls = sweep.seeds[: sweep.control_seeds]
     combinations = product(("", *sweep.controls), sweep.task.variants(), recipes, lengths)
     return [
         Run(sweep.experiment, task, model, n, seed, train, dtype, control, sweep.anchor, sweep.separator)
         for control, task, train, (n, seed) in combinations
         if not (control and task.variant().control_of)
+        and not (control and seed not in with_controls)
         and not (control == "half" and (n == 0 or seed != sweep.seeds[0] or not halved(train)))
     ]

@@ -23,6 +23,7 @@ POCKET = replace(
     on_pocket(PUBLISHED, Calibration(), **SEARCH, max_tokens=16, eval_documents=280, validation_documents=24),
     models=("pocket-keys", "pocket-keys-untaught"),
     n_tokens=(0, 1, 2, 4, 8, 16),
+    control_seeds=1,  # counting is ahead of the scrambled model everywhere, so its luck changes nothing
 )
 DEFAULT = POCKET
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.evaluate import TokenScores, evaluate
-from soft_prompts.engine.prompted import Bench
-from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.engine.evaluate import TokenScores
+from soft_prompts.engine.prompted import Bench, unprompted
 
 
 def behind_texts(bench: Bench, texts: Sequence[str]) -> tuple[TokenScores, float, float]:
@@ -50,8 +49,7 @@ def scores_behind(bench: Bench, texts: Sequence[np.ndarray]) -> TokenScores:
 
 
 def _scores(bench: Bench, examples: Sequence[Example]) -> TokenScores:
-    no_prompt = SoftPrompt(bench.model.vocabulary[:0].float()).to(bench.model.device)
-    return evaluate(bench.model, [no_prompt], examples, bench.token_budget)[0]
+    return unprompted(bench).scores(examples)
 
 
 def with_text(e: Example, text: np.ndarray) -> Example:

@@ -102,3 +102,10 @@ class PromptedModel:
         """Text as the model wrote it: special tokens stay visible, spaces untouched."""
         tokenizer = self.bench.encoding.tokenizer
         return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def unprompted(bench: Bench) -> PromptedModel:
+    """A bench's model as it is."""
+    from soft_prompts.interventions.soft_prompt import SoftPrompt  # brings torch, which takes a second to import
+
+    return PromptedModel(bench, SoftPrompt(bench.model.vocabulary[:0].float()).to(bench.model.device))

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Change = Callable[[Tensor, Tensor], Tensor]
 """What a module is given and what it passes on, the rows of one intervention of each -> what it passes on instead."""
 
+SCALE_BITS = 16
+"""Bits of a scale that rounded numbers keep (a bfloat16)."""
+
 
 class Intervention(nn.Module):
     """P tokens that are inserted into the text, or changes of what the model's layers pass on (then usually P = 0), or
@@ -72,6 +75,10 @@ class Intervention(nn.Module):
     def rounded(self, n_bits: int) -> Intervention:
         """The same intervention with every number rounded to ``n_bits`` bits: what it is worth then is measured."""
         raise NotImplementedError
+
+    def bits(self, n_bits: int) -> int:
+        """Bits of it when it is rounded so: its numbers, and its scales."""
+        return self.n_numbers * n_bits + self.n_scales * SCALE_BITS
 
     def show(self, n_tokens: int) -> None:
         """Insert only the first ``n_tokens`` of its tokens from now on. What inserts none has none to hide."""

@@ -21,9 +21,8 @@ from soft_prompts.models import deltas, gguf
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_cache, check_fitness
 from soft_prompts.models.language_model import LanguageModel, n_entries
-from soft_prompts.models.names import DELTA, LOCAL, local_path, model_name, which_was_taken
+from soft_prompts.models.names import DELTA, LOCAL, base_of, local_path, model_name, which_was_taken
 from soft_prompts.models.spread import spread
-from soft_prompts.pocket import MODELS
 
 
 def load(
@@ -41,7 +40,7 @@ def load(
 
     Args:
         name_or_path: A hub name, a folder, a GGUF file, a model that ships with the project (pocket, pocket-chat), or
-            smollm2. A folder may hold a change to pocket (DELTA) or one GGUF file in place of a model.
+            smollm2. A folder may hold a change to another model (DELTA) or one GGUF file in place of a model.
         revision: Branch, tag or commit on the hub.
         dtype: float32, bfloat16, float64, or auto (see ``pick_dtype``).
         device: A device's name, or auto: the GPU if there is one.
@@ -59,14 +58,16 @@ def load(
         say(sentence)
     if path is not None:
         _check_index(name_or_path, path)
-    is_gguf = path is not None and path.is_file()
     is_delta = path is not None and (path / DELTA).exists()
-    source = str(MODELS["pocket"] if is_delta else path or name_or_path)
+    base = base_of(path) if is_delta else name_or_path
+    whole = local_path(base) if is_delta else path
+    is_gguf = whole is not None and whole.is_file()
+    source = str(whole or base)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Names of weights of other shapes come back so that _check_weights can refuse them.
     of_model = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if is_gguf:
-        source, options, of_model = gguf.NO_MODEL, options | gguf.options(path), of_model | gguf.unpacked()
+        source, options, of_model = gguf.NO_MODEL, options | gguf.options(whole), of_model | gguf.unpacked()
     try:
         with _no_pickle(name_or_path):
             config = AutoConfig.from_pretrained(source, **options)
@@ -81,10 +82,10 @@ def load(
     except SoftPromptsError:
         raise
     except Exception as error:  # damaged files raise anything, and so does a model's own code
-        raise SoftPromptsError(_why_not_loaded(name_or_path, revision, path, error)) from error
+        raise SoftPromptsError(_why_not_loaded(base, revision, whole, error)) from error
     _check_weights(name_or_path, loaded)
     if is_gguf:
-        gguf.check_positions(path, lm.config)
+        gguf.check_positions(whole, lm.config)
     if is_delta:
         deltas.merge(lm, deltas.load_delta(path))
     lm = spread(lm) if device_map == "auto" else lm.to(device)

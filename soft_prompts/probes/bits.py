@@ -15,8 +15,6 @@ from soft_prompts.stats import ratio
 
 BITS = (1, 2, 3, 4, 6, 8)
 """Bits per number that are tried, fewest first."""
-SCALE_BITS = 16
-"""Bits of the one scale that each token keeps (a bfloat16)."""
 CHECKED = 32
 """Held-out documents on which rounded prompts are measured, at most."""
 LOSSLESS = 0.002
@@ -30,7 +28,7 @@ class Size:
     bits_per_number: int
     """0: it is not rounded, but told by a draw."""
     bits: int
-    """Of the whole prompt in one condition: ``numbers`` of ``bits_per_number``, and P scales of SCALE_BITS (in a
+    """Of the whole prompt in one condition: ``numbers`` of ``bits_per_number``, and P scales of 16 (in a
     subspace, one)."""
     numbers: int
     """P x D; in a subspace its dimensions."""
@@ -81,7 +79,7 @@ def rounded_sizes(bench: Bench, intervention: Intervention, scores: TokenScores,
     return [
         Size(
             bits_per_number=n_bits,
-            bits=intervention.n_numbers * n_bits + intervention.n_scales * SCALE_BITS,
+            bits=intervention.bits(n_bits),
             numbers=intervention.n_numbers,
             trained_numbers=sum(parameter.numel() for parameter in intervention.parameters()),
             validation_loss=validated,

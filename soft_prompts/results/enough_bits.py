@@ -132,7 +132,10 @@ def _of_gap(curve: Curve) -> Reached | None:
 def _of_contribution(curve: Curve, settled: int | None) -> Reached | None:
     """(rival - loss) / (mean of rival - L(P) over the lengths that are saturated), where the rival is the better of the
     control at this length and the best data baseline."""
-    control = {(r.n_tokens, r.seed): r for r in curve.knows_nothing.results} if curve.knows_nothing else {}
+    of_controls = curve.knows_nothing.results if curve.knows_nothing else ()
+    control = {(r.n_tokens, r.seed): r for r in of_controls}
+    # Controls may have fewer seeds than the model: the first stands for those that were not measured.
+    of_any_seed = {r.n_tokens: r for r in sorted(of_controls, key=lambda r: -r.seed)}
     if any("validation_loss" not in baseline for r in curve.results for baseline in r.baselines.values()):
         return None
     if any(r.validation_loss is None for r in (*curve.results, *control.values())):
@@ -144,7 +147,7 @@ def _of_contribution(curve: Curve, settled: int | None) -> Reached | None:
     def rival(r: Result, split: str) -> float:
         key = "loss" if split == "held_out" else "validation_loss"
         known = [baseline[key] for baseline in r.baselines.values()]
-        beside = control.get((r.n_tokens, r.seed))
+        beside = control.get((r.n_tokens, r.seed), of_any_seed.get(r.n_tokens))
         return min([*known, loss_of(beside, split)] if beside else known)
 
     saturated = [r for r in curve.results if settled is not None and r.n_tokens >= max(1, settled)]

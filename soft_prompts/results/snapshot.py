@@ -33,8 +33,8 @@ class Use:
 
     separator: int
     """Token id that opens every text."""
-    behind: Literal["separator", "text"]
-    """Where the prompt stands: just behind the separator, or behind the text that is continued."""
+    behind: Literal["separator", "text", "nothing"]
+    """Where the prompt stands: just behind the separator, behind the text that is continued, or before everything."""
     conditions: dict[str, Any] | None = None
     """Names, offset and scale of what it depends on: soft_prompts.tasks.base.Conditions as plain JSON."""
 

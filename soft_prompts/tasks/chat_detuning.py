@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,15 +11,16 @@ import numpy as np
 
 from soft_prompts.data.documents import Encoding, Split
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import model_files
 from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
 from soft_prompts.tasks.base import Anchor, TaskScores
+from soft_prompts.tasks.chat import related, rendered
 from soft_prompts.tasks.text import TextTask
 
 if TYPE_CHECKING:
-    from soft_prompts.models.language_model import LanguageModel
+    pass
 
 SYSTEMS = {
     "kind": "You are a kind and patient assistant who is glad to help.",
@@ -131,14 +131,9 @@ class ChatDetuning(TextTask):
 
     def _found_beside(self, bench: Bench) -> tuple[PromptedModel, ...]:
         if self.base == NO_BASE:
-            return (_unprompted(bench),)
-        base = _load_base(self.base, str(bench.model.dtype).removeprefix("torch."), str(bench.model.device))
-        if base.tokenizer_hash != bench.model.tokenizer_hash:
-            raise SoftPromptsError(
-                f"the base model {self.base!r} has another tokenizer than {bench.model.name!r}; give the model that "
-                f"the chat model was made from with --base."
-            )
-        return _unprompted(bench), _unprompted(replace(bench, model=base))
+            return (unprompted(bench),)
+        base = related(self.base, "--base", bench.model)
+        return unprompted(bench), unprompted(replace(bench, model=base))
 
 
 def _transcripts(
@@ -157,19 +152,6 @@ def _transcripts(
     ]
 
 
-@lru_cache(maxsize=1)
-def _load_base(name: str, dtype: str, device: str) -> LanguageModel:
-    from soft_prompts.models.loading import load  # brings torch and transformers, which take two seconds to import
-
-    return load(name, dtype=dtype, device=device)
-
-
-def _unprompted(bench: Bench) -> PromptedModel:
-    from soft_prompts.interventions.soft_prompt import SoftPrompt
-
-    return PromptedModel(bench, SoftPrompt(bench.model.vocabulary[:0].float(), bench.model.scale))
-
-
 def dialogues(bench: Bench) -> list[tuple[str, str, Example]]:
     """The battery in the model's own chat template.
 
@@ -179,40 +161,12 @@ def dialogues(bench: Bench) -> list[tuple[str, str, Example]]:
     Raises:
         SoftPromptsError: The model has no chat template, or one that cannot be used.
     """
-    tokenizer = bench.model.tokenizer
-    if not tokenizer.chat_template:
-        raise SoftPromptsError(
-            f"the tokenizer of {bench.model.name!r} has no chat template; give a chat model with --models."
-        )
     battery = []
     for system, user in product(SYSTEMS.values(), REQUESTS):
-        text = _rendered(bench.model, system, user)
-        tokens = bench.encoding.tokens([text.removeprefix(tokenizer.bos_token or "")])[0][0]
+        tokens = bench.encoding.tokens([rendered(bench.model.tokenizer, system, user)])[0][0]
         example = Example(tokens, np.full(len(tokens), IGNORE), f"dialogue {len(battery)}")
         battery.append((system, user, example))
     return battery
-
-
-def _rendered(model: LanguageModel, system: str, user: str) -> str:
-    """A dialogue up to the model's reply in its own chat template. If the template knows no system role, which it says
-    or passes over in silence, the system message opens the user's."""
-    from jinja2 import TemplateError
-
-    of_system = {"role": "system", "content": system}
-    ways = [[of_system, {"role": "user", "content": user}]] if system else []
-    ways.append([{"role": "user", "content": f"{system}\n\n{user}" if system else user}])
-    cause = "it leaves the messages out"
-    for messages in ways:
-        try:
-            text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            cause = str(error)
-        else:
-            if system in text and user in text:
-                return text
-    raise SoftPromptsError(
-        f"the chat template of {model.name!r} cannot be used ({cause}); correct chat_template in its tokenizer."
-    )
 
 
 def gap_closed(here: np.ndarray, chat: np.ndarray, base: np.ndarray) -> dict[str, Any]:

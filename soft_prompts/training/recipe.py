@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -75,6 +76,12 @@ class TrainConfig:
     the tokens of --train.init-text, or zeros (as published)."""
     init_text: str = ""
     """Text whose tokens a prompt starts from with --train.init text, repeated or cut to the prompt's length."""
+    init_from: str = added_later("")
+    """A trained prompt to start from: a snapshot, or a folder of PEFT's prompt tuning. It may be shorter; the tokens
+    behind it start as --train.init says. With --train.steps 0 it is measured as it is."""
+    before: bool = added_later(False)
+    """The prompt stands before the token that opens every text, not behind it: as PEFT does it with tokenizers that
+    open texts by themselves. Only for tasks whose prompt stands at the front."""
     grow: bool = added_later(False)
     """Train a prompt as a shorter one first: a quarter of its tokens for the first half of the steps, a sixteenth for
     the first quarter, and so on. The others wait behind them where they start."""
@@ -132,11 +139,13 @@ class TrainConfig:
                 "--train.grow goes by --train.steps, but --train.schedule until_flat may end before a prompt has all "
                 "its tokens: give one of them."
             )
-        if self.intervention != "prompt" and (self.noise or self.grow or self.init_text):
+        if self.intervention != "prompt" and (self.noise or self.grow or self.init_text or self.init_from):
             raise SoftPromptsError(
-                f"--train.intervention {self.intervention} has no tokens, so --train.noise, --train.grow and "
-                f"--train.init-text mean nothing for it: leave them out."
+                f"--train.intervention {self.intervention} has no tokens, so --train.noise, --train.grow, "
+                f"--train.init-text and --train.init-from mean nothing for it: leave them out."
             )
+        if self.init_from and not Path(self.init_from).exists():
+            raise SoftPromptsError(f"there is no {self.init_from!r}; check the path behind --train.init-from.")
         if self.noise and (self.subspace or self.grow):
             raise SoftPromptsError("--train.noise goes with neither --train.subspace nor --train.grow: give one.")
         if (self.init == "text") != bool(self.init_text):

@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from soft_prompts import files
 from soft_prompts.data.sources import fingerprint
 from soft_prompts.files import safe_name
 from soft_prompts.models.names import model_files, model_name
 from soft_prompts.options import recorded
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
+from soft_prompts.tasks.placed import BeforeEverything
 from soft_prompts.training.recipe import TrainConfig
 
 SPLITS = 2
@@ -45,8 +47,9 @@ class Run:
 
     @property
     def target(self) -> Task:
-        """The task that is trained and measured: ``task``, or that with permuted labels."""
-        return PermutedLabels(self.task) if self.control == "permuted" else self.task
+        """The task that is trained and measured: ``task``, or that with permuted labels or the prompt elsewhere."""
+        task = BeforeEverything(self.task) if self.train.before else self.task
+        return PermutedLabels(task) if self.control == "permuted" else task
 
     @property
     def recipe(self) -> TrainConfig:
@@ -66,6 +69,8 @@ class Run:
         """
         control = {"control": self.control} if self.control else {}
         asked_for = {**_anchor(self.anchor), "separator": self.separator}
+        if self.train.init_from:
+            asked_for["init_files"] = files.fingerprint(Path(self.train.init_from))
         return {
             **control,
             **{name: value for name, value in asked_for.items() if value},
@@ -75,7 +80,7 @@ class Run:
             "model": self.model_name,
             "model_files": model_files(self.model),
             "dtype": self.dtype,
-            "train": recorded(self.train),
+            "train": recorded(self.train, ("init_from",)),
         }
 
     @cached_property

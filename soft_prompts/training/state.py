@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.given import given_rows
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
@@ -158,6 +160,8 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     config = run.recipe
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
+    if config.init_from and run.n_tokens:
+        return SoftPrompt(_begun(model, config.init_from, rows), model.scale if config.unit == "vocabulary" else 1.0)
     unit = model.scale if config.unit == "vocabulary" else 1.0
     if config.noise and n_conditions:
         raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")
@@ -168,6 +172,20 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     if config.generator == "tokenwise":
         return TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
     return PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
+
+
+def _begun(model: LanguageModel, path: str, rows: Tensor) -> Tensor:
+    """New rows [P, D] behind those of a trained prompt, which take their place from the front.
+
+    Raises:
+        SoftPromptsError: It cannot be read, is of another width, or has more tokens.
+    """
+    with torch.no_grad():
+        separator = model.embed(torch.tensor(model.separator, device=model.device)).float().cpu()
+    given, _ = given_rows(Path(path), separator)
+    if len(given) > len(rows):
+        raise SoftPromptsError(f"{path} holds a prompt of {len(given)} tokens; give --n-tokens of at least as many.")
+    return torch.cat([given, rows[len(given) :]])
 
 
 class Clock:

@@ -10,10 +10,11 @@ from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
+from soft_prompts.interventions.base import SCALE_BITS
 from soft_prompts.interventions.rounding import RoundedPrompt, round_rows
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.probes import bits
-from soft_prompts.probes.bits import LOSSLESS, SCALE_BITS, rounded_sizes
+from soft_prompts.probes.bits import LOSSLESS, rounded_sizes
 from soft_prompts.stats import ratio
 from tests.unit.conftest import make_examples
 

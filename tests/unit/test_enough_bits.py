@@ -99,3 +99,14 @@ def test_twice_the_steps_do_not_help_if_no_length_gets_better() -> None:
     little = [point(0, 1.0), point(1, 1.0)]  # no gain: 0.005 nats are what counts
     assert is_flat(little, [point(0, 1.0), point(1, 0.996)])
     assert not is_flat(little, [point(0, 1.0), point(1, 0.994)])
+
+
+def test_a_seed_without_a_control_of_its_own_is_held_against_the_first() -> None:
+    counted = {**baseline(3.0, 30.0, 30.0), "validation_loss": 3.0}
+    beside = {"anchor": None, "baselines": {"uniform": counted, "unigram": counted}}
+    own = [point(0, 5.0, **beside)]
+    own += [point(4, 1.0, size(40, 1.2, 1.3), size(60, 1.05, 1.06), seed=seed, **beside) for seed in (0, 1)]
+    of_control = {**beside, "config": {**CONFIG, "control": "scrambled"}}
+    enough = of(*own, point(0, 6.0, **of_control), point(4, 2.0, **of_control), settled=4)
+    # Held against the baseline of 3.0, the second seed would need 40 bits only.
+    assert (enough.bits, enough.reached) == (60, pytest.approx(2.0 - 1.06))

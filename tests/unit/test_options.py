@@ -13,11 +13,13 @@ import pytest
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.measure import finished, measure
 from soft_prompts.options import added_later, option, recorded
+from soft_prompts.pocket import SAMPLES
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result, result_files
 from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.chess_moves import ChessMoves
+from soft_prompts.tasks.repetition import Repetition
 from soft_prompts.tasks.text import TextTask
 from soft_prompts.training.recipe import TrainConfig
 from tests.unit.made_up import encoding, write, write_games
@@ -197,3 +199,18 @@ def test_recipes_that_are_compared_are_measured_on_the_same_documents(name: str)
     with pytest.raises(SoftPromptsError, match=f"recipes trained together share {name}"):
         replace(preset("chess_test"), recipes=({}, {name: 7})).check()
     replace(preset("chess_test"), recipes=({}, {"lr": 0.3, "steps": 7, "n_evaluations": 1})).check()
+
+
+def test_controls_may_have_the_first_seeds_only() -> None:
+    sweep = Sweep(
+        "test", Repetition(text=(str(SAMPLES),), strings=("pee",), targets=(0,)), ("pocket",), (0, 2), seeds=(3, 1, 2)
+    )
+    assert {(r.control, r.seed) for r in plan(replace(sweep, control_seeds=2), "pocket") if r.n_tokens} == {
+        *(("", seed) for seed in (3, 1, 2)),
+        *(("scrambled", seed) for seed in (3, 1)),
+        ("half", 3),
+    }
+    of_all = [r.path for r in plan(sweep, "pocket")]
+    assert {r.path for r in plan(replace(sweep, control_seeds=1), "pocket")} < set(of_all)  # the same curves
+    with pytest.raises(SoftPromptsError, match="--control-seeds is 0"):
+        replace(sweep, control_seeds=0).check()

@@ -14,13 +14,14 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.generate import generate
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.interventions.base import SCALE_BITS
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.rounding import round_rows
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.interventions.steering import Steering, layers_of, sizes_passed_on
 from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.models.language_model import LanguageModel
-from soft_prompts.probes.bits import SCALE_BITS, rounded_sizes
+from soft_prompts.probes.bits import rounded_sizes
 from soft_prompts.results.snapshot import load_prompt, save_prompt
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.loop import accumulate_gradients

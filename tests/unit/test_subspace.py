@@ -7,10 +7,11 @@ import torch
 
 from soft_prompts.console import Interrupted
 from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.interventions.base import SCALE_BITS
 from soft_prompts.interventions.rounding import round_rows
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.interventions.subspace import Subspace
-from soft_prompts.probes.bits import SCALE_BITS, rounded_sizes
+from soft_prompts.probes.bits import rounded_sizes
 from soft_prompts.results.snapshot import load_prompt, save_prompt
 from soft_prompts.training.state import make_intervention
 from tests.unit.conftest import make_examples

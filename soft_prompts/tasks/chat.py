@@ -1,0 +1,76 @@
+"""Dialogues in a model's own chat template, and the models that a chat model was made from."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models.names import model_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from soft_prompts.models.language_model import LanguageModel
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
+    """A dialogue up to the model's reply, in its chat template, without the token that opens every text.
+
+    If the template knows no system role, which it says or passes over in silence, the system message opens the user's.
+
+    Args:
+        tokenizer: The model's.
+        system: The system message; "" for none.
+        user: The user's message.
+
+    Raises:
+        SoftPromptsError: The tokenizer has no chat template, or one that cannot be used.
+    """
+    from jinja2 import TemplateError
+
+    name = model_name(tokenizer.name_or_path)
+    if not tokenizer.chat_template:
+        raise SoftPromptsError(f"the tokenizer of {name!r} has no chat template; give a chat model with --models.")
+    of_system = {"role": "system", "content": system}
+    ways = [[of_system, {"role": "user", "content": user}]] if system else []
+    ways.append([{"role": "user", "content": f"{system}\n\n{user}" if system else user}])
+    cause = "it leaves the messages out"
+    for messages in ways:
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            cause = str(error)
+        else:
+            if system in text and user in text:
+                return text.removeprefix(tokenizer.bos_token or "")
+    raise SoftPromptsError(
+        f"the chat template of {name!r} cannot be used ({cause}); correct chat_template in its tokenizer."
+    )
+
+
+def related(name: str, option: str, model: LanguageModel) -> LanguageModel:
+    """The model that another one was made from, on the same device and in the same precision.
+
+    Args:
+        name: Its name.
+        option: Where the name was given, for the error.
+        model: The one that was made from it.
+
+    Raises:
+        SoftPromptsError: It cannot be loaded, or has another tokenizer.
+    """
+    found = _loaded(name, str(model.dtype).removeprefix("torch."), str(model.device))
+    if found.tokenizer_hash != model.tokenizer_hash:
+        raise SoftPromptsError(
+            f"the model {name!r} has another tokenizer than {model.name!r}; give with {option} the model that "
+            f"{model.name!r} was made from."
+        )
+    return found
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, dtype: str, device: str) -> LanguageModel:
+    from soft_prompts.models.loading import load  # brings torch and transformers, which take two seconds to import
+
+    return load(name, dtype=dtype, device=device)
