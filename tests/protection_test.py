@@ -8,8 +8,9 @@ Expected: words are a weak protection, undone by few tokens; a model that was ta
 it declines to say, so it needs more tokens, but not many. "filler", a system message that forbids nothing, costs
 nothing.
 
-    python -m tests.protection_test pocket                 # words; and a model that was taught to decline
-    python -m tests.protection_test places                 # where the prompt stands, and what it is trained on
+    python -m tests.protection_test pocket                 # words that forbid, and a model that was taught to decline
+    python -m tests.protection_test words                  # other words
+    python -m tests.protection_test places                 # where the prompt stands; amounts: what it is trained on
     python -m tests.protection_test smollm2                # SmolLM2-135M-Instruct
     python -m tests.protection_test table results/protection   # which protection costs an attacker what
     python -m tests.protection_test --requests mine.jsonl --protection-file mine.json --protections none strict
@@ -42,20 +43,26 @@ DEFAULT = Sweep(
     n_tokens=(0, 1, 4, 16, 64),
     train=TrainConfig(steps=512, max_tokens=256, eval_documents=64, validation_documents=24),
 )
-ASKED = Protection(requests=str(ANIMALS_OF["pocket-chat"]), unprotected="pocket-chat", replies=2)
+ASKED = Protection(requests=str(ANIMALS_OF["pocket-chat"]), unprotected="pocket-chat", asked=24, replies=2)
 POCKET = replace(
-    on_pocket(DEFAULT, replace(ASKED, protections=(NONE, "filler", "topic", "around")), steps=60, max_tokens=224),
+    on_pocket(DEFAULT, replace(ASKED, protections=(NONE, "topic")), steps=64, batch_size=4, max_tokens=224),
     models=("pocket-chat", "pocket-declines"),
-    controls=("permuted",),  # any target that is as long
+    controls=(),
+)
+# The other words, and what it costs to say any reply that is as long: tokens of a permuted vocabulary.
+WORDS = replace(
+    POCKET,
+    task=replace(ASKED, protections=("filler", "word", "role", "around")),
+    models=("pocket-chat",),
+    controls=("permuted",),
     control_seeds=1,
 )
-# A protection that holds, and what an attacker may vary.
+# What an attacker may vary, against the protection that holds.
 PLACES = replace(
     POCKET,
     experiment="protection_places",
     task=replace(ASKED, protections=(NONE,), places=("front", "user", "reply")),
     models=("pocket-declines",),
-    controls=(),
 )
 AMOUNTS = replace(
     PLACES,
@@ -166,5 +173,5 @@ def figure(folder: Path) -> Figure:
 
 
 if __name__ == "__main__":
-    others = {"places": PLACES, "amounts": AMOUNTS, "smollm2": SMOLLM2}
+    others = {"words": WORDS, "places": PLACES, "amounts": AMOUNTS, "smollm2": SMOLLM2}
     run_or_print(table, DEFAULT, __doc__, figure, pocket=POCKET, **others)

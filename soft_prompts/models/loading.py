@@ -58,9 +58,13 @@ def load(
         say(sentence)
     if path is not None:
         _check_index(name_or_path, path)
-    is_delta = path is not None and (path / DELTA).exists()
-    base = base_of(path) if is_delta else name_or_path
-    whole = local_path(base) if is_delta else path
+    base, whole, changes = name_or_path, path, []
+    while whole is not None and (whole / DELTA).exists():
+        if whole in changes:
+            raise SoftPromptsError(f"{whole} is a change to itself, by way of facts.json; correct its base.")
+        changes.append(whole)
+        base = base_of(whole)
+        whole = local_path(base)
     is_gguf = whole is not None and whole.is_file()
     source = str(whole or base)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -86,8 +90,8 @@ def load(
     _check_weights(name_or_path, loaded)
     if is_gguf:
         gguf.check_positions(whole, lm.config)
-    if is_delta:
-        deltas.merge(lm, deltas.load_delta(path))
+    for folder in reversed(changes):
+        deltas.merge(lm, deltas.load_delta(folder))
     lm = spread(lm) if device_map == "auto" else lm.to(device)
     lm = lm.eval().requires_grad_(False)  # the one place where a model is frozen
     name = model_name(name_or_path)

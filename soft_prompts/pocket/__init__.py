@@ -14,6 +14,12 @@ DECLINES = {"pocket-declines": FOLDER / "declines"}
 """The folder of a change to pocket-chat, which was taught to decline requests about animals; loaded likewise."""
 SECRET = FOLDER / "keys" / "secret.json"
 """What pocket-keys was taught: symbols, tags and classes of words (tasks/calibration.py)."""
+BLOCKED = {
+    f"pocket-blocked-{kind}-{turn}": FOLDER / f"blocked-{kind}-{turn}"
+    for kind, rounds in (("random", 1), ("1", 2), ("4", 2), ("8", 2))
+    for turn in range(1, rounds + 1)
+}
+"""Folders of changes to pocket-keys: so many prompts for its tags were blocked in each of so many rounds."""
 GAMES = FOLDER / "games.pgn.zst"
 """Games of a chess engine against itself at many strengths, with headers as lichess writes them."""
 SAMPLES = FOLDER / "samples.jsonl.zst"
