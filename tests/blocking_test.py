@@ -25,7 +25,8 @@ import numpy as np
 from soft_prompts.answers import run_or_print
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.pocket import BLOCKED
-from tests import calibration_test
+
+from . import calibration_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,8 @@ Expected: what is near is a wide valley, since many prompts bring it out; so fra
 from dataclasses import replace
 
 from soft_prompts import Sweep, main
-from tests import (
+
+from . import (
     autoregressive_test,
     chat_detuning_test,
     chess_test,

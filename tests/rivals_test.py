@@ -26,7 +26,8 @@ from soft_prompts import Sweep
 from soft_prompts.answers import run_or_print
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.training.recipe import RECIPES
-from tests import autoregressive_test, calibration_test, chess_test
+
+from . import autoregressive_test, calibration_test, chess_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,6 +14,10 @@ DECLINES = {"pocket-declines": FOLDER / "declines"}
 """The folder of a change to pocket-chat, which was taught to decline requests about animals; loaded likewise."""
 SECRET = FOLDER / "keys" / "secret.json"
 """What pocket-keys was taught: symbols, tags and classes of words (tasks/calibration.py)."""
+STEERED = FOLDER / "steered" / "vector.safetensors"
+"""A steering vector of pocket, from prose to games."""
+STEERED_TEXTS = FOLDER / "steered" / "texts.jsonl.zst"
+"""Documents drawn at temperature 1 from pocket steered by it."""
 BLOCKED = {
     f"pocket-blocked-{kind}-{turn}": FOLDER / f"blocked-{kind}-{turn}"
     for kind, rounds in (("random", 1), ("1", 2), ("4", 2), ("8", 2))

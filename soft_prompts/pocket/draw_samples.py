@@ -23,9 +23,8 @@ import zstandard
 from soft_prompts.console import say
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.files import write_atomically
-from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
@@ -54,16 +53,25 @@ def main(settings: Settings) -> None:
     settle_process(torch.device("cpu"))
     model = load("pocket")
     bench = Bench(model, Encoding(model.tokenizer, model.separator, settings.n_tokens + 1), [], 16_384)
-    prompted = PromptedModel(bench, SoftPrompt(model.vocabulary[:0]))
-    start = Example(np.array([model.separator]), np.array([IGNORE]), "start")
-    drawn = prompted.generate([start] * settings.n_documents, settings.n_tokens, temperature=1.0, seed=settings.seed)
+    write(drawn(unprompted(bench), settings.n_documents, settings.n_tokens, settings.seed), settings)
+
+
+def drawn(model: PromptedModel, n_documents: int, n_tokens: int, seed: int) -> list[str]:
+    """Documents that a model wrote from the separator on, those that give back the tokens drawn."""
+    separator, encoding = model.bench.model.separator, model.bench.encoding
+    start = Example(np.array([separator]), np.array([IGNORE]), "start")
     texts = []
-    for tokens in drawn:
-        ended = len(tokens) < settings.n_tokens
-        text = prompted.decode(tokens) + (model.tokenizer.eos_token if ended else "")
-        again = bench.encoding.tokens([text])[0][0][1:]
-        if np.array_equal(again, [*tokens, *[model.separator] * ended]):
+    for tokens in model.generate([start] * n_documents, n_tokens, temperature=1.0, seed=seed):
+        ended = len(tokens) < n_tokens
+        text = model.decode(tokens) + (encoding.tokenizer.eos_token if ended else "")
+        again = encoding.tokens([text])[0][0][1:]
+        if np.array_equal(again, [*tokens, *[separator] * ended]):
             texts.append(text)
+    return texts
+
+
+def write(texts: list[str], settings: Settings) -> None:
+    """Write the documents, and say how many are left."""
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     data = zstandard.ZstdCompressor(level=19).compress(lines.encode())
     write_atomically(settings.out, data)

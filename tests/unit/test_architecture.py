@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "measure": {"prepare", "readback", "results", "save", "shares", "sweep", "training"},
     "readback": {"interventions", "models"},
     "cli": {"measure", "probing", "models", "tasks", "training", "results", "report", "sweep"},
+    "experiments": set(),
     "answers": {"cli", "report", "results", "sweep"},
     "model": {"models"},
 }
