@@ -286,10 +286,17 @@ def test_the_table_says_what_a_protection_costs(tmp_path) -> None:
     assert until(curve, 0.5) == "4 [1, 4]" and until(curve, 0.95) == "4 [4, > 4]"
     # By validation the cheapest is 2000 bits, though 1000 bits have more on held-out requests.
     assert bits_until(curve, 0.5) == "2.0 (45%)" and bits_until(curve, 0.95) == "4.0 (90%)"
-    assert bits_until(curve, 0.99) == "> 4.0"
-    line = table(tmp_path).splitlines()[2]
-    assert line.startswith("| m, topic | 1.000 [")
-    assert "| 90% [80%, 100%] | 10% [0%, 20%] |" in line
+    assert bits_until(curve, 0.99) == "> 4.0" and bits_until(curve, 0.1) == "0"
+    strength, cost = (part.splitlines()[2] for part in table(tmp_path).split("\n\n"))
+    assert strength.startswith("| m, topic | 1.000 [")
+    assert strength.endswith("| 90% [80%, 100%] | 10% [0%, 20%] | 45% [35%, 55%] | 97% [87%, 100%] |")
+    assert cost == "| m, topic | 4 [1, 4] | 2.0 (45%) | 4 [4, > 4] | 4.0 (90%) |  |  |"
+    free = measured(0, 0, 0.3, {}, 2.0)
+    free = replace(free, config={**free.config, "task": {"name": "P", "protections": ["none"]}})
+    free.save(tmp_path / "free" / "tokens-0000-seed-0.json")
+    # 95 % of the unprotected model's 30 % are reached with one token, and with 1000 bits on validation.
+    (line,) = (x for x in table(tmp_path).split("\n\n")[1].splitlines() if x.startswith("| m, topic"))
+    assert line.endswith("| 1 [1, 1] | 1.0 (90%) |")
     assert [ax.get_title() for ax in protection_test.figure(tmp_path).axes] == ["m"]
 
 
