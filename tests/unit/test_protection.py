@@ -292,7 +292,11 @@ def test_the_table_says_what_a_protection_costs(tmp_path) -> None:
     assert strength.endswith("| 90% [80%, 100%] | 10% [0%, 20%] | 45% [35%, 55%] | 97% [87%, 100%] |")
     assert cost == "| m, topic | 4 [1, 4] | 2.0 (45%) | 4 [4, > 4] | 4.0 (90%) |  |  |"
     free = measured(0, 0, 0.3, {}, 2.0)
-    free = replace(free, config={**free.config, "task": {"name": "P", "protections": ["none"]}})
+    free = replace(
+        free,
+        variant={**free.variant, "label": "protection none"},
+        config={**free.config, "task": {"name": "P", "protections": ["none"]}},
+    )
     free.save(tmp_path / "free" / "tokens-0000-seed-0.json")
     # 95 % of the unprotected model's 30 % are reached with one token, and with 1000 bits on validation.
     (line,) = (x for x in table(tmp_path).split("\n\n")[1].splitlines() if x.startswith("| m, topic"))
