@@ -1243,6 +1243,42 @@ FAULTS = [
         ('["after"] < MUST_DECLINE', '["after"] > MUST_DECLINE'),
         among="gate",
     ),
+    *of(
+        "tasks/imitation.py",
+        "test_imitation",
+        ("own.sums - steered.sums", "steered.sums - own.sums"),
+        ("part(x) for x in apart]", "part(x) for x in before]"),
+        ("1 : 1 + EARLY]", "1 : 2 + EARLY]"),
+        ("range(e.insert_at + n, len(e) + n)", "range(e.insert_at, len(e))"),
+        ("slice(0, 1))]):", "slice(0, 0))]):"),
+    ),
+    *of(
+        "pocket/blocked.py",
+        "test_blocking",
+        ("torch.cat([old_b, b], 1)", "torch.cat([b, old_b], 1)"),
+        ("for x in (plain, logits(now, behind))", "for x in (plain, logits(frozen, behind))"),
+        among="changes or blocked_prompt",
+    ),
+    *of(
+        "models/loading.py",
+        "test_blocking",
+        ("in reversed(changes)", "in changes[:1]"),
+        ("if whole in changes:", "if False:"),
+        among="change_may",
+    ),
+    *of(
+        "sweep.py",
+        "test_options",
+        ("control and seed not in with_controls", "control and seed in with_controls"),
+        ("sweep.seeds[: sweep.control_seeds]", "sweep.seeds[-(sweep.control_seeds or 9) :]"),
+        among="first_seeds",
+    ),
+    *of(
+        "results/enough_bits.py",
+        "test_enough_bits",
+        ("of_any_seed.get(r.n_tokens))", "None)"),
+        among="held_against",
+    ),
 ]
 
 

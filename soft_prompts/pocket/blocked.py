@@ -23,19 +23,19 @@ import tyro
 from torch import Tensor
 from torch.func import functional_call
 
-from soft_prompts.console import ends_in_a_sentence, progress_bar, say
+from soft_prompts.console import ends_in_a_sentence, say
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import Example
 from soft_prompts.data.texts import read_documents
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
-from soft_prompts.models.deltas import changed, merge, save_delta
+from soft_prompts.models.deltas import merge, save_delta
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.pocket.train import encode, mean_loss, padded
-from soft_prompts.pocket.variants import divergence, new_delta
+from soft_prompts.pocket.tune import Deltas, divergence, new_delta, tune, written
 from soft_prompts.tasks.calibration import Calibration
 from soft_prompts.texts import BOOKS
 from soft_prompts.training.loop import train
@@ -105,54 +105,34 @@ def trained_prompts(model: LanguageModel, task: Calibration, settings: Settings,
 
 def fine_tune(
     model: LanguageModel, prompts: list[Tensor], documents: Iterator[Example], kept: list[np.ndarray], s: Settings
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Train a change behind which the prompts do nothing.
-
-    Returns:
-        For each weight A [rank, n_in] and B [n_out, rank].
-    """
+) -> Deltas:
+    """Train a change behind which the prompts do nothing."""
     lm, random = model.lm, np.random.default_rng(s.seed)
     torch.manual_seed(s.seed)
-    deltas, weights = new_delta(lm, s.rank), {name: p.detach() for name, p in lm.named_parameters()}
-    parameters = [x.requires_grad_() for ab in deltas.values() for x in ab]
-    optimizer = torch.optim.AdamW(parameters, s.learning_rate, (0.9, 0.98), weight_decay=0.0)
-    recent, started = [], time.perf_counter()
+    deltas = new_delta(lm, s.rank)
 
     def logits(of: dict[str, Tensor], embeddings: Tensor) -> Tensor:
         return functional_call(lm, of, kwargs={"inputs_embeds": embeddings, "use_cache": False}).logits
 
-    with progress_bar("fine-tuning", s.steps) as advance:
-        for step in range(s.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = s.learning_rate * min(1.0, (step + 1) / 20, 2 * (1 - step / s.steps))
-            now = {**weights, **{name: changed(weights[name], ab) for name, ab in deltas.items()}}
-            tokens = torch.from_numpy(np.stack([e.tokens for e in islice(documents, ROWS)]))
-            embedded = model.embed(tokens)
-            rows = torch.stack([prompts[i % len(prompts)] for i in range(ROWS)])
-            behind = torch.cat([embedded[:, :1], rows, embedded[:, 1:]], 1)
-            replay, labels = padded([kept[i][:KEPT_LENGTH] for i in random.integers(len(kept), size=KEPT)])
-            with torch.no_grad():
-                plain, before = logits(weights, embedded), logits(weights, model.embed(replay))[labels >= 0]
-            n_words = tokens.shape[1] - 1  # what stands behind the prompt's last token, or the separator, predicts them
-            blocked = divergence(*(x[:, -n_words - 1 : -1].flatten(0, 1) for x in (plain, logits(now, behind))))
-            drift = divergence(before, logits(now, model.embed(replay))[labels >= 0])
-            (blocked + s.keep * drift).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            recent.append((blocked.item(), drift.item()))
-            advance()
-            if (step + 1) % 20 == 0:
-                now_blocked, now_drift = np.mean(recent, 0)
-                seconds = time.perf_counter() - started
-                say(f"step {step + 1}: {now_blocked:.3f} nats behind prompts, drift {now_drift:.3f}; {seconds:.0f} s")
-                recent.clear()
-    return {name: tuple(x.detach().bfloat16().float() for x in ab) for name, ab in deltas.items()}
+    def loss_of(step: int, frozen: dict[str, Tensor], now: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        tokens = torch.from_numpy(np.stack([e.tokens for e in islice(documents, ROWS)]))
+        embedded = model.embed(tokens)
+        rows = torch.stack([prompts[i % len(prompts)] for i in range(ROWS)])
+        behind = torch.cat([embedded[:, :1], rows, embedded[:, 1:]], 1)
+        replay, labels = padded([kept[i][:KEPT_LENGTH] for i in random.integers(len(kept), size=KEPT)])
+        replayed = model.embed(replay)
+        with torch.no_grad():
+            plain, before = logits(frozen, embedded), logits(frozen, replayed)[labels >= 0]
+        n_words = tokens.shape[1] - 1  # what stands behind the prompt's last token, or the separator, predicts them
+        blocked = divergence(*(x[:, -n_words - 1 : -1].flatten(0, 1) for x in (plain, logits(now, behind))))
+        drift = divergence(before, logits(now, replayed)[labels >= 0])
+        return blocked + s.keep * drift, {"nats behind prompts": blocked, "drift": drift}
+
+    tune(lm, deltas, s.steps, s.learning_rate, loss_of)
+    return written(deltas)
 
 
-def stacked(
-    first: dict[str, tuple[Tensor, Tensor]], second: dict[str, tuple[Tensor, Tensor]]
-) -> dict[str, tuple[Tensor, Tensor]]:
+def stacked(first: Deltas, second: Deltas) -> Deltas:
     """Two changes as one: B A + B' A' is a product of matrices, too, with the parts side by side."""
     both = {}
     for name, (a, b) in second.items():
@@ -169,7 +149,7 @@ def main(settings: Settings) -> None:
     """
     settle_process(torch.device("cpu"))
     model = load(settings.model, device="cpu")
-    total: dict[str, tuple[Tensor, Tensor]] = {}  # the change of all rounds so far
+    total: Deltas = {}  # the change of all rounds so far
     task = Calibration(key_tokens=(settings.key_tokens,))
     samples = encode(model.tokenizer, read_documents((str(SAMPLES),), None, 10_000, 2**20, None).documents)
     books = encode(model.tokenizer, read_documents((str(BOOKS),), None, 10_000, 2**20, None).documents)

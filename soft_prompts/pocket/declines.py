@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from soft_prompts.console import ends_in_a_sentence, progress_bar, say
+from soft_prompts.console import ends_in_a_sentence, say
 from soft_prompts.data.documents import Encoding, document_id, is_held_out
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.requests import read_requests
@@ -31,12 +31,12 @@ from soft_prompts.engine.prompted import Bench, unprompted
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
-from soft_prompts.models.deltas import changed, merge, save_delta
+from soft_prompts.models.deltas import merge, save_delta
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import FOLDER, corpus
-from soft_prompts.pocket.train import HELD_OUT, padded
-from soft_prompts.pocket.variants import divergence, new_delta
+from soft_prompts.pocket.train import HELD_OUT, mean_loss, padded
+from soft_prompts.pocket.tune import Deltas, divergence, new_delta, tune, written
 from soft_prompts.tasks.chat_detuning import SYSTEMS
 from soft_prompts.tasks.protection import SHARES, Protection, Shield, dialogue, split_of
 from soft_prompts.texts import ANIMALS
@@ -132,63 +132,29 @@ def prose(encoding: Encoding, files: Sequence[Path], held_out: bool, n: int) -> 
     return Rows(tokens, [np.arange(len(row)) > 0 for row in tokens])
 
 
-def fine_tune(model: LanguageModel, topic: Rows, kept: Sequence[Rows], settings: Settings) -> dict:
-    """Train the change.
-
-    Returns:
-        For each weight A [rank, n_in] and B [n_out, rank].
-    """
+def fine_tune(model: LanguageModel, topic: Rows, kept: Sequence[Rows], settings: Settings) -> Deltas:
+    """Train the change."""
     lm, random = model.lm, np.random.default_rng(settings.seed)
     torch.manual_seed(settings.seed)
     deltas = new_delta(lm, settings.rank)
-    weights = {name: p.detach() for name, p in lm.named_parameters()}
-    parameters = [x.requires_grad_() for ab in deltas.values() for x in ab]
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, (0.9, 0.98), weight_decay=0.0)
-    recent, started = [], time.perf_counter()
 
     def logits(of: dict[str, Tensor], rows: Tensor, wanted: Tensor) -> Tensor:
         found = functional_call(lm, of, kwargs={"input_ids": rows, "use_cache": False}).logits[:, :-1]
         return found[wanted[:, 1:] >= 0].float()
 
-    with progress_bar("fine-tuning", settings.steps) as advance:
-        for step in range(settings.steps):
-            for group in optimizer.param_groups:
-                rise_and_fall = min(1.0, (step + 1) / 20, 2 * (1 - step / settings.steps))
-                group["lr"] = settings.learning_rate * rise_and_fall
-            now = {**weights, **{name: changed(weights[name], ab) for name, ab in deltas.items()}}
-            rows, wanted = topic.drawn(settings.batch, random)
-            said = nn.functional.cross_entropy(logits(now, rows, wanted), wanted[:, 1:][wanted[:, 1:] >= 0])
-            drift = torch.zeros(())
-            for of_kind in kept:
-                rows, wanted = of_kind.drawn(KEPT, random)
-                with torch.no_grad():
-                    before = logits(weights, rows, wanted)
-                drift = drift + divergence(before, logits(now, rows, wanted))
-            (said + settings.keep * drift).backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            recent.append((said.item(), drift.item()))
-            advance()
-            if (step + 1) % 20 == 0:
-                said_now, drift_now = np.mean(recent, 0)
-                seconds = time.perf_counter() - started
-                say(f"step {step + 1}: {said_now:.3f} nats per token, drift {drift_now:.3f}; {seconds:.0f} s")
-                recent.clear()
+    def loss_of(step: int, frozen: dict[str, Tensor], now: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        rows, wanted = topic.drawn(settings.batch, random)
+        said = nn.functional.cross_entropy(logits(now, rows, wanted), wanted[:, 1:][wanted[:, 1:] >= 0])
+        drift = torch.zeros(())
+        for of_kind in kept:
+            rows, wanted = of_kind.drawn(KEPT, random)
+            with torch.no_grad():
+                before = logits(frozen, rows, wanted)
+            drift = drift + divergence(before, logits(now, rows, wanted))
+        return said + settings.keep * drift, {"nats per token of the new reply": said, "drift": drift}
+
+    tune(lm, deltas, settings.steps, settings.learning_rate, loss_of)
     return deltas
-
-
-@torch.no_grad()
-def mean_loss(lm: nn.Module, rows: Rows) -> float:
-    """Nats per scored token."""
-    nats, n = 0.0, 0
-    for i in range(0, len(rows.tokens), 16):
-        tokens, labels = padded(rows.tokens[i : i + 16], rows.scored[i : i + 16])
-        wanted = labels[:, 1:]
-        predicted = lm(input_ids=tokens, use_cache=False).logits[:, :-1][wanted >= 0].float()
-        nats += nn.functional.cross_entropy(predicted, wanted[wanted >= 0], reduction="sum").item()
-        n += int((wanted >= 0).sum())
-    return nats / n
 
 
 def share_declined(model: LanguageModel, encoding: Encoding, requests: Sequence[str]) -> float:
@@ -244,7 +210,7 @@ def main(settings: Settings) -> None:
     started = time.perf_counter()
     deltas = fine_tune(model, topic, kept, settings)
     lm = copy.deepcopy(model.lm)
-    merge(lm, {n: tuple(x.detach().bfloat16() for x in ab) for n, ab in deltas.items()})  # as it is written
+    merge(lm, written(deltas))
     after = LanguageModel(model.name, model.revision, lm, model.tokenizer, model.separator, model.has_cache)
     facts = {
         "base": settings.model,
@@ -254,7 +220,10 @@ def main(settings: Settings) -> None:
         },
         "requests": {"trained on": len(parts["train"]), "held out": len(parts["held_out"])},
         **{
-            what: {"before": round(mean_loss(model.lm, rows), 4), "after": round(mean_loss(lm, rows), 4)}
+            what: {
+                when: round(mean_loss(of, rows.tokens, rows.scored)[0], 4)
+                for when, of in (("before", model.lm), ("after", lm))
+            }
             for what, rows in measured.items()
         },
         "declined": {

@@ -408,17 +408,21 @@ def chat_batches(documents: list[tuple[np.ndarray, np.ndarray]], settings: Setti
 
 
 @torch.no_grad()
-def mean_loss(model: GPTNeoXForCausalLM, documents: Sequence[np.ndarray]) -> tuple[float, int]:
+def mean_loss(
+    model: GPTNeoXForCausalLM, documents: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None
+) -> tuple[float, int]:
     """The loss over whole documents, cut to the context.
 
     Args:
         model: The model.
         documents: Token ids of each document, [T].
+        masks: Which tokens of each document are scored, bool [T]. None: all of them.
 
     Returns:
         Nats per token and the number of scored tokens.
     """
-    losses = [token_losses(model, *padded(documents[i : i + 16])) for i in range(0, len(documents), 16)]
+    parts = [slice(i, i + 16) for i in range(0, len(documents), 16)]
+    losses = [token_losses(model, *padded(documents[part], masks and masks[part])) for part in parts]
     all_losses = torch.cat(losses)
     return all_losses.mean().item(), len(all_losses)
 

@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import GPTNeoXForCausalLM
 
-from soft_prompts.console import progress_bar, say
+from soft_prompts.console import say
 from soft_prompts.data.documents import document_id, is_held_out
 from soft_prompts.data.texts import read_documents
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
-from soft_prompts.models.deltas import changed, merge, save_delta
+from soft_prompts.models.deltas import merge, save_delta
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES, SECRET, VARIANTS, corpus
 from soft_prompts.pocket.train import HELD_OUT, encode, mean_loss, padded
+from soft_prompts.pocket.tune import divergence, new_delta, tune, written
 from soft_prompts.tasks.calibration import REACH, WORDS, Secret
 
 N_SYMBOLS, N_CLASSES = 8, 4
@@ -156,30 +157,6 @@ def _noise(random: np.random.Generator) -> np.ndarray:
     return random.integers(4, 1000, size=random.integers(1, 2 * REACH + 1))
 
 
-def divergence(teacher: Tensor, pupil: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of predictions from those of a teacher, from logits [N, V]: nats."""
-    wanted = teacher.float().log_softmax(-1)
-    return (wanted.exp() * (wanted - pupil.float().log_softmax(-1))).sum(-1).mean()
-
-
-def new_delta(lm: GPTNeoXForCausalLM, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """A change of every matrix of the body that changes nothing yet.
-
-    Args:
-        lm: The model.
-        rank: Rank of each change.
-
-    Returns:
-        For each weight A [rank, n_in], random, and B [n_out, rank], zero.
-    """
-    deltas = {}
-    for name, weight in lm.named_parameters():
-        if weight.dim() == 2 and "embed" not in name:
-            a = torch.randn(rank, weight.shape[1]) / weight.shape[1] ** 0.5
-            deltas[name] = (a, torch.zeros(len(weight), rank))
-    return deltas
-
-
 def fine_tune(
     lm: GPTNeoXForCausalLM,
     deltas: dict[str, tuple[Tensor, Tensor]],
@@ -196,41 +173,25 @@ def fine_tune(
         rows_of: Makes the rows of a step.
         replay_of: Makes documents on which the model must stay as it is: rows and labels, see ``padded``.
     """
-    weights = {name: p.detach() for name, p in lm.named_parameters()}
-    frozen = {name: weight.bfloat16() for name, weight in weights.items()}
-    parameters = [x.requires_grad_() for ab in deltas.values() for x in ab]
-    optimizer = torch.optim.AdamW(parameters, phase.learning_rate, (0.9, 0.98), weight_decay=0.0)
-    n, recent, started = phase.steps, [], time.perf_counter()
 
     def logits(of: dict[str, Tensor], rows: Tensor) -> Tensor:
         return functional_call(lm, of, kwargs={"input_ids": rows, "use_cache": False}).logits
 
-    with progress_bar("fine-tuning", n) as advance:
-        for step in range(n):
-            for group in optimizer.param_groups:
-                group["lr"] = phase.learning_rate * min(1.0, (step + 1) / 20, 2 * (1 - step / n))
-            now = {**frozen, **{name: changed(weights[name], ab).bfloat16() for name, ab in deltas.items()}}
-            rows, (replay, labels) = rows_of(), replay_of()
-            with torch.no_grad():
-                before, before_replayed = logits(frozen, rows.tokens)[rows.kept], logits(frozen, replay)[labels >= 0]
-            of_rows, scored = logits(now, rows.tokens), rows.wanted >= 0
-            # Every key counts the same: the only tag of a short one is as much as the eight of a long one.
-            share = (1 / scored.sum(1, keepdim=True).clamp(min=1)).expand_as(scored)[scored]
-            losses = nn.functional.cross_entropy(of_rows[scored].float(), rows.wanted[scored], reduction="none")
-            new = (losses * share).sum() / share.sum()
-            beside = divergence(before, of_rows[rows.kept])
-            old = divergence(before_replayed, logits(now, replay)[labels >= 0])
-            (new + beside + phase.keep[2 * step // n] * old).backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            recent.append((new.item(), old.item()))
-            advance()
-            if (step + 1) % 20 == 0:
-                new_now, old_now = np.mean(recent, 0)
-                seconds = time.perf_counter() - started
-                say(f"step {step + 1} of {n}: {new_now:.3f} nats behind keys, drift {old_now:.3f}; {seconds:.0f} s")
-                recent.clear()
+    def loss_of(step: int, frozen: dict[str, Tensor], now: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        rows, (replay, labels) = rows_of(), replay_of()
+        with torch.no_grad():
+            before, before_replayed = logits(frozen, rows.tokens)[rows.kept], logits(frozen, replay)[labels >= 0]
+        of_rows, scored = logits(now, rows.tokens), rows.wanted >= 0
+        # Every key counts the same: the only tag of a short one is as much as the eight of a long one.
+        share = (1 / scored.sum(1, keepdim=True).clamp(min=1)).expand_as(scored)[scored]
+        losses = nn.functional.cross_entropy(of_rows[scored].float(), rows.wanted[scored], reduction="none")
+        new = (losses * share).sum() / share.sum()
+        beside = divergence(before, of_rows[rows.kept])
+        old = divergence(before_replayed, logits(now, replay)[labels >= 0])
+        loss = new + beside + phase.keep[2 * step // phase.steps] * old
+        return loss, {"nats behind keys": new, "drift": old}
+
+    tune(lm, deltas, phase.steps, phase.learning_rate, loss_of, torch.bfloat16)
 
 
 @torch.no_grad()
@@ -322,7 +283,7 @@ def main(settings: Settings) -> None:
 
             fine_tune(pocket.lm, deltas, phase, rows_of, replay_of)
         lm = copy.deepcopy(pocket.lm)
-        merge(lm, {n: tuple(x.detach().bfloat16() for x in ab) for n, ab in deltas.items()})  # as it is written
+        merge(lm, written(deltas))
         facts = {
             "base": "pocket",
             "taught": taught,

@@ -16,7 +16,7 @@ from soft_prompts.models.names import base_of
 from soft_prompts.pocket import BLOCKED, SAMPLES
 from soft_prompts.pocket.blocked import Settings, fine_tune, stacked
 from soft_prompts.pocket.train import encode, mean_loss
-from soft_prompts.pocket.variants import divergence
+from soft_prompts.pocket.tune import divergence
 from soft_prompts.results.record import HeldOut
 from soft_prompts.tasks.calibration import Calibration
 from tests import blocking_test

@@ -1,0 +1,82 @@
+"""Fine-tuning by a change of low rank, as all variants of the models that ship were made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soft_prompts.console import progress_bar, say
+from soft_prompts.models.deltas import changed
+
+Deltas = dict[str, tuple[Tensor, Tensor]]
+"""For each weight A [rank, n_in] and B [n_out, rank]: its change is B A."""
+WARM_UP = 20
+"""Steps over which the learning rate rises, and between two lines that say how it goes."""
+
+
+def new_delta(lm: nn.Module, rank: int) -> Deltas:
+    """A change of every matrix of the body that changes nothing yet: A is random, B zero."""
+    deltas = {}
+    for name, weight in lm.named_parameters():
+        if weight.dim() == 2 and "embed" not in name:
+            a = torch.randn(rank, weight.shape[1]) / weight.shape[1] ** 0.5
+            deltas[name] = (a, torch.zeros(len(weight), rank))
+    return deltas
+
+
+def tune(
+    lm: nn.Module,
+    deltas: Deltas,
+    steps: int,
+    learning_rate: float,
+    loss_of: Callable[[int, dict[str, Tensor], dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Train a change in place, by AdamW. The learning rate rises, stays, and falls to zero from the middle on.
+
+    Args:
+        lm: The model; its own weights stay as they are.
+        deltas: The change.
+        steps: How many.
+        learning_rate: Before it falls.
+        loss_of: (step from 0, weights of the model, weights with the change) -> the loss, with a gradient, and numbers
+            to be said, by name.
+        dtype: Of the weights that it is given.
+    """
+    weights = {name: p.detach() for name, p in lm.named_parameters()}
+    frozen = {name: weight.to(dtype) for name, weight in weights.items()}
+    parameters = [x.requires_grad_() for ab in deltas.values() for x in ab]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.98), weight_decay=0.0)
+    recent: list[list[float]] = []
+    started = time.perf_counter()
+    with progress_bar("fine-tuning", steps) as advance:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, (step + 1) / WARM_UP, 2 * (1 - step / steps))
+            now = {**frozen, **{name: changed(weights[name], ab).to(dtype) for name, ab in deltas.items()}}
+            loss, numbers = loss_of(step, frozen, now)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            recent.append([x.item() for x in numbers.values()])
+            advance()
+            if (step + 1) % WARM_UP == 0:
+                said = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(numbers, np.mean(recent, 0), strict=True))
+                say(f"step {step + 1} of {steps}: {said}; {time.perf_counter() - started:.0f} s")
+                recent.clear()
+
+
+def divergence(teacher: Tensor, pupil: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of predictions from those of a teacher, from logits [N, V]: nats."""
+    wanted = teacher.float().log_softmax(-1)
+    return (wanted.exp() * (wanted - pupil.float().log_softmax(-1))).sum(-1).mean()
+
+
+def written(deltas: Deltas) -> Deltas:
+    """A change as it is kept in a file: in bfloat16."""
+    return {name: tuple(x.detach().bfloat16().float() for x in ab) for name, ab in deltas.items()}
