@@ -114,7 +114,7 @@ def run(sweep: Sweep) -> list[Result]:
     if results:
         say(f"time: {in_words(CLOCK.read())}")
     if failures and not rank():
-        raise SoftPromptsError(" ".join(failures))
+        raise SoftPromptsError(" ".join(dict.fromkeys(failures)))  # what all models share is said once
     return results
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,3 +142,8 @@ def test_a_change_may_be_to_a_model_that_is_a_change_itself(tmp_path) -> None:
     (tmp_path / "a" / "facts.json").write_text(json.dumps({"base": str(tmp_path / "a")}))
     with pytest.raises(SoftPromptsError, match="is a change to itself"):
         load(str(tmp_path / "a"))
+
+
+def test_the_table_of_the_page_is_that_of_the_committed_results() -> None:
+    results = Path(__file__).parents[2] / "results"
+    assert table(results / "blocking") in (results / "protections.md").read_text()

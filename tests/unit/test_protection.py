@@ -349,3 +349,9 @@ def test_the_short_preset_asks_for_words_and_for_training() -> None:
     assert set(POCKET.models) == {"pocket-chat", "pocket-declines"} and POCKET.task.unprotected == "pocket-chat"
     both = (*protection_test.AMOUNTS.task.variants(), *protection_test.OTHERS.task.variants())
     assert len({v.variant().label for v in both}) == 4
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_the_tables_of_the_page_are_those_of_the_committed_results(part: int) -> None:
+    results = Path(__file__).parents[2] / "results"
+    assert table(results / "protection").split("\n\n")[part] in (results / "protections.md").read_text()
