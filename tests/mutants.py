@@ -904,7 +904,7 @@ FAULTS = [
     *of(
         "models/names.py",
         "test_files",
-        ('{model_files(base) or base}"', '"'),
+        ("fingerprint(whole) if whole else base]", "base]"),
         among="change_to_pocket",
     ),
     *of(
@@ -1263,7 +1263,6 @@ FAULTS = [
         "models/loading.py",
         "test_blocking",
         ("in reversed(changes)", "in changes[:1]"),
-        ("if whole in changes:", "if False:"),
         among="change_may",
     ),
     *of(

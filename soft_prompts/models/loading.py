@@ -21,7 +21,7 @@ from soft_prompts.models import deltas, gguf
 from soft_prompts.models.device import pick_device, pick_dtype
 from soft_prompts.models.fitness import check_cache, check_fitness
 from soft_prompts.models.language_model import LanguageModel, n_entries
-from soft_prompts.models.names import DELTA, LOCAL, base_of, local_path, model_name, which_was_taken
+from soft_prompts.models.names import LOCAL, changes_of, local_path, model_name, which_was_taken
 from soft_prompts.models.spread import spread
 
 
@@ -58,13 +58,8 @@ def load(
         say(sentence)
     if path is not None:
         _check_index(name_or_path, path)
-    base, whole, changes = name_or_path, path, []
-    while whole is not None and (whole / DELTA).exists():
-        if whole in changes:
-            raise SoftPromptsError(f"{whole} is a change to itself, by way of facts.json; correct its base.")
-        changes.append(whole)
-        base = base_of(whole)
-        whole = local_path(base)
+    changes, base = changes_of(name_or_path) if path is not None else ([], name_or_path)
+    whole = local_path(base) if path is not None else None
     is_gguf = whole is not None and whole.is_file()
     source = str(whole or base)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -103,6 +103,21 @@ def base_of(folder: Path) -> str:
     return base
 
 
+def changes_of(name_or_path: str) -> tuple[list[Path], str]:
+    """The folders of changes that a model consists of, the last one first, and the whole model that they are made to.
+
+    Raises:
+        SoftPromptsError: A change does not say to what, or leads back to itself.
+    """
+    folders, base = [], name_or_path
+    while (path := local_path(base)) is not None and (path / DELTA).exists():
+        if path in folders:
+            raise SoftPromptsError(f"{path} is a change to itself, by way of facts.json; correct its base.")
+        folders.append(path)
+        base = base_of(path)
+    return folders, base
+
+
 def model_name(name_or_path: str) -> str:
     """The model as results call it: a name as it is, a folder by its own name, a file by its own without .gguf."""
     path = Path(name_or_path)
@@ -120,10 +135,9 @@ def model_files(name_or_path: str) -> str | None:
     path = local_path(name_or_path)
     if path is None:
         return None
-    if not (path / DELTA).exists():
-        return fingerprint(path)
-    base = base_of(path)
-    return f"{fingerprint(path)}+{model_files(base) or base}"
+    folders, base = changes_of(name_or_path)
+    whole = local_path(base)
+    return "+".join([*map(fingerprint, folders), fingerprint(whole) if whole else base])
 
 
 def split_revision(model: str) -> tuple[str, str]:

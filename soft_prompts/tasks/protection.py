@@ -160,9 +160,8 @@ class Protection(Task):
     def anchor(self, bench: Bench) -> Anchor:
         """The loss of the same replies without a protection, in the model as it was before it was taught to decline."""
         model = related(self.unprotected, "--unprotected", bench.model) if self.unprotected else bench.model
-        plain = {
-            e.document: e for split in SHARES for _, e in self._dialogues(split, bench.encoding, self._shield(NONE))
-        }
+        uncut = replace(bench.encoding, max_tokens=model.context)  # some templates put in words where nothing is said
+        plain = {e.document: e for split in SHARES for _, e in self._dialogues(split, uncut, self._shield(NONE))}
         documents = [plain[e.document] for e in bench.held_out]
         return Anchor("the unprotected model", unprompted(replace(bench, model=model)).scores(documents))
 

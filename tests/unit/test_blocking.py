@@ -13,7 +13,7 @@ from soft_prompts.data.documents import Encoding
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.deltas import changed, merge, save_delta
 from soft_prompts.models.loading import load
-from soft_prompts.models.names import base_of
+from soft_prompts.models.names import base_of, model_files
 from soft_prompts.pocket import BLOCKED, SAMPLES
 from soft_prompts.pocket.blocked import Settings, fine_tune, stacked
 from soft_prompts.pocket.train import encode, mean_loss
@@ -140,8 +140,9 @@ def test_a_change_may_be_to_a_model_that_is_a_change_itself(tmp_path) -> None:
     found = dict(load(str(tmp_path / "a")).lm.named_parameters())[name]
     torch.testing.assert_close(found, weight + 0.5)
     (tmp_path / "a" / "facts.json").write_text(json.dumps({"base": str(tmp_path / "a")}))
-    with pytest.raises(SoftPromptsError, match="is a change to itself"):
-        load(str(tmp_path / "a"))
+    for read in (load, model_files):
+        with pytest.raises(SoftPromptsError, match="is a change to itself"):
+            read(str(tmp_path / "a"))
 
 
 def test_the_table_of_the_page_is_that_of_the_committed_results() -> None:
