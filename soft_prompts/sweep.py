@@ -38,9 +38,6 @@ class Sweep:
     weights permuted within each matrix (scrambled) or initialised anew (untrained): what they reach, a prompt alone can
     teach. The model itself with the task's labels permuted (permuted): what any target costs. And with half the steps
     and the first seed (half): whether the search was exhausted."""
-    control_seeds: int | None = None
-    """How many of the seeds, from the first on, controls are measured with. None: all. A control costs as much as the
-    model, and where it is far from it, its own training luck hardly matters."""
     train: TrainConfig = field(default_factory=TrainConfig)
     anchor: str = ""
     """What is known to bring the behaviour out; distances are shares of the way to its loss. lora: a LoRA fine-tune on
@@ -56,6 +53,9 @@ class Sweep:
     probes: tuple[Literal["fragility"], ...] = ()
     """What is measured on finished prompts beside their loss. fragility: how much noise, how many left-out tokens they
     bear. Runs that were finished before are probed, too, if their snapshots are there."""
+    control_seeds: int | None = None
+    """How many of the seeds, from the first on, controls are measured with. None: all. A control costs as much as the
+    model, and where it is far from it, its own training luck hardly matters."""
     recipes: Annotated[tuple[dict[str, Any], ...], tyro.conf.Suppress] = ({},)
     """Training recipes to compare, as changes to ``train``; batch size and documents must stay the same."""
     out: Path = Path(".")

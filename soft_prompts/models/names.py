@@ -86,11 +86,13 @@ def _smollm2() -> Path:
 
 
 def base_of(folder: Path) -> str:
-    """The model that the change in a folder is to: "base" in its facts.json.
+    """The model that the change in a folder is to: "base" in its facts.json, or pocket, if there is no such file.
 
     Raises:
         SoftPromptsError: It does not say so.
     """
+    if not (folder / "facts.json").exists():
+        return "pocket"
     try:
         base = json.loads((folder / "facts.json").read_text())["base"]
         if not isinstance(base, str):
