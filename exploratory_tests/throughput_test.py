@@ -209,8 +209,13 @@ def contenders(case: Case, device: str, fast: bool) -> dict[str, Contender]:
     return entered
 
 
+LONGEST_PRODUCT = 1.0
+"""Seconds that one matrix product may take."""
+
+
 def peak(dtype: torch.dtype, device: str) -> float:
-    """The machine's own matrix-product rate: the best of a few products of 2,048 squared.
+    """The machine's own matrix-product rate: the best of a few products of 2,048 squared, or of 256 squared where the
+    large ones would take seconds, as in bfloat16 on a processor that does not multiply it.
 
     Args:
         dtype: Of the matrices.
@@ -219,9 +224,14 @@ def peak(dtype: torch.dtype, device: str) -> float:
     Returns:
         Floating-point operations per second.
     """
-    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
-    product = Contender(lambda: a @ b)
-    return 2 * 2048**3 / min(product.turn(device).seconds for _ in range(4))
+    rate = 0.0
+    for size in (256, 2048):
+        if rate and 2 * size**3 > LONGEST_PRODUCT * rate:
+            break
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        product = Contender(lambda a=a, b=b: a @ b)
+        rate = 2 * size**3 / min(product.turn(device).seconds for _ in range(4))
+    return rate
 
 
 def wait_for_turns(pipe: Connection, case: Case, device: str, fast: bool) -> None:

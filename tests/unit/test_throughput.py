@@ -120,3 +120,13 @@ def test_the_bare_kernels_are_the_products_of_the_step_and_its_attention() -> No
     attention = TINY.batch * 28 * 2 * 28 * 32 * 6  # rows x positions x layers x positions x width x products
     assert TINY.flops() - attention == pytest.approx(counter.total)
     assert counter.n_attention == 2 * 2  # layers, forward and backward
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(1.0, 256), (1e-4, 2048)])
+def test_the_peak_is_that_of_large_products_unless_they_would_take_too_long(monkeypatch, seconds, size) -> None:
+    class Timed(throughput_test.Contender):
+        def turn(self, device: str):
+            return replace(super().turn(device), seconds=seconds)
+
+    monkeypatch.setattr(throughput_test, "Contender", Timed)
+    assert throughput_test.peak(torch.float32, "cpu") == pytest.approx(2 * size**3 / seconds)
