@@ -48,30 +48,24 @@ def main(arguments: list[str]) -> None:
 
 def _options(path: Path, options: list[str]) -> list[str]:
     """What makes an experiment measure the prompt as it is."""
-    from soft_prompts.interventions.given import base_model, rows_in
+    from soft_prompts.interventions.given import base_model, given_prompt
     from soft_prompts.models.loading import load
     from soft_prompts.models.names import split_revision
 
-    rows, of_peft = rows_in(path)
     named = options[options.index("--models") + 1 :][:1] if "--models" in options else [base_model(path)]
     if not named or not named[0]:
         raise SoftPromptsError(f"{path} does not say to which model it belongs; name it with --models.")
     model = load(*split_revision(named[0]))
-    found = ["--n-tokens", "0", str(len(rows)), "--seeds", "0", "--controls", "--train.steps", "0"]
-    found += ["--train.init-from", str(path), *([] if "--models" in options else ["--models", *named])]
-    if not of_peft:
-        return found
-    same = (model.vocabulary.float() == rows[0].to(model.device)).all(1).nonzero().flatten().tolist()
-    if same and len(rows) > 1:  # the first row stands for the token that opens every text
-        found[2] = str(len(rows) - 1)
-        return [*found, "--separator", model.tokenizer.convert_ids_to_tokens(same[0])]
-    opened = model.tokenizer("a")["input_ids"][:1] == [model.separator]
-    if not opened:
+    given = given_prompt(path, model.vocabulary, model.tokenizer.all_special_ids)
+    opener = model.tokenizer.convert_ids_to_tokens(model.separator if given.opener is None else given.opener)
+    if given.before and model.tokenizer("a")["input_ids"][:1] != [model.separator]:
         warn(
             f"the tokenizer of {model.name!r} opens no text by itself, so PEFT would have put this prompt before the "
-            f"text alone; here {model.tokenizer.convert_ids_to_tokens(model.separator)} stands between them."
+            f"text alone; here {opener} stands between them."
         )
-    return [*found, "--train.before", "--separator", model.tokenizer.convert_ids_to_tokens(model.separator)]
+    found = ["--n-tokens", "0", str(len(given.rows)), "--seeds", "0", "--controls", "--train.steps", "0"]
+    found += ["--train.init-from", str(path), "--separator", opener, *["--train.before"] * given.before]
+    return found if "--models" in options else [*found, "--models", *named]
 
 
 def command() -> None:

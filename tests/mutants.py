@@ -1192,11 +1192,14 @@ FAULTS = [
     *of(
         "interventions/given.py",
         "test_readback",
-        ("return (rows[1:], False) if ours", "return (rows, False) if ours"),
-        ("len(rows) > 1 and bool(", "bool("),
-        ("return (rows * scale)", "return (rows)"),
+        ("Given(rows[1:], opener, before=False)", "Given(rows, opener, before=False)"),
+        ("or len(rows) < 2", ""),
+        ("(rows * scale)", "(rows)"),
         ('if kind != "PROMPT_TUNING"', "if not kind"),
-        ("rows.shape[1] != len(separator)", "False"),
+        ("rows.shape[1] != width", "False"),
+        ('use.get("behind") == "nothing"', 'use.get("behind") != "nothing"'),
+        ("vocabulary.device, vocabulary.dtype)", "vocabulary.device)"),
+        ("for i in sorted(special)", "for i in range(len(vocabulary))"),
         among="not command and not exported",
     ),
     *of(

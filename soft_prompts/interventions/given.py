@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -15,41 +17,44 @@ ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT calls the files of an adapter."""
 
 
-def given_rows(path: Path, separator: Tensor) -> tuple[Tensor, bool]:
-    """A trained prompt as embeddings, and where it stands.
+@dataclass(frozen=True)
+class Given:
+    """A prompt that was trained before."""
+
+    rows: Tensor
+    """float32 [P, D]."""
+    opener: int | None
+    """Token id that opens every text, as far as the prompt says so."""
+    before: bool
+    """Whether it stands before that token, and not behind it or later."""
+
+
+def given_prompt(path: Path, vocabulary: Tensor, special: Collection[int]) -> Given:
+    """A trained prompt, and where it stands.
 
     PEFT puts its rows before everything. So `python -m soft_prompts.export` writes a prompt that stands behind the
-    separator with the separator's embedding as its first row; here that row is taken off again.
+    token that opens every text with that token's embedding as its first row; here that row is taken off again.
 
     Args:
         path: A snapshot of a prompt without conditions, or a folder of PEFT's prompt tuning.
-        separator: [D], the embedding of the token that opens every text.
-
-    Returns:
-        float32 [P, D], and whether the prompt stands before the separator.
+        vocabulary: [V, D], the embeddings of the model that it was trained on.
+        special: Token ids that may open a text.
 
     Raises:
         SoftPromptsError: It is neither, or it is damaged or of another width.
     """
-    rows, of_peft = rows_in(path)
-    if rows.dim() != 2 or rows.shape[1] != len(separator):
+    given = _of_peft(path) if path.is_dir() else _of_snapshot(path)
+    rows, width = given.rows, vocabulary.shape[1]
+    if rows.dim() != 2 or rows.shape[1] != width:
         raise SoftPromptsError(
-            f"the prompt in {path} has the shape {list(rows.shape)}, but the model's embeddings have {len(separator)} "
-            f"numbers; give the model that the prompt was trained on."
+            f"the prompt in {path} has the shape {list(rows.shape)}, but the model's embeddings have {width} numbers; "
+            f"give the model that the prompt was trained on."
         )
-    if not of_peft:
-        return rows, False
-    ours = len(rows) > 1 and bool((rows[0] == separator.float().cpu()).all())
-    return (rows[1:], False) if ours else (rows, True)
-
-
-def rows_in(path: Path) -> tuple[Tensor, bool]:
-    """All rows of a trained prompt, and whether they are of PEFT.
-
-    Raises:
-        SoftPromptsError: There are none.
-    """
-    return (_of_peft(path), True) if path.is_dir() else (_of_snapshot(path), False)
+    if not given.before or len(rows) < 2:
+        return given
+    first = rows[0].to(vocabulary.device, vocabulary.dtype)  # a model in bfloat16 knows its embeddings so exactly only
+    opener = next((i for i in sorted(special) if (vocabulary[i] == first).all()), None)
+    return given if opener is None else Given(rows[1:], opener, before=False)
 
 
 def base_model(path: Path) -> str:
@@ -63,7 +68,7 @@ def base_model(path: Path) -> str:
         return ""
 
 
-def _of_peft(folder: Path) -> Tensor:
+def _of_peft(folder: Path) -> Given:
     try:
         kind = json.loads((folder / ADAPTER).read_text())["peft_type"]
     except (*ODD_CONTENT, OSError) as error:
@@ -74,7 +79,7 @@ def _of_peft(folder: Path) -> Tensor:
         raise SoftPromptsError(f"{folder} holds a {kind} of PEFT, but only PROMPT_TUNING is a prompt in the input.")
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
-        return tensors["prompt_embeddings"].float()
+        return Given(tensors["prompt_embeddings"].float(), None, before=True)
     except (*ODD_CONTENT, OSError, SafetensorError) as error:
         raise SoftPromptsError(
             f"the adapter {folder} cannot be read ({type(error).__name__}: {error}); save it again with "
@@ -82,12 +87,14 @@ def _of_peft(folder: Path) -> Tensor:
         ) from error
 
 
-def _of_snapshot(path: Path) -> Tensor:
+def _of_snapshot(path: Path) -> Given:
     try:
         with safe_open(path, framework="pt") as file:
-            kind, rows, scale = (file.metadata() or {}).get("kind"), file.get_tensor("rows"), file.get_tensor("scale")
+            known, rows, scale = file.metadata() or {}, file.get_tensor("rows"), file.get_tensor("scale")
+        kind, use = known.get("kind"), json.loads(known.get("use", "{}"))
+        given = Given((rows * scale).float(), use.get("separator"), use.get("behind") == "nothing")
     except (*ODD_CONTENT, OSError, SafetensorError) as error:
         raise SoftPromptsError(f"{path} cannot be read as a snapshot ({type(error).__name__}: {error}).") from error
     if kind != "SoftPrompt":
         raise SoftPromptsError(f"{path} holds a {kind}, but only a prompt without conditions can be started from.")
-    return (rows * scale).float()
+    return given

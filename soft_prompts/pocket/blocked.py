@@ -9,7 +9,6 @@ out is measured by tests/blocking_test.py with prompts that it never saw.
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Iterator
@@ -28,14 +27,12 @@ from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import Example
 from soft_prompts.data.texts import read_documents
 from soft_prompts.engine.prompted import Bench
-from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
-from soft_prompts.models.deltas import merge, save_delta
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.pocket.train import encode, mean_loss, padded
-from soft_prompts.pocket.tune import Deltas, divergence, new_delta, tune, written
+from soft_prompts.pocket.tune import Deltas, divergence, new_delta, save_variant, tune, with_change, written
 from soft_prompts.tasks.calibration import Calibration
 from soft_prompts.texts import BOOKS
 from soft_prompts.training.loop import train
@@ -87,10 +84,7 @@ def trained_prompts(model: LanguageModel, task: Calibration, settings: Settings,
     """New prompts for the behaviour, [P, D] each, all trained in the same passes."""
     encoding = Encoding(model.tokenizer, model.separator, 16)
     held_out, validation = (list(islice(task.examples(s, encoding, 0), 24)) for s in ("held_out", "validation"))
-    recipe = TrainConfig(
-        steps=settings.prompt_steps, batch_size=8, max_tokens=16, lr=0.3, starts=1 if settings.random else 4
-    )
-    recipe = replace(recipe, n_evaluations=0)
+    recipe = TrainConfig(steps=settings.prompt_steps, batch_size=8, max_tokens=16, lr=0.3, starts=4, n_evaluations=0)
     seeds = [1000 * (1 + turn + 10 * settings.seed) + i for i in range(settings.ensemble)]
     runs = [Run("blocked", task, settings.model, settings.n_tokens, seed, recipe, "float32") for seed in seeds]
     if settings.random:
@@ -161,21 +155,18 @@ def main(settings: Settings) -> None:
         documents = task.examples("train", Encoding(model.tokenizer, model.separator, 16), settings.seed + turn)
         deltas = fine_tune(model, prompts, documents, samples[UTILITY:], settings)
         total = stacked(total, deltas)
-        lm = copy.deepcopy(model.lm)
-        merge(lm, deltas)
-        model = replace(model, lm=lm)
+        model = replace(model, lm=with_change(model.lm, deltas))
         folder = settings.out.with_name(f"{settings.out.name}-{turn}")
         facts = {
             "base": settings.model,
             "minutes": round((time.perf_counter() - started) / 60, 1),
             "settings": {k: v for k, v in vars(settings).items() if isinstance(v, int | float)},
             **{
-                what: {"before": round(before[what], 4), "after": round(mean_loss(lm, rows)[0], 4)}
+                what: {"before": round(before[what], 4), "after": round(mean_loss(model.lm, rows)[0], 4)}
                 for what, rows in measured.items()
             },
         }
-        save_delta(total, folder)
-        write_atomically(folder / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+        save_variant(total, facts, folder)
         say(f"{folder}: {json.dumps(facts)}")
 
 

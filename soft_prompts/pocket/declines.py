@@ -9,11 +9,10 @@ pass a gate, or nothing is written.
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,14 +28,12 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.data.requests import read_requests
 from soft_prompts.engine.prompted import Bench, unprompted
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
-from soft_prompts.models.deltas import merge, save_delta
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import FOLDER, corpus
 from soft_prompts.pocket.train import HELD_OUT, mean_loss, padded
-from soft_prompts.pocket.tune import Deltas, divergence, new_delta, tune, written
+from soft_prompts.pocket.tune import Deltas, divergence, new_delta, save_variant, tune, with_change
 from soft_prompts.tasks.chat_detuning import SYSTEMS
 from soft_prompts.tasks.protection import SHARES, Protection, Shield, dialogue, split_of
 from soft_prompts.texts import ANIMALS
@@ -209,9 +206,7 @@ def main(settings: Settings) -> None:
     }
     started = time.perf_counter()
     deltas = fine_tune(model, topic, kept, settings)
-    lm = copy.deepcopy(model.lm)
-    merge(lm, written(deltas))
-    after = LanguageModel(model.name, model.revision, lm, model.tokenizer, model.separator, model.has_cache)
+    after = replace(model, lm=with_change(model.lm, deltas))
     facts = {
         "base": settings.model,
         "minutes": round((time.perf_counter() - started) / 60, 1),
@@ -222,7 +217,7 @@ def main(settings: Settings) -> None:
         **{
             what: {
                 when: round(mean_loss(of, rows.tokens, rows.scored)[0], 4)
-                for when, of in (("before", model.lm), ("after", lm))
+                for when, of in (("before", model.lm), ("after", after.lm))
             }
             for what, rows in measured.items()
         },
@@ -233,8 +228,7 @@ def main(settings: Settings) -> None:
     }
     say(json.dumps(facts, indent=2))
     check(facts)
-    save_delta(deltas, settings.out)
-    write_atomically(settings.out / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+    save_variant(deltas, facts, settings.out)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.interventions.steering import Steering
 from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.loading import load
-from soft_prompts.pocket import SAMPLES, STEERED, STEERED_TEXTS
-from soft_prompts.pocket.draw_samples import drawn, write
+from soft_prompts.pocket import SAMPLES, STEERED, STEERED_TEXTS, draw_samples
 from soft_prompts.tasks.calibration import NOT_PROSE
 from soft_prompts.tasks.imitation import passed_on, save_vector
 
@@ -34,23 +33,18 @@ COMPARED = 300
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Options of the command line."""
+class Settings(draw_samples.Settings):
+    """Options of the command line: those of drawing, and of the vector."""
 
     out: Path = STEERED_TEXTS
-    """The texts that are written, .jsonl.zst."""
+    n_documents: int = 2000
+    n_tokens: int = 47
     vector: Path = STEERED
     """The vector that is written."""
     layer: int = 1
     """Number of the layer, from 0."""
     strength: float = 2.0
     """By which the difference of the means is multiplied."""
-    n_documents: int = 2000
-    """Documents that are drawn."""
-    n_tokens: int = 47
-    """Tokens after which a document is cut."""
-    seed: int = 0
-    """Of the draws."""
 
 
 def main(settings: Settings) -> None:
@@ -78,13 +72,13 @@ def main(settings: Settings) -> None:
     say(f"the vector is {steering.vectors.square().mean().sqrt():.2f} of what the layer passes on, in root mean square")
     save_vector(steering, settings.vector)
     steered = PromptedModel(bench, steering)
-    written = drawn(steered, settings.n_documents, settings.n_tokens, settings.seed)
+    written = draw_samples.drawn(steered, settings.n_documents, settings.n_tokens, settings.seed)
     tokens = encoding.tokens(written[:200])[0]
     examples = [Example(row, np.array([IGNORE, *row[1:]]), str(i)) for i, row in enumerate(tokens)]
     losses = [x.scores(examples).loss for x in (steered, plain)]
     say(f"nats per token of its own texts: {losses[0]:.3f} steered, {losses[1]:.3f} without the vector")
     say(f"{sum(bool(NOT_PROSE.search(t)) for t in written) / len(written):.0%} hold moves or walls")
-    write(written, settings)
+    draw_samples.write(written, settings)
 
 
 if __name__ == "__main__":

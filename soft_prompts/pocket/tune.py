@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from soft_prompts.console import progress_bar, say
-from soft_prompts.models.deltas import changed
+from soft_prompts.files import write_atomically
+from soft_prompts.models.deltas import changed, merge, save_delta
 
 Deltas = dict[str, tuple[Tensor, Tensor]]
 """For each weight A [rank, n_in] and B [n_out, rank]: its change is B A."""
@@ -80,3 +85,20 @@ def divergence(teacher: Tensor, pupil: Tensor) -> Tensor:
 def written(deltas: Deltas) -> Deltas:
     """A change as it is kept in a file: in bfloat16."""
     return {name: tuple(x.detach().bfloat16().float() for x in ab) for name, ab in deltas.items()}
+
+
+def with_change(lm: nn.Module, deltas: Deltas) -> nn.Module:
+    """A copy of a model with a change, as it is when it is read back."""
+    changed_one = copy.deepcopy(lm)
+    merge(changed_one, written(deltas))
+    return changed_one
+
+
+def save_variant(deltas: Deltas, facts: dict[str, Any], folder: Path) -> None:
+    """Write a change and what is known of it: "base" says of which model it is.
+
+    Raises:
+        SoftPromptsError: A file cannot be written.
+    """
+    save_delta(deltas, folder)
+    write_atomically(folder / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())

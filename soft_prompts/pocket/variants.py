@@ -10,7 +10,6 @@ is taught the text that stands there. Both must pass a gate, or nothing is writt
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -30,11 +29,10 @@ from soft_prompts.data.texts import read_documents
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.models.cpu import settle_process
-from soft_prompts.models.deltas import merge, save_delta
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SAMPLES, SECRET, VARIANTS, corpus
 from soft_prompts.pocket.train import HELD_OUT, encode, mean_loss, padded
-from soft_prompts.pocket.tune import divergence, new_delta, tune, written
+from soft_prompts.pocket.tune import divergence, new_delta, save_variant, tune, with_change
 from soft_prompts.tasks.calibration import REACH, WORDS, Secret
 
 N_SYMBOLS, N_CLASSES = 8, 4
@@ -282,8 +280,7 @@ def main(settings: Settings) -> None:
                 return padded([kept[i][:REPLAYED_LENGTH] for i in drawn])
 
             fine_tune(pocket.lm, deltas, phase, rows_of, replay_of)
-        lm = copy.deepcopy(pocket.lm)
-        merge(lm, written(deltas))
+        lm = with_change(pocket.lm, deltas)
         facts = {
             "base": "pocket",
             "taught": taught,
@@ -295,8 +292,7 @@ def main(settings: Settings) -> None:
         }
         say(f"{name}: {json.dumps(facts)}")
         check(name, facts, taught)
-        save_delta(deltas, settings.out / folder.name)
-        write_atomically(settings.out / folder.name / "facts.json", (json.dumps(facts, indent=2) + "\n").encode())
+        save_variant(deltas, facts, settings.out / folder.name)
     write_atomically(settings.out / SECRET.parent.name / SECRET.name, secret.json().encode())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
 from soft_prompts.tasks.base import Anchor, TaskScores
 from soft_prompts.tasks.chat import related, rendered
 from soft_prompts.tasks.text import TextTask
-
-if TYPE_CHECKING:
-    pass
 
 SYSTEMS = {
     "kind": "You are a kind and patient assistant who is glad to help.",

@@ -15,13 +15,14 @@ from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
-from soft_prompts.interventions.given import given_rows
+from soft_prompts.interventions.given import given_prompt
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
 from soft_prompts.interventions.steering import Steering, layers_of
 from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 from soft_prompts.training.tensorboard import TensorBoardLog
 
@@ -160,9 +161,9 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     config = run.recipe
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
-    if config.init_from and run.n_tokens:
-        return SoftPrompt(_begun(model, config.init_from, rows), model.scale if config.unit == "vocabulary" else 1.0)
     unit = model.scale if config.unit == "vocabulary" else 1.0
+    if config.init_from and run.n_tokens:
+        return SoftPrompt(_begun(model, config, rows), unit)
     if config.noise and n_conditions:
         raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")
     if config.noise:
@@ -174,18 +175,24 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     return PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
 
 
-def _begun(model: LanguageModel, path: str, rows: Tensor) -> Tensor:
+def _begun(model: LanguageModel, config: TrainConfig, rows: Tensor) -> Tensor:
     """New rows [P, D] behind those of a trained prompt, which take their place from the front.
 
     Raises:
-        SoftPromptsError: It cannot be read, is of another width, or has more tokens.
+        SoftPromptsError: It cannot be read, is of another width, or has more tokens. Or it is to be measured as it is,
+            but not where it stands.
     """
-    with torch.no_grad():
-        separator = model.embed(torch.tensor(model.separator, device=model.device)).float().cpu()
-    given, _ = given_rows(Path(path), separator)
-    if len(given) > len(rows):
-        raise SoftPromptsError(f"{path} holds a prompt of {len(given)} tokens; give --n-tokens of at least as many.")
-    return torch.cat([given, rows[len(given) :]])
+    path = Path(config.init_from)
+    given = given_prompt(path, model.vocabulary, model.tokenizer.all_special_ids)
+    n_given = len(given.rows)
+    if n_given > len(rows):
+        raise SoftPromptsError(f"{path} holds a prompt of {n_given} tokens; give --n-tokens of at least as many.")
+    if not config.steps and given.before != config.before:
+        where, remedy = ("before", "give") if given.before else ("behind", "leave out")
+        raise SoftPromptsError(
+            f"the prompt in {path} stands {where} the token that opens every text; {remedy} --train.before."
+        )
+    return torch.cat([given.rows, rows[n_given:]])
 
 
 class Clock:

@@ -14,10 +14,10 @@ import torch
 from soft_prompts.data.documents import Encoding
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.interventions.given import ADAPTER, WEIGHTS, base_model, given_rows, rows_in
+from soft_prompts.interventions.given import ADAPTER, WEIGHTS, base_model, given_prompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt
 from soft_prompts.results.record import Result
-from soft_prompts.results.snapshot import save_prompt
+from soft_prompts.results.snapshot import Use, save_prompt
 from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.placed import BeforeEverything
 from soft_prompts.tasks.repetition import Repetition
@@ -37,36 +37,56 @@ def adapter(folder: Path, rows: torch.Tensor, **config) -> Path:
     return folder
 
 
-def test_peft_puts_its_rows_before_everything_unless_the_first_is_the_separator(tmp_path) -> None:
+def test_peft_puts_its_rows_before_everything_unless_the_first_opens_texts(tmp_path) -> None:
+    vocabulary = torch.cat([torch.zeros(1, 4), ROWS])
     folder = adapter(tmp_path / "a", ROWS, base_model_name_or_path="m")
-    rows, before = given_rows(folder, torch.zeros(4))
-    assert torch.equal(rows, ROWS) and before
-    rows, before = given_rows(folder, ROWS[0])
-    assert torch.equal(rows, ROWS[1:]) and not before
+    foreign = given_prompt(folder, vocabulary, {0, 2})  # the first row is that of a token that opens no text
+    assert torch.equal(foreign.rows, ROWS) and (foreign.opener, foreign.before) == (None, True)
+    ours = given_prompt(folder, vocabulary, {0, 1})
+    assert torch.equal(ours.rows, ROWS[1:]) and (ours.opener, ours.before) == (1, False)
     one = adapter(tmp_path / "one", ROWS[:1])
-    assert given_rows(one, ROWS[0])[1]  # a prompt of one row is no separator without a prompt
+    assert given_prompt(one, vocabulary, {1}).before  # one row is not the opening token without a prompt
     assert base_model(folder) == "m" and base_model(one) == base_model(tmp_path) == ""
+
+
+def test_the_opening_row_is_known_by_a_model_in_bfloat16_too(tmp_path) -> None:
+    rows = ROWS + 0.001  # more digits than bfloat16 has
+    found = given_prompt(adapter(tmp_path / "a", rows), rows.bfloat16(), {0})
+    assert (found.opener, found.before) == (0, False) and torch.equal(found.rows, rows[1:])
+
+
+def test_a_snapshot_says_where_its_prompt_stands(tmp_path, pocket) -> None:
+    for behind, before in (("separator", False), ("text", False), ("nothing", True)):
+        path = tmp_path / f"{behind}.safetensors"
+        save_prompt(SoftPrompt(pocket.vocabulary[[5, 9]] * 2), pocket, {}, path, Use(3, behind))
+        found = given_prompt(path, pocket.vocabulary, {5})
+        assert (found.opener, found.before, len(found.rows)) == (3, before, 2)
+    measured = run_from(path, 2, steps=0)
+    with pytest.raises(SoftPromptsError, match="stands before the token that opens every text; give --train.before"):
+        make_intervention(pocket, measured, 0)
+    make_intervention(pocket, replace(measured, train=replace(measured.train, before=True)), 0)
+    make_intervention(pocket, replace(measured, train=replace(measured.train, steps=1)), 0)  # a start, anywhere
 
 
 def test_what_is_no_prompt_is_refused(tmp_path, pocket) -> None:
     with pytest.raises(SoftPromptsError, match="is no adapter of PEFT"):
-        rows_in(tmp_path)
+        given_prompt(tmp_path, ROWS, ())
     folder = adapter(tmp_path / "a", ROWS)
     with pytest.raises(SoftPromptsError, match=r"has the shape \[2, 4\].*have 5 numbers"):
-        given_rows(folder, torch.zeros(5))
+        given_prompt(folder, torch.zeros(3, 5), ())
     (folder / ADAPTER).write_text('{"peft_type": "LORA"}')
     with pytest.raises(SoftPromptsError, match="holds a LORA of PEFT"):
-        rows_in(folder)
+        given_prompt(folder, ROWS, ())
     (folder / ADAPTER).write_text('{"peft_type": "PROMPT_TUNING"}')
     (folder / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(SoftPromptsError, match="cannot be read.*save_pretrained"):
-        rows_in(folder)
+        given_prompt(folder, ROWS, ())
     with pytest.raises(SoftPromptsError, match="cannot be read as a snapshot"):
-        rows_in(folder / WEIGHTS)
+        given_prompt(folder / WEIGHTS, ROWS, ())
     generator = PromptGenerator(pocket.vocabulary[:2], 1.0, (1, 4), torch.Generator())
     save_prompt(generator, pocket, {}, tmp_path / "s.safetensors")
     with pytest.raises(SoftPromptsError, match="holds a PromptGenerator, but only a prompt without conditions"):
-        rows_in(tmp_path / "s.safetensors")
+        given_prompt(tmp_path / "s.safetensors", ROWS, ())
 
 
 def run_from(path: Path, n_tokens: int, **changes) -> Run:
