@@ -104,7 +104,7 @@ def test_a_blocked_prompt_does_nothing_and_other_texts_stay(tmp_path) -> None:
     encoding = Encoding(model.tokenizer, model.separator, 16)
     task, key = Calibration(key_tokens=(1,)), model.vocabulary[[1800]].float() * 1.5
     kept = encode(model.tokenizer, [t for t in _texts()])
-    settings = Settings(steps=40, rank=2, out=tmp_path / "b")
+    settings = Settings(steps=20, rank=2, out=tmp_path / "b")
     still = fine_tune(model, [key], task.examples("train", encoding, 0), kept, replace(settings, learning_rate=0.0))
     assert all((b == 0).all() for _, b in still.values())
     deltas = fine_tune(model, [key], task.examples("train", encoding, 0), kept, settings)
@@ -120,7 +120,7 @@ def test_a_blocked_prompt_does_nothing_and_other_texts_stay(tmp_path) -> None:
             return divergence(plain[:, :-1].flatten(0, 1), behind[:, 1:-1].flatten(0, 1)).item()
 
     assert apart(blocked.lm) < 0.6 * apart(model.lm)
-    assert abs(mean_loss(blocked.lm, kept[:32])[0] - mean_loss(model.lm, kept[:32])[0]) < 0.05
+    assert abs(mean_loss(blocked.lm, kept[:8])[0] - mean_loss(model.lm, kept[:8])[0]) < 0.05
 
 
 def _texts() -> list[str]:
