@@ -44,7 +44,26 @@ def test_what_is_passed_on_is_the_models_own_and_the_prompts_places_are_left_out
     behind = passed_on(pocket, prompt, e)
     assert behind.shape == plain.shape
     np.testing.assert_allclose(behind[:, 0], plain[:, 0], atol=1e-4)  # the separator stands before the prompt
-    assert np.abs(behind[:, 1] - plain[:, 1]).max() > 0.1
+    rows = pocket.embed(torch.from_numpy(e.tokens)[None])[0]
+    whole = torch.cat([rows[:1], prompt(torch.zeros(1, 0))[0], rows[1:]])
+    with torch.no_grad():
+        states = pocket.lm(inputs_embeds=whole[None], output_hidden_states=True).hidden_states
+    at_the_text = [0, *range(3, len(whole))]  # the prompt stands at 1 and 2
+    np.testing.assert_allclose(behind[:3], torch.stack(states[1:4])[:, 0, at_the_text].numpy(), atol=1e-4)
+
+
+def test_shares_are_of_the_steered_models_own_places(pocket, bench) -> None:
+    prompted = PromptedModel(bench, SoftPrompt(pocket.vocabulary[[5, 6]].float()))
+    vector, plain = load_vector(STEERED), unprompted(bench).intervention
+    early = early_before = late = late_before = 0.0
+    for e in bench.held_out:
+        own, wanted, without = (passed_on(pocket, i, e) for i in (prompted.intervention, vector, plain))
+        apart, before = ((own - wanted) ** 2).sum((0, 2)), ((without - wanted) ** 2).sum((0, 2))
+        early, early_before = early + apart[1:9].sum(), early_before + before[1:9].sum()
+        late, late_before = late + apart[9:].sum(), late_before + before[9:].sum()
+    shares = Imitation().score(prompted, bench.held_out).scores["activations_by_place"]
+    assert shares["first 8"]["value"] == pytest.approx(early / early_before, rel=1e-4)
+    assert shares["others"]["value"] == pytest.approx(late / late_before, rel=1e-4)
 
 
 def test_the_steered_model_imitates_itself_and_no_prompt_does_not(bench) -> None:
