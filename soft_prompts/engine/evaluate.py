@@ -65,7 +65,7 @@ def evaluate(
     """
     own = crew.part(range(len(examples)), lambda i: len(examples[i]))
     parts = [examples[i] for i in own]
-    of_own = within_memory(lambda: _pass_by_pass(model, interventions, parts, token_budget), token_budget)
+    of_own = score_rows(model, interventions, [parts] * len(interventions), token_budget)
     losses, correct = ([[np.empty(0)] * len(examples) for _ in interventions] for _ in range(2))
     for r, of_run in enumerate(of_own):
         for i, (row_losses, row_correct) in zip(own, of_run, strict=True):
@@ -77,15 +77,36 @@ def evaluate(
     return [TokenScores(documents, x, y) for x, y in zip(losses, correct, strict=True)]
 
 
+def score_rows(
+    model: LanguageModel,
+    interventions: Sequence[Intervention],
+    examples: Sequence[Sequence[Example]],
+    token_budget: int,
+) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Score every intervention on examples of its own.
+
+    Args:
+        model: The frozen model.
+        interventions: What is scored.
+        examples: ``examples[r]`` are those of ``interventions[r]``.
+        token_budget: Positions in one forward pass at most.
+
+    Returns:
+        [run][example]: nats of its scored tokens, float32 [n scored], and whether each was the most likely, bool.
+    """
+    return within_memory(lambda: _pass_by_pass(model, interventions, examples, token_budget), token_budget)
+
+
 @torch.no_grad()
 def _pass_by_pass(
-    model: LanguageModel, interventions: Sequence[Intervention], examples: Sequence[Example], token_budget: int
+    model: LanguageModel,
+    interventions: Sequence[Intervention],
+    examples: Sequence[Sequence[Example]],
+    token_budget: int,
 ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """[run][example]: nats of its scored tokens, and whether each was the most likely."""
-    scores = [[(np.empty(0), np.empty(0))] * len(examples) for _ in interventions]
-    of_each = [examples] * len(interventions)
-    for rows in pack(interventions, of_each, token_budget):
-        states = forward_pass(model, interventions, of_each, rows)
+    scores = [[(np.empty(0), np.empty(0))] * len(of_run) for of_run in examples]
+    for rows in pack(interventions, examples, token_budget):
+        states = forward_pass(model, interventions, examples, rows)
         ends = np.cumsum(states.counts)[:-1]
         by_row = (np.split(x.cpu().numpy(), ends) for x in score_tokens(model.head, states.hidden, states.labels))
         for (r, i), *of_row in zip(rows, *by_row, strict=True):

@@ -1,0 +1,1 @@
+"""Prompts in legal tokens: what a prompt may say, what it is searched for, and how."""

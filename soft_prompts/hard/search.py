@@ -1,0 +1,224 @@
+"""Searches for a prompt of n legal tokens. They differ in where they look next; `attempt.py` answers what they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from soft_prompts.hard.attempt import Asking, Attempt, Losses, Search, Slope
+
+LOOKS = 32
+"""How often a search over embeddings looks at the tokens that it has come to, at most."""
+
+
+def nearest(attempt: Attempt, rows: Tensor) -> Tensor:
+    """The legal token that is nearest to each row by cosine: [n, D] -> int64 [n]."""
+    ids = attempt.legal.ids
+    directions = nn.functional.normalize(attempt.embed(ids), dim=-1)
+    return ids[(nn.functional.normalize(rows, dim=-1) @ directions.T).argmax(-1)]
+
+
+class _Descent:
+    """Adam on a tensor; its rate falls to zero along half a cosine as the passes are spent."""
+
+    def __init__(self, parameters: Tensor, rate: float):
+        self._parameters, self._rate = parameters.requires_grad_(), rate
+        self._adam = torch.optim.Adam([parameters])
+
+    def step(self, gradient: Tensor, done: float) -> None:
+        self._adam.param_groups[0]["lr"] = self._rate * (1 + torch.cos(torch.tensor(torch.pi * done)).item()) / 2
+        self._parameters.grad = gradient
+        self._adam.step()
+
+
+def _looks(attempt: Attempt, prompt: Tensor, seen: set[tuple[int, ...]]) -> Asking:
+    """Look at the tokens that a search over embeddings has come to, unless that was done or it is too early."""
+    key = tuple(prompt.tolist())
+    if key in seen or attempt.done * LOOKS < len(seen) or not attempt.legal.survives(prompt[None])[0]:
+        return
+    seen.add(key)
+    losses = yield Losses(prompt[None])
+    attempt.note(losses.item(), prompt)
+
+
+def soft(attempt: Attempt, rate: float = 0.3) -> Asking:
+    """Embeddings that are free while they are optimised. Its prompt is made of the tokens nearest to them."""
+    scale, seen = attempt.model.scale, set()
+    rows = attempt.embed(attempt.start) / scale
+    descent = _Descent(rows, rate)
+    while attempt.left:
+        attempt.turn()
+        loss, gradient = yield Slope(rows.detach() * scale)
+        attempt.note_soft(loss)
+        descent.step(gradient * scale, attempt.done)
+        yield from _looks(attempt, nearest(attempt, rows.detach()), seen)
+
+
+def projected(attempt: Attempt, rate: float = 0.3) -> Asking:
+    """Free embeddings, moved by the gradient at the legal tokens nearest to them (PEZ: Wen et al. 2023, arXiv
+    2302.03668, algorithm 1)."""
+    scale = attempt.model.scale
+    rows = attempt.embed(attempt.start) / scale
+    descent = _Descent(rows, rate)
+    while attempt.left:
+        attempt.turn()
+        prompt = nearest(attempt, rows.detach())
+        loss, gradient = yield Slope(attempt.embed(prompt))
+        attempt.note(loss, prompt)
+        descent.step(gradient * scale, attempt.done)
+
+
+def mixture(attempt: Attempt, rate: float = 0.3, temperatures: tuple[float, float] = (1.0, 0.05)) -> Asking:
+    """Every row is a mixture of all legal tokens, softmax(logits / temperature). The temperature falls, so that each
+    comes to be one token."""
+    ids, seen = attempt.legal.ids, set()
+    tokens = attempt.embed(ids)  # [V, D]
+    logits = 0.01 * torch.randn(len(attempt.start), len(ids), generator=attempt.random).to(tokens.device)
+    logits[torch.arange(len(attempt.start)), torch.searchsorted(ids, attempt.start)] += 1
+    descent = _Descent(logits, rate)
+    first, last = temperatures
+    while attempt.left:
+        attempt.turn()
+        with torch.enable_grad():
+            rows = mixed(logits, first * (last / first) ** attempt.done, tokens)
+        loss, gradient = yield Slope(rows.detach())
+        attempt.note_soft(loss)
+        descent.step(torch.autograd.grad(rows, logits, gradient)[0], attempt.done)
+        yield from _looks(attempt, ids[logits.detach().argmax(-1)], seen)
+
+
+def mixed(logits: Tensor, temperature: float, tokens: Tensor) -> Tensor:
+    """Mixtures of token embeddings.
+
+    Args:
+        logits: [n, V].
+        temperature: Above 0; towards 0, a mixture comes to be the token of its largest logit.
+        tokens: [V, D].
+
+    Returns:
+        [n, D]
+    """
+    return (logits / temperature).softmax(-1) @ tokens
+
+
+def gcg(attempt: Attempt, width: int = 512, best: int = 256) -> Asking:
+    """Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1), with nanoGCG's sizes.
+
+    In each step the gradient names the ``best`` tokens for every place. ``width`` prompts with one token changed, drawn
+    evenly from those, are tried, and the one of the lowest loss is taken, even if it is worse than the one before.
+    """
+    ids, prompt = attempt.legal.ids, attempt.start
+    tokens = attempt.embed(ids)
+    while attempt.left:
+        attempt.turn()
+        _, gradient = yield Slope(attempt.embed(prompt))
+        promising = ids[(-gradient @ tokens.T).topk(min(best, len(ids))).indices]  # [n, best]
+        place = torch.randint(len(prompt), (width,), generator=attempt.random)
+        token = promising[place, torch.randint(promising.shape[1], (width,), generator=attempt.random)]
+        tried = changed(prompt, place, token)
+        tried = tried[attempt.legal.survives(tried)]
+        if len(tried):
+            losses = yield Losses(tried)
+            prompt = tried[losses.argmin()]
+            attempt.note(losses.min().item(), prompt)
+
+
+def changed(prompt: Tensor, place: Tensor, token: Tensor) -> Tensor:
+    """Copies of a prompt [n], each with one token changed: places [B], tokens [B] -> [B, n]."""
+    tried = prompt.repeat(len(place), 1)
+    tried[torch.arange(len(place)), place] = token
+    return tried
+
+
+def narrow(attempt: Attempt, widths: tuple[int, int] = (8, 128)) -> Asking:
+    """Coordinate search that tries few prompts in a step, and so takes many steps.
+
+    As in ``gcg``, the gradient says which changes of one token are promising. But they are drawn without replacement,
+    by how much is promised, over all places together. Improvements at several places are also tried together. A prompt
+    is left for a better one only. And the number of prompts that are tried doubles after a step without success, and is
+    halved after one with.
+    """
+    ids, prompt, width, refused = attempt.legal.ids, attempt.start, widths[0], set()
+    tokens = attempt.embed(ids)
+    while attempt.left:
+        attempt.turn()
+        rows = attempt.embed(prompt)
+        loss, gradient = yield Slope(rows)
+        attempt.note(loss, prompt)
+        promised = (gradient * rows).sum(-1, keepdim=True) - gradient @ tokens.T  # [n, V], by which the loss falls
+        promised[torch.arange(len(prompt)), torch.searchsorted(ids, prompt)] = -torch.inf
+        place, token = drawn(promised, 2 * width + len(refused), attempt.random)
+        tried = changed(prompt, place, ids[token])
+        new = torch.tensor([tuple(row) not in refused for row in tried.tolist()], device=tried.device)
+        tried = tried[new & attempt.legal.survives(tried)][:width]
+        if not len(tried):
+            width = min(widths[1], 2 * width)
+            continue
+        losses = yield Losses(tried)
+        together = merged(prompt, tried[losses < loss], losses[losses < loss])
+        together = together[attempt.legal.survives(together)]
+        if len(together):
+            more = yield Losses(together)
+            tried, losses = torch.cat([tried, together]), torch.cat([losses, more])
+        if losses.min() < loss:
+            prompt, refused, width = tried[losses.argmin()], set(), max(widths[0], width // 2)
+            attempt.note(losses.min().item(), prompt)
+        else:
+            refused |= {tuple(row) for row in tried.tolist()}
+            width = min(widths[1], 2 * width)
+
+
+def drawn(promised: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw changes without replacement, each with a weight of exp(promised / spread), by Gumbel's trick. The spread is
+    that of the best changes of each place: these differ in weight, but not by orders of magnitude.
+
+    Args:
+        promised: [n, V], by how much the loss would fall.
+        n: How many.
+        random: Source of chance, on the CPU.
+
+    Returns:
+        Places and columns, int64 [n] each.
+    """
+    spread = promised.topk(min(256, promised.shape[1] - 1)).values.std().clamp(min=1e-9)
+    uniform = torch.rand(promised.shape, generator=random).clamp(1e-9, 1 - 1e-7).to(promised.device)
+    keys = promised / spread - torch.log(-torch.log(uniform))
+    chosen = keys.flatten().topk(min(n, keys.numel() - len(keys))).indices
+    return chosen // keys.shape[1], chosen % keys.shape[1]
+
+
+def merged(prompt: Tensor, better: Tensor, losses: Tensor) -> Tensor:
+    """Prompts with the 2, 3, ... best improvements at different places made together.
+
+    Args:
+        prompt: int64 [n].
+        better: int64 [B, n], prompts with one token changed.
+        losses: [B], theirs.
+
+    Returns:
+        int64 [fewer than n, n].
+    """
+    now, places, made = prompt, set(), []
+    for one in better[losses.argsort()]:
+        place = int((one != prompt).nonzero()[0, 0])
+        if place not in places:
+            places.add(place)
+            now = torch.where(torch.arange(len(prompt), device=prompt.device) == place, one, now)
+            made.append(now)
+    return torch.stack(made[1:]) if len(made) > 1 else better[:0]
+
+
+def then(first: Search, second: Search, share: float) -> Search:
+    """Spend a share of the passes on one search, and the others on another that starts from the best prompt so far."""
+
+    def both(attempt: Attempt) -> Asking:
+        passes = attempt.passes
+        attempt.passes = round(share * passes)
+        yield from first(attempt)
+        attempt.passes, attempt.start = passes, attempt.prompt
+        yield from second(attempt)
+
+    return both
