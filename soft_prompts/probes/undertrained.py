@@ -1,8 +1,8 @@
 """Which tokens did a model hardly see in training? They are found by their embeddings, and verified by asking the model
 to repeat them.
 
-The method is that of Land and Bartolo 2024, *Fishing for Magikarp: Automatically Detecting Under-trained Tokens in Large
-Language Models* (arXiv 2405.05417). What differs is said where it does.
+The method is that of Land and Bartolo 2024, *Fishing for Magikarp: Automatically Detecting Under-trained Tokens in
+Large Language Models* (arXiv 2405.05417). What differs is said where it does.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ REPEAT = (
     ("time, time, time, time\nwater, water, water, water\n", ",", ",", ","),
     ('Repeat: "time", "time", "time". Repeat: "water", "water", "water". Repeat: "', '", "', '", "'),
 )
-"""Texts with the token in their gaps, which go on with the token. The paper's prompts ask in words; these are for models
-that only continue texts."""
+"""Texts with the token in their gaps, which go on with the token. The paper's prompts ask in words; these are for
+models that only continue texts."""
 
 
 @dataclass(frozen=True)

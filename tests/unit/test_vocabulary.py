@@ -94,7 +94,7 @@ def test_silhouette_by_hand() -> None:
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
-    """BPE that writes "abab" as "ab" "ab", though its vocabulary has an entry for it, and knows two bytes of no text."""
+    """BPE that writes "abab" as "ab" "ab", though its vocabulary has an entry for it. It knows bytes of no text."""
     entries = ["<|end|>", "a", "b", ".", "ab", "abab", "Ġa", "Ġ", "Ã", "À", "õ"]
     bpe = models.BPE({entry: i for i, entry in enumerate(entries)}, [("a", "b"), ("Ġ", "a")])
     tokenizer = Tokenizer(bpe)
