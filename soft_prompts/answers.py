@@ -35,14 +35,31 @@ def run_or_print(
         figure: Draws it; the picture is saved in the folder. None: there is none.
         presets: Other sweeps by name.
     """
+
+    def checked(folder: Path) -> str:
+        check_folder(folder, {sweep.experiment for sweep in (default, *presets.values())})
+        return table(folder)
+
+    do_or_print(lambda: main(default, description, **presets), checked, figure)
+
+
+def do_or_print(
+    work: Callable[[], None], table: Callable[[Path], str], figure: Callable[[Path], Figure] | None = None
+) -> None:
+    """Do an experiment's work or, if the first word is "table", print the answer in a folder of results.
+
+    Args:
+        work: Does what the command line asks for.
+        table: As in ``run_or_print``.
+        figure: As in ``run_or_print``.
+    """
     if sys.argv[1:2] != ["table"]:
-        main(default, description, **presets)
+        work()
         return
     with ends_in_a_sentence():
         if len(sys.argv) != 3:
             raise SoftPromptsError("behind the word table stands one folder of results.")
         folder = Path(sys.argv[2])
-        check_folder(folder, {sweep.experiment for sweep in (default, *presets.values())})
         print(table(folder))
         if figure:
             from soft_prompts.report.plots import save_figure

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
@@ -27,6 +28,10 @@ before it sleeps: by the default it burns the cores that other processes need, a
 many kernels are kept for the shapes of passes: by the defaults memory grows for hours, since texts differ in length."""
 
 
+Options = TypeVar("Options")
+"""A Sweep or, in an experiment that trains nothing, another frozen dataclass of options."""
+
+
 def main(default: Sweep, description: str, **presets: Sweep) -> None:
     """Run an experiment script.
 
@@ -36,11 +41,23 @@ def main(default: Sweep, description: str, **presets: Sweep) -> None:
         presets: Other sweeps by name; "_" is written "-". The first word of the command line may name one; options
             then change it.
     """
+    command(run, default, description, presets)
+
+
+def command(
+    work: Callable[[Options], object], default: Options, description: str, presets: Mapping[str, Options]
+) -> None:
+    """Do what a command line asks for.
+
+    Args:
+        work: Does it, given the options.
+        default, description, presets: As in ``main``.
+    """
     interrupts_end_in_a_sentence()
     settle_libraries()
     with ends_in_a_sentence():
         by_name = {name.replace("_", "-"): preset for name, preset in presets.items()}
-        run(parse(default, description, by_name, sys.argv[1:]))
+        work(parse(default, description, by_name, sys.argv[1:]))
 
 
 def settle_libraries() -> None:
@@ -49,15 +66,16 @@ def settle_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
-def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments: Sequence[str]) -> Sweep:
-    """The sweep that a command line asks for.
+def parse(default: Options, description: str, presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:
+    """The options that a command line asks for.
 
     Raises:
         SoftPromptsError: The first word names no preset, or --recipe no recipe.
     """
     import tyro
 
-    arguments, recipe = _without_recipe(arguments)
+    trains = isinstance(default, Sweep)
+    arguments, recipe = _without_recipe(arguments) if trains else (list(arguments), "")
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
         if name not in presets:
@@ -68,11 +86,12 @@ def parse(default: Sweep, description: str, presets: dict[str, Sweep], arguments
     else:
         for name in presets:
             description += f"\n\nPreset: {name}, as the first word; then --help shows its options."
-    description += (
-        f"\n\nRecipes: --recipe {', '.join(RECIPES)}: where the --train options for optimiser and start begin."
-    )
-    default = replace(default, train=replace(default.train, **RECIPES[recipe]))
-    return tyro.cli(Sweep, prog=_command(), default=default, description=description, args=arguments)
+    if trains:
+        description += (
+            f"\n\nRecipes: --recipe {', '.join(RECIPES)}: where the --train options for optimiser and start begin."
+        )
+        default = replace(default, train=replace(default.train, **RECIPES[recipe]))
+    return tyro.cli(type(default), prog=_command(), default=default, description=description, args=arguments)
 
 
 def _without_recipe(arguments: Sequence[str]) -> tuple[list[str], str]:

@@ -1,0 +1,291 @@
+"""What clusters do a model's token embeddings form, and which tokens break the model?
+
+k-means clusters the input embeddings, and also a Gaussian cloud of the same extent, which has no clusters. Tokens that
+the model hardly saw in training are found by their embeddings (Land and Bartolo 2024, arXiv 2405.05417) and verified:
+the model is asked to repeat each, and an ordinary token of about the same frequency beside it.
+
+Expected: few clusters, and hardly more of them than in the Gaussian, since meanings shade into each other. Tokens that
+no training text has lie together. A model that can repeat at all fails on most of them, and on few others.
+
+    python -m tests.vocabulary_test pocket
+    python -m tests.vocabulary_test smollm2
+    python -m tests.vocabulary_test table results/vocabulary        # the tables of what was found, and a picture
+    python -m tests.vocabulary_test --models my-model --look-at 64 --candidates 1000
+    python -m tests.vocabulary_test --models my-model --unused "<unused_1>" "<unused_2>"
+
+What is known of every token, such as its cluster and its distance from the centroid, is written to runs/vocabulary, as
+a table (.csv).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from soft_prompts.answers import do_or_print
+from soft_prompts.cli import command
+from soft_prompts.console import say
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.files import check_writable, safe_name, write_atomically
+from soft_prompts.models.names import SMOLLM2, model_files, model_name, split_revision
+from soft_prompts.options import recorded, settle
+from soft_prompts.probes.vocabulary import VocabularyProbe
+from soft_prompts.stopwatch import CLOCK, in_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "vocabulary"
+RESULT = "vocabulary.json"
+"""Name of a result's file."""
+SHOWN = 40
+"""Candidates that the table lists."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the command line."""
+
+    models: tuple[str, ...]
+    """Hub names (a revision behind @), folders, .gguf files, pocket and the others that ship, or smollm2."""
+    probe: Annotated[VocabularyProbe, tyro.conf.arg(name="")] = field(default_factory=VocabularyProbe)
+    out: Path = Path(".")
+    """Folder under which results/ and runs/ are made."""
+    force: bool = False
+    """Look again at models that have a result."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the model. auto: bfloat16 where the GPU or processor multiplies it."""
+    device: str = "auto"
+    """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+DEFAULT = Settings(models=("EleutherAI/pythia-410m-deduped",))
+POCKET = Settings(models=("pocket",), dtype="float32")
+PRESETS = {"pocket": POCKET, SMOLLM2: Settings(models=(SMOLLM2,), dtype="bfloat16")}
+
+
+def config_of(settings: Settings, model: str) -> dict[str, Any]:
+    """All that a result depends on, as plain JSON."""
+    from soft_prompts.models.device import pick_device, pick_dtype
+
+    return {
+        "experiment": EXPERIMENT,
+        "model": model_name(model),
+        "model_files": model_files(model),
+        "dtype": pick_dtype(settings.dtype, pick_device(settings.device)),
+        "probe": recorded(settings.probe),
+    }
+
+
+def place(config: dict[str, Any]) -> Path:
+    """The folder of a result, below results/ and runs/ alike: experiment/model/<hash of the config>."""
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return Path(EXPERIMENT, safe_name(config["model"]), digest)
+
+
+def run(settings: Settings) -> None:
+    """Look at the models that have no result yet, and show what was found.
+
+    Raises:
+        SoftPromptsError: An option cannot work, or a model cannot be loaded.
+    """
+    settings.probe.check()
+    check_writable([settings.out / name for name in ("results", "runs")])
+    from soft_prompts.models.cpu import settle_process
+    from soft_prompts.models.device import pick_device
+
+    settle_process(pick_device(settings.device))
+    for model in settings.models:
+        config = config_of(settings, model)
+        folder = settings.out / "results" / place(config)
+        if settings.force or not (folder / RESULT).exists():
+            _look(settings, model, config)
+        print(table(folder))
+        say(f"results: {folder}\nevery token: {settings.out / 'runs' / place(config) / 'tokens.csv'}")
+    say(f"time: {in_words(CLOCK.read())}")
+
+
+def _look(settings: Settings, model: str, config: dict[str, Any]) -> None:
+    """Look at one model and write down what was found."""
+    from soft_prompts.models.loading import load
+    from soft_prompts.probes.vocabulary import vocabulary
+    from soft_prompts.results.provenance import provenance
+
+    with CLOCK.stage("loading"):
+        loaded = load(*split_revision(model), dtype=config["dtype"], device=settings.device)
+    with CLOCK.stage("looking"):
+        found = vocabulary(loaded, settings.probe)
+    text = io.StringIO()
+    csv.writer(text).writerows([list(found.by_token), *zip(*found.by_token.values(), strict=True)])
+    write_atomically(settings.out / "runs" / place(config) / "tokens.csv", text.getvalue().encode())
+    values = {"config": config, **found.record, "provenance": provenance(loaded, {}, 1)}
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
+    content = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_atomically(settings.out / "results" / place(config) / RESULT, content.encode())
+
+
+def found_in(folder: Path) -> list[dict[str, Any]]:
+    """The results below a folder, by model.
+
+    Raises:
+        SoftPromptsError: There are none, or a file is none.
+    """
+    results = []
+    for path in sorted(folder.rglob(RESULT)):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if result["config"]["experiment"] != EXPERIMENT:
+                raise ValueError("it is of another experiment")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SoftPromptsError(f"{path} cannot be read as a result ({error}); delete it and run again.") from error
+        results.append(result)
+    if not results:
+        raise SoftPromptsError(f"there are no results of {EXPERIMENT} in {folder}.")
+    return sorted(results, key=lambda result: result["config"]["model"])
+
+
+def table(folder: Path) -> str:
+    """Markdown: for each model its clusters, the clusters' tokens, and the under-trained tokens."""
+    parts = (_facts, _silhouettes, _members, _rates, _candidates, _centroid)
+    return "\n\n".join(part(result) for result in found_in(folder) for part in parts)
+
+
+def _rows(head: list[str], body: list[list[str]], n_left: int) -> str:
+    """A table of Markdown whose first columns are texts."""
+    rules = [" --- " if i < n_left else " ---: " for i in range(len(head))]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "|".join(rules) + "|"] + [_line(row) for row in body])
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _shown(*tokens: str) -> str:
+    """Tokens in a cell of Markdown: none of their characters means anything there."""
+    from soft_prompts.report.tables import in_markdown
+
+    return " ".join(in_markdown(re.sub(r"([\\`*_~$\[\]#])", r"\\\1", token)) for token in tokens)
+
+
+def _facts(result: dict[str, Any]) -> str:
+    classes = ", ".join(f"{n:,} {name}" for name, n in result["classes"].items() if n)
+    lost = f" Unreachable: {_shown(*result['unreachable'])}." if result["unreachable"] else ""
+    tied = "tied" if result["tied"] else "untied"
+    return (
+        f"**{result['config']['model']}**: {result['entries']:,} tokens ({classes}), embeddings of width "
+        f"{result['width']}, {tied}.{lost}"
+    )
+
+
+def _silhouettes(result: dict[str, Any]) -> str:
+    found = result["clusters"]
+    head = ["clusters", "silhouette", "of a Gaussian", "agreement", "of a Gaussian"]
+    body = []
+    for fit, control in zip(found["tried"], found["control"], strict=True):
+        name = f"{fit['k']}, chosen" if fit["k"] == found["chosen"] else str(fit["k"])
+        numbers = [one[of] for of in ("silhouette", "agreement") for one in (fit, control)]
+        body.append([name, *(f"{x:.3f}" for x in numbers)])
+    return _rows(head, body, 1)
+
+
+def _members(result: dict[str, Any]) -> str:
+    blocks = []
+    for one in result["clusters"]["shown"]:
+        body = [[_shown(*of["tokens"]), f"{of['size']:,}", f"{of['indicator']:.4f}"] for of in one["members"]]
+        title = f"{one['k']} clusters of all tokens; the starts agree to {one['agreement']:.2f}:"
+        head = ["nearest to the centre", "tokens", f"median {result['undertrained']['indicator']}"]
+        blocks.append(f"{title}\n\n{_rows(head, body, 1)}")
+    return "\n\n".join(blocks)
+
+
+def _rates(result: dict[str, Any]) -> str:
+    found = result["undertrained"]
+    names = ["first quarter", "second", "third", "last", "all"]
+    head = [f"by {found['indicator']}", "n", "not repeated", "others not repeated", "repeated less than the other"]
+    body = [
+        [name, str(part["fails"]["n"]), *(_share(part[of]) for of in ("fails", "others_fail", "below"))]
+        for name, part in zip(names, found["parts"], strict=True)
+    ]
+    return _rows(head, body, 1)
+
+
+def _share(of: dict[str, Any]) -> str:
+    return f"{of['value']:.0%} [{of['interval'][0]:.0%}, {of['interval'][1]:.0%}]"
+
+
+def _candidates(result: dict[str, Any]) -> str:
+    found = result["undertrained"]
+    head = ["token", "id", found["indicator"], "repeated", "nearer to the centroid than"]
+    body = [
+        [
+            _shown(one["token"]),
+            str(one["id"]),
+            f"{one['indicator']:.4f}",
+            f"{one['repeated']:.2%}",
+            f"{1 - one['centroid_rank']:.0%}",
+        ]
+        for one in found["candidates"][:SHOWN]
+    ]
+    return _rows(head, body, 1)
+
+
+def _centroid(result: dict[str, Any]) -> str:
+    low, _, middle, _, high = result["centroid"]["quantiles"]
+    nearest, farthest = (_shown(*(one["token"] for one in result["centroid"][of])) for of in ("nearest", "farthest"))
+    special = ", ".join(f"{_shown(one['token'])} {one['value']:.4f}" for one in result["undertrained"]["special"])
+    found = result["undertrained"]
+    unused = f" ({found['n_unused']} known to be unused: {_shown(*found['unused'])})" if found["n_unused"] else ""
+    return (
+        f"- {found['indicator'].capitalize()}{unused}: median of all tokens {found['median']:.4f}; special tokens: "
+        f"{special or 'none'}.\n"
+        f"- Distance from the centroid: {low:.2f} to {high:.2f}, median {middle:.2f}. Nearest: {nearest}. Farthest: "
+        f"{farthest}."
+    )
+
+
+def figure(folder: Path) -> Figure:
+    """For each model: silhouettes beside those of the Gaussian, and how well candidates are repeated."""
+    from matplotlib.figure import Figure
+
+    results = found_in(folder)
+    drawn = Figure(figsize=(10, 3.4 * len(results)), layout="constrained")
+    axes = drawn.subplots(len(results), 2, squeeze=False)
+    for (left, right), result in zip(axes, results, strict=True):
+        for name, of, style in (("embeddings", "tried", "o-"), ("Gaussian of the same extent", "control", "o--")):
+            fits = result["clusters"][of]
+            left.plot([fit["k"] for fit in fits], [fit["silhouette"] for fit in fits], style, label=name)
+        left.set_xscale("log", base=2)
+        ks = [fit["k"] for fit in result["clusters"]["tried"]]
+        left.set_xticks(ks, [str(k) for k in ks])
+        left.set_xlabel("clusters")
+        left.set_ylabel("silhouette")
+        left.set_title(result["config"]["model"], loc="left")
+        candidates = result["undertrained"]["candidates"]
+        at = np.arange(1, len(candidates) + 1)
+        for of, name in (("repeated", "candidates"), ("beside_repeated", "tokens of like frequency")):
+            probability = np.maximum([one[of] for one in candidates], 1e-8)
+            right.plot(at, probability, ".", label=name)
+        right.axhline(0.01, color="black", linewidth=0.8, linestyle=":")
+        right.set_yscale("log")
+        right.set_xlabel(f"rank by {result['undertrained']['indicator']}")
+        right.set_ylabel("probability where it must be repeated")
+        for ax in (left, right):
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.legend(frameon=False, fontsize="small")
+    return drawn
+
+
+if __name__ == "__main__":
+    do_or_print(lambda: command(run, DEFAULT, __doc__, PRESETS), table, figure)
