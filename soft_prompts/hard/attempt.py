@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -77,6 +77,11 @@ class Attempt:
         return self.spent < self.passes
 
     @property
+    def affordable(self) -> int:
+        """How many prompts can still be looked at."""
+        return max(0, self.passes - self.spent) // len(self.examples)
+
+    @property
     def done(self) -> float:
         """Share of the passes that is spent."""
         return min(1.0, self.spent / self.passes)
@@ -101,22 +106,23 @@ class Attempt:
 
 
 Asking = Generator["Slope | Losses", "tuple[float, Tensor] | Tensor", None]
-Search = Callable[[Attempt], Asking]
-"""Asks, and goes on with the answers, until the attempt's passes are spent. What is good on the way, it notes."""
+Search = Callable[[Attempt, Tensor], Asking]
+"""Begins at a prompt that survives, int64 [n], asks, and goes on with the answers, until the attempt's passes are
+spent. What is good on the way, it notes."""
 
 
-def run_together(
-    searches: Sequence[tuple[Search, Attempt]], task: Task, token_budget: int, told: Callable[[], None] = lambda: None
-) -> None:
+def rounds(searches: Sequence[tuple[Search, Attempt]], task: Task, token_budget: int) -> Iterator[None]:
     """Run searches side by side: what they ask for at a time is computed in shared forward passes.
 
     Args:
         searches: Each search and its attempt, which holds what was found when all are done; of one model.
         task: Whose loss is taken.
         token_budget: Positions in one pass at most.
-        told: Called after every round.
+
+    Yields:
+        After every round of asks and answers.
     """
-    asking = [(search(attempt), attempt) for search, attempt in searches]
+    asking = [(search(attempt, attempt.start), attempt) for search, attempt in searches]
     pending = [(generator, attempt, ask) for generator, attempt in asking if (ask := next(generator, None))]
     while pending:
         slopes = [(a, ask) for _, a, ask in pending if isinstance(ask, Slope)]
@@ -129,7 +135,7 @@ def run_together(
                 pending.append((generator, attempt, generator.send(next(answers))))
             except StopIteration:
                 continue
-        told()
+        yield
 
 
 def _slopes(asked: Sequence[tuple[Attempt, Slope]], task: Task, token_budget: int) -> list[tuple[float, Tensor]]:

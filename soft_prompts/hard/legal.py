@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,59 +13,77 @@ from torch import Tensor
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.language_model import LanguageModel
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
+
+@dataclass(frozen=True)
 class Legal:
-    """The tokens that a prompt may hold. Special tokens never are: they are no text."""
+    """What a prompt may be. Its text is what a person types, so it counts as the tokens that the tokenizer makes of it:
+    a prompt survives if these are its own, also with what stands behind it."""
 
-    def __init__(
-        self, model: LanguageModel, banned: Sequence[str] = (), plain_ascii: bool = False, no_overlap: Sequence[str] = ()
-    ):
-        """
+    tokenizer: PreTrainedTokenizerBase
+    mask: Tensor
+    """bool [V], the tokens that it may hold."""
+    followed_by: tuple[str, ...] = ()
+    """Texts that stand right behind it."""
+
+    @classmethod
+    def of(cls, model: LanguageModel, banned: Sequence[str] = (), plain_ascii: bool = False) -> Legal:
+        """All tokens that are text: no special tokens, no parts of characters.
+
         Args:
             model: Whose tokens they are.
             banned: No token may hold any of these strings, upper or lower case.
             plain_ascii: Printable ASCII only.
-            no_overlap: Texts of which no token may be used, with or without a space before it.
 
         Raises:
             SoftPromptsError: Nothing is left.
         """
-        self.tokenizer = model.tokenizer
-        n = len(model.vocabulary)
-        written = self.tokenizer.batch_decode([[i] for i in range(n)], clean_up_tokenization_spaces=False)
-        special = set(self.tokenizer.all_special_ids)
-        overlap = {
-            i
-            for text in no_overlap
-            for form in (text, " " + text, text.strip())
-            for i in self.tokenizer(form, add_special_tokens=False)["input_ids"]
-        }
+        tokenizer, special = model.tokenizer, set(model.tokenizer.all_special_ids)
         lowered = [word.lower() for word in banned]
 
         def may(i: int, text: str) -> bool:
-            readable = text and "\ufffd" not in text  # a part of a character is no text
+            is_text = bool(text) and "\ufffd" not in text and i not in special
             plain = not plain_ascii or (text.isascii() and text.isprintable())
-            return bool(readable and plain) and i not in special | overlap and not any(w in text.lower() for w in lowered)
+            return is_text and plain and not any(word in text.lower() for word in lowered)
 
-        self.mask = torch.tensor([may(i, text) for i, text in enumerate(written)], device=model.device)
-        """bool [V]"""
+        ids = [[i] for i in range(len(model.vocabulary))]
+        texts = tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+        mask = torch.tensor([may(i, text) for i, text in enumerate(texts)], device=model.device)
+        return cls(tokenizer, mask)._not_empty()
+
+    def before(self, texts: Sequence[str], no_overlap: bool = False) -> Legal:
+        """What may stand before texts.
+
+        Args:
+            texts: They stand right behind the prompt, each by itself.
+            no_overlap: Their own tokens may not be used, with or without a space before a word.
+
+        Raises:
+            SoftPromptsError: Nothing is left.
+        """
+        mask = self.mask.clone()
+        for form in {form for text in texts for form in (text, text.strip(), " " + text.strip()) if no_overlap}:
+            mask[self.read_back([form])[0]] = False
+        return replace(self, mask=mask, followed_by=tuple(texts))._not_empty()
+
+    def _not_empty(self) -> Legal:
         if not self.mask.any():
             raise SoftPromptsError("no token is left that a prompt may hold; ban fewer.")
+        return self
 
     @cached_property
     def ids(self) -> Tensor:
-        """The legal tokens, int64 [n]."""
+        """The legal tokens in ascending order, int64 [n]."""
         return self.mask.nonzero()[:, 0]
 
-    def read_back(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """What the tokenizer makes of the prompts' texts."""
-        if not len(prompts):
-            return []
-        texts = self.tokenizer.batch_decode(prompts, clean_up_tokenization_spaces=False)
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    def read_back(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of texts."""
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def survives(self, prompts: Tensor) -> Tensor:
-        """Whether each prompt's text is read back as the same tokens: others cannot be typed.
+        """Whether each prompt's text is read back as the same tokens, also with what stands behind it.
 
         Args:
             prompts: int64 [B, n].
@@ -72,8 +92,13 @@ class Legal:
             bool [B].
         """
         tokens = prompts.tolist()
-        same = [x == y for x, y in zip(tokens, self.read_back(tokens), strict=True)]
-        return torch.tensor(same, dtype=torch.bool, device=prompts.device)
+        texts = self.tokenizer.batch_decode(tokens, clean_up_tokenization_spaces=False) if tokens else []
+        fine = [True] * len(tokens)
+        for behind in ("", *self.followed_by):
+            own = self.read_back([behind])[0] if behind else []
+            read = self.read_back([text + behind for text in texts])
+            fine = [ok and found == prompt + own for ok, found, prompt in zip(fine, read, tokens, strict=True)]
+        return torch.tensor(fine, dtype=torch.bool, device=prompts.device)
 
     def random(self, n: int, generator: torch.Generator) -> Tensor:
         """A random prompt that survives.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -44,10 +41,10 @@ def _looks(attempt: Attempt, prompt: Tensor, seen: set[tuple[int, ...]]) -> Aski
     attempt.note(losses.item(), prompt)
 
 
-def soft(attempt: Attempt, rate: float = 0.3) -> Asking:
+def soft(attempt: Attempt, start: Tensor, rate: float = 0.3) -> Asking:
     """Embeddings that are free while they are optimised. Its prompt is made of the tokens nearest to them."""
     scale, seen = attempt.model.scale, set()
-    rows = attempt.embed(attempt.start) / scale
+    rows = attempt.embed(start) / scale
     descent = _Descent(rows, rate)
     while attempt.left:
         attempt.turn()
@@ -57,11 +54,11 @@ def soft(attempt: Attempt, rate: float = 0.3) -> Asking:
         yield from _looks(attempt, nearest(attempt, rows.detach()), seen)
 
 
-def projected(attempt: Attempt, rate: float = 0.3) -> Asking:
+def projected(attempt: Attempt, start: Tensor, rate: float = 1.0) -> Asking:
     """Free embeddings, moved by the gradient at the legal tokens nearest to them (PEZ: Wen et al. 2023, arXiv
     2302.03668, algorithm 1)."""
     scale = attempt.model.scale
-    rows = attempt.embed(attempt.start) / scale
+    rows = attempt.embed(start) / scale
     descent = _Descent(rows, rate)
     while attempt.left:
         attempt.turn()
@@ -71,13 +68,15 @@ def projected(attempt: Attempt, rate: float = 0.3) -> Asking:
         descent.step(gradient * scale, attempt.done)
 
 
-def mixture(attempt: Attempt, rate: float = 0.3, temperatures: tuple[float, float] = (1.0, 0.05)) -> Asking:
+def mixture(
+    attempt: Attempt, start: Tensor, rate: float = 1.0, temperatures: tuple[float, float] = (1.0, 0.05)
+) -> Asking:
     """Every row is a mixture of all legal tokens, softmax(logits / temperature). The temperature falls, so that each
     comes to be one token."""
     ids, seen = attempt.legal.ids, set()
     tokens = attempt.embed(ids)  # [V, D]
-    logits = 0.01 * torch.randn(len(attempt.start), len(ids), generator=attempt.random).to(tokens.device)
-    logits[torch.arange(len(attempt.start)), torch.searchsorted(ids, attempt.start)] += 1
+    logits = 0.01 * torch.randn(len(start), len(ids), generator=attempt.random).to(tokens.device)
+    logits[torch.arange(len(start)), torch.searchsorted(ids, start)] += 1
     descent = _Descent(logits, rate)
     first, last = temperatures
     while attempt.left:
@@ -104,13 +103,13 @@ def mixed(logits: Tensor, temperature: float, tokens: Tensor) -> Tensor:
     return (logits / temperature).softmax(-1) @ tokens
 
 
-def gcg(attempt: Attempt, width: int = 512, best: int = 256) -> Asking:
+def gcg(attempt: Attempt, start: Tensor, width: int = 512, best: int = 256) -> Asking:
     """Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1), with nanoGCG's sizes.
 
     In each step the gradient names the ``best`` tokens for every place. ``width`` prompts with one token changed, drawn
     evenly from those, are tried, and the one of the lowest loss is taken, even if it is worse than the one before.
     """
-    ids, prompt = attempt.legal.ids, attempt.start
+    ids, prompt = attempt.legal.ids, start
     tokens = attempt.embed(ids)
     while attempt.left:
         attempt.turn()
@@ -119,7 +118,7 @@ def gcg(attempt: Attempt, width: int = 512, best: int = 256) -> Asking:
         place = torch.randint(len(prompt), (width,), generator=attempt.random)
         token = promising[place, torch.randint(promising.shape[1], (width,), generator=attempt.random)]
         tried = changed(prompt, place, token)
-        tried = tried[attempt.legal.survives(tried)]
+        tried = tried[attempt.legal.survives(tried)][: attempt.affordable]
         if len(tried):
             losses = yield Losses(tried)
             prompt = tried[losses.argmin()]
@@ -133,7 +132,7 @@ def changed(prompt: Tensor, place: Tensor, token: Tensor) -> Tensor:
     return tried
 
 
-def narrow(attempt: Attempt, widths: tuple[int, int] = (8, 128)) -> Asking:
+def narrow(attempt: Attempt, start: Tensor, widths: tuple[int, int] = (8, 128)) -> Asking:
     """Coordinate search that tries few prompts in a step, and so takes many steps.
 
     As in ``gcg``, the gradient says which changes of one token are promising. But they are drawn without replacement,
@@ -141,7 +140,7 @@ def narrow(attempt: Attempt, widths: tuple[int, int] = (8, 128)) -> Asking:
     is left for a better one only. And the number of prompts that are tried doubles after a step without success, and is
     halved after one with.
     """
-    ids, prompt, width, refused = attempt.legal.ids, attempt.start, widths[0], set()
+    ids, prompt, width, refused = attempt.legal.ids, start, widths[0], set()
     tokens = attempt.embed(ids)
     while attempt.left:
         attempt.turn()
@@ -153,13 +152,13 @@ def narrow(attempt: Attempt, widths: tuple[int, int] = (8, 128)) -> Asking:
         place, token = drawn(promised, 2 * width + len(refused), attempt.random)
         tried = changed(prompt, place, ids[token])
         new = torch.tensor([tuple(row) not in refused for row in tried.tolist()], device=tried.device)
-        tried = tried[new & attempt.legal.survives(tried)][:width]
+        tried = tried[new & attempt.legal.survives(tried)][: min(width, attempt.affordable)]
         if not len(tried):
             width = min(widths[1], 2 * width)
             continue
         losses = yield Losses(tried)
         together = merged(prompt, tried[losses < loss], losses[losses < loss])
-        together = together[attempt.legal.survives(together)]
+        together = together[attempt.legal.survives(together)][: attempt.affordable]
         if len(together):
             more = yield Losses(together)
             tried, losses = torch.cat([tried, together]), torch.cat([losses, more])
@@ -214,11 +213,11 @@ def merged(prompt: Tensor, better: Tensor, losses: Tensor) -> Tensor:
 def then(first: Search, second: Search, share: float) -> Search:
     """Spend a share of the passes on one search, and the others on another that starts from the best prompt so far."""
 
-    def both(attempt: Attempt) -> Asking:
+    def both(attempt: Attempt, start: Tensor) -> Asking:
         passes = attempt.passes
         attempt.passes = round(share * passes)
-        yield from first(attempt)
-        attempt.passes, attempt.start = passes, attempt.prompt
-        yield from second(attempt)
+        yield from first(attempt, start)
+        attempt.passes = passes
+        yield from second(attempt, attempt.prompt)
 
     return both
