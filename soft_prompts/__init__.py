@@ -23,6 +23,7 @@ _USED_BY_SCRIPTS = {
     "in_full": "cli",
     "on_pocket": "cli",
     "on_smollm2": "cli",
+    "probed": "cli",
     "rate": "stats",
     "ratio": "stats",
 }

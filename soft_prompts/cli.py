@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
@@ -205,6 +205,18 @@ def on_pocket(published: Sweep, task: Task, **train: float) -> Sweep:
     small = {"steps": 100, "batch_size": 8, "n_evaluations": 1, "eval_documents": 64, "validation_documents": 32}
     # A model this small gains little by bfloat16, and its results are the same everywhere.
     return _short(published, task, "pocket", "float32", {**small, **train})
+
+
+def probed(sweep: Sweep, probe: Literal["fragility", "retrodiction"], **task: object) -> Sweep:
+    """An experiment whose prompts are probed. Controls have no part in that.
+
+    Args:
+        sweep: The experiment.
+        probe: What is measured on its prompts.
+        task: Changes to its task.
+    """
+    changed = replace(sweep.task, **task)
+    return replace(sweep, experiment=f"{probe}_{sweep.experiment}", task=changed, controls=(), probes=(probe,))
 
 
 def on_smollm2(published: Sweep, task: Task, **train: int) -> Sweep:

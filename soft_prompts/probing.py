@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from soft_prompts.console import say, warn
 from soft_prompts.engine.prompted import Bench
+from soft_prompts.hard.retrodiction import retrodiction
+from soft_prompts.interventions.base import Intervention
 from soft_prompts.prepare import asked_for, load_model, make_bench, with_separator
 from soft_prompts.probes.fragility import fragility
 from soft_prompts.results.record import Result
@@ -19,22 +22,23 @@ from soft_prompts.training.run import Run
 
 
 def probe(sweep: Sweep, runs: Sequence[Run]) -> None:
-    """Measure the fragility of all finished prompts of one model that have none yet. Controls have none.
+    """Measure all finished prompts of one model that were not measured yet. Controls have no part in that.
 
     A run without a snapshot, as results of others come, is left out, and it is said.
 
     Args:
-        sweep: How the model is loaded, and where the files are.
+        sweep: What is measured, how the model is loaded, and where the files are.
         runs: The runs of one model.
 
     Raises:
         SoftPromptsError: The model, the data or a result cannot be read.
     """
-    due = [run for run in runs if run.n_tokens and asked_for(run) and _is_due(run, sweep)]
+    due = [run for run in runs if run.n_tokens and asked_for(run) and _lacking(run, sweep)]
     lost = [run for run in due if not run.snapshot_path(sweep.out).exists()]
     if lost:
+        what = " and ".join(sweep.probes)
         warn(
-            f"the fragility of {len(lost)} finished prompt{'s' * (len(lost) > 1)} is not measured, as there is no "
+            f"the {what} of {len(lost)} finished prompt{'s' * (len(lost) > 1)} is not measured, as there is no "
             f"snapshot below {sweep.out / 'snapshots'} (such as that of {lost[0]}); --force trains again."
         )
     due = [run for run in due if run not in lost]
@@ -46,24 +50,43 @@ def probe(sweep: Sweep, runs: Sequence[Run]) -> None:
         bench = make_bench(sweep, with_separator(sweep, model, of_task[0]), of_task[0])
         for i, run in enumerate(of_task):
             say(f"probing {run} ({i + 1} of {len(of_task)})")
-            with CLOCK.stage("fragility"):
-                try:
-                    _add(sweep, run, bench)
-                except Exception as error:  # of any kind, such as a device's own: the other prompts are probed
-                    warn(f"the fragility of {run} is not measured ({type(error).__name__}: {error}).")
+            for name in _lacking(run, sweep):
+                with CLOCK.stage(name):
+                    try:
+                        _add(sweep, run, bench, name)
+                    except Exception as error:  # of any kind, such as a device's own: the other prompts are probed
+                        warn(f"the {name} of {run} is not measured ({type(error).__name__}: {error}).")
 
 
-def _is_due(run: Run, sweep: Sweep) -> bool:
+def _lacking(run: Run, sweep: Sweep) -> list[str]:
+    """The probes that a finished run's result does not hold yet."""
     path = run.result_path(sweep.out)
-    return path.exists() and Result.load(path).fragility is None
+    if not path.exists():
+        return []
+    result = Result.load(path)
+    return [name for name in sweep.probes if getattr(result, name) is None]
 
 
-def _add(sweep: Sweep, run: Run, bench: Bench) -> None:
+def _add(sweep: Sweep, run: Run, bench: Bench, name: str) -> None:
     """Measure a run's prompt and write its result again."""
+    prompt = load_prompt(run.snapshot_path(sweep.out), bench.model)
+    path = run.result_path(sweep.out)
+    replace(Result.load(path), **{name: PROBES[name](bench, prompt, run)}).save(path)
 
+
+def _fragility(bench: Bench, prompt: Intervention, run: Run) -> dict[str, Any] | None:
     def give_gradients(moved, documents) -> None:
         accumulate_gradients(bench.model, run.target, moved, [documents] * len(moved), bench.token_budget)
 
-    prompt = load_prompt(run.snapshot_path(sweep.out), bench.model)
-    path = run.result_path(sweep.out)
-    replace(Result.load(path), fragility=fragility(bench, prompt, give_gradients)).save(path)
+    return fragility(bench, prompt, give_gradients)
+
+
+def _retrodiction(bench: Bench, prompt: Intervention, run: Run) -> dict[str, Any] | None:
+    return retrodiction(bench, prompt, run.target)
+
+
+PROBES: dict[str, Callable[[Bench, Intervention, Run], dict[str, Any] | None]] = {
+    "fragility": _fragility,
+    "retrodiction": _retrodiction,
+}
+"""What is measured by its name, which is also that of the result's field."""

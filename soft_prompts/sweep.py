@@ -50,9 +50,10 @@ class Sweep:
     doublings: int = 0
     """Try twice the steps, at most so often, until that no longer helps: until the validation loss of no prompt length
     falls by more than 0.005 nats and 2 % of the largest gain. Tried with the first seed, then all is measured."""
-    probes: tuple[Literal["fragility"], ...] = ()
+    probes: tuple[Literal["fragility", "retrodiction"], ...] = ()
     """What is measured on finished prompts beside their loss. fragility: how much noise, how many left-out tokens they
-    bear. Runs that were finished before are probed, too, if their snapshots are there."""
+    bear. retrodiction: which texts do what they do. Runs that were finished before are probed, too, if their snapshots
+    are there."""
     control_seeds: int | None = None
     """How many of the seeds, from the first on, controls are measured with. None: all. A control costs as much as the
     model, and where it is far from it, its own training luck hardly matters."""
@@ -114,7 +115,7 @@ class Sweep:
                 f"--anchor is {self.anchor!r}, but must be lora, text:..., texts:FILE or model:NAME, or be left out."
             )
         if self.probes and self.train.intervention != "prompt":
-            raise SoftPromptsError(f"--probes fragility is of prompts, not of {self.train.intervention}: leave it out.")
+            raise SoftPromptsError(f"--probes is of prompts, not of {self.train.intervention}: leave it out.")
         if self.device_map == "auto" and n_processes_here() > 1:
             raise SoftPromptsError(
                 f"--device-map auto takes all GPUs of a machine, but {n_processes_here()} processes were started here; "

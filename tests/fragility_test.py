@@ -17,8 +17,9 @@ Expected: what is near is a wide valley, since many prompts bring it out; so fra
 """
 
 from dataclasses import replace
+from functools import partial
 
-from soft_prompts import Sweep, main
+from soft_prompts import main, probed
 
 from . import (
     autoregressive_test,
@@ -29,13 +30,7 @@ from . import (
     skip_tokens_test,
 )
 
-
-def fragile(sweep: Sweep, **task: object) -> Sweep:
-    """An experiment whose prompts are probed. Controls have no part in that."""
-    name, task = f"fragility_{sweep.experiment}", replace(sweep.task, **task)
-    return replace(sweep, experiment=name, task=task, controls=(), probes=("fragility",))
-
-
+fragile = partial(probed, probe="fragility")
 DEFAULT = fragile(chess_test.DEFAULT)
 POCKET = fragile(chess_test.POCKET)
 OTHERS = {

@@ -49,6 +49,7 @@ class Attempt:
         start: Tensor,
         passes: int,
         seed: int = 0,
+        keep_last: bool = False,
     ):
         """
         Args:
@@ -58,8 +59,11 @@ class Attempt:
             start: int64 [n], a prompt that survives.
             passes: Forward passes of one text that may be spent; one with its gradient counts as FOR_A_GRADIENT.
             seed: Source of the search's chance.
+            keep_last: Keep the prompt that was noted last, not that of the lowest loss: losses of different texts do
+                not compare.
         """
         self.model, self.legal, self._batches, self.start, self.passes = model, legal, batches, start, passes
+        self._keep_last = keep_last
         self.random = torch.Generator().manual_seed(seed)
         self.examples = next(batches)
         """The batch that asks are answered on."""
@@ -92,11 +96,11 @@ class Attempt:
 
     def embed(self, prompts: Tensor) -> Tensor:
         """Tokens [..., n] as the model reads them, float32 [..., n, D]."""
-        return self.model.vocabulary[prompts].float()
+        return self.legal.rows[prompts]
 
     def note(self, loss: float, prompt: Tensor) -> None:
         """Keep a prompt if it is the best so far and survives: its text is read back as the same tokens."""
-        if loss < self.loss and self.legal.survives(prompt[None])[0]:
+        if (loss < self.loss or self._keep_last) and self.legal.survives(prompt[None])[0]:
             self.loss, self.prompt = loss, prompt.clone()
             self.history.append((self.spent, loss))
 

@@ -23,8 +23,10 @@ class Legal:
     a prompt survives if these are its own, also with what stands behind it."""
 
     tokenizer: PreTrainedTokenizerBase
+    rows: Tensor
+    """float32 [V, D], the tokens as the model reads them."""
     mask: Tensor
-    """bool [V], the tokens that it may hold."""
+    """bool [V], those that it may hold."""
     followed_by: tuple[str, ...] = ()
     """Texts that stand right behind it."""
 
@@ -51,7 +53,7 @@ class Legal:
         ids = [[i] for i in range(len(model.vocabulary))]
         texts = tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
         mask = torch.tensor([may(i, text) for i, text in enumerate(texts)], device=model.device)
-        return cls(tokenizer, mask)._not_empty()
+        return cls(tokenizer, model.vocabulary.float(), mask)._not_empty()
 
     def before(self, texts: Sequence[str], no_overlap: bool = False) -> Legal:
         """What may stand before texts.
@@ -77,6 +79,14 @@ class Legal:
     def ids(self) -> Tensor:
         """The legal tokens in ascending order, int64 [n]."""
         return self.mask.nonzero()[:, 0]
+
+    def only(self, scores: Tensor) -> Tensor:
+        """Scores of tokens [..., V], with -inf for those that are not legal."""
+        return scores.masked_fill(~self.mask, -torch.inf)
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """The legal token that is nearest to each row by cosine: [n, D] -> int64 [n]."""
+        return self.only(rows.float() @ self.rows.T / self.rows.norm(dim=-1).clamp(min=1e-9)).argmax(-1)
 
     def read_back(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of texts."""

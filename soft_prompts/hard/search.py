@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soft_prompts.hard.attempt import Asking, Attempt, Losses, Search, Slope
 
 LOOKS = 32
 """How often a search over embeddings looks at the tokens that it has come to, at most."""
-
-
-def nearest(attempt: Attempt, rows: Tensor) -> Tensor:
-    """The legal token that is nearest to each row by cosine: [n, D] -> int64 [n]."""
-    ids = attempt.legal.ids
-    directions = nn.functional.normalize(attempt.embed(ids), dim=-1)
-    return ids[(nn.functional.normalize(rows, dim=-1) @ directions.T).argmax(-1)]
 
 
 class _Descent:
@@ -51,7 +44,7 @@ def soft(attempt: Attempt, start: Tensor, rate: float = 0.3) -> Asking:
         loss, gradient = yield Slope(rows.detach() * scale)
         attempt.note_soft(loss)
         descent.step(gradient * scale, attempt.done)
-        yield from _looks(attempt, nearest(attempt, rows.detach()), seen)
+        yield from _looks(attempt, attempt.legal.nearest(rows.detach()), seen)
 
 
 def projected(attempt: Attempt, start: Tensor, rate: float = 1.0) -> Asking:
@@ -62,7 +55,7 @@ def projected(attempt: Attempt, start: Tensor, rate: float = 1.0) -> Asking:
     descent = _Descent(rows, rate)
     while attempt.left:
         attempt.turn()
-        prompt = nearest(attempt, rows.detach())
+        prompt = attempt.legal.nearest(rows.detach())
         loss, gradient = yield Slope(attempt.embed(prompt))
         attempt.note(loss, prompt)
         descent.step(gradient * scale, attempt.done)
@@ -73,20 +66,19 @@ def mixture(
 ) -> Asking:
     """Every row is a mixture of all legal tokens, softmax(logits / temperature). The temperature falls, so that each
     comes to be one token."""
-    ids, seen = attempt.legal.ids, set()
-    tokens = attempt.embed(ids)  # [V, D]
-    logits = 0.01 * torch.randn(len(start), len(ids), generator=attempt.random).to(tokens.device)
-    logits[torch.arange(len(start)), torch.searchsorted(ids, start)] += 1
+    legal, seen = attempt.legal, set()
+    logits = 0.01 * torch.randn((len(start), len(legal.rows)), generator=attempt.random).to(legal.rows.device)
+    logits[torch.arange(len(start)), start] += 1
     descent = _Descent(logits, rate)
     first, last = temperatures
     while attempt.left:
         attempt.turn()
         with torch.enable_grad():
-            rows = mixed(logits, first * (last / first) ** attempt.done, tokens)
+            rows = mixed(legal.only(logits), first * (last / first) ** attempt.done, legal.rows)
         loss, gradient = yield Slope(rows.detach())
         attempt.note_soft(loss)
         descent.step(torch.autograd.grad(rows, logits, gradient)[0], attempt.done)
-        yield from _looks(attempt, ids[logits.detach().argmax(-1)], seen)
+        yield from _looks(attempt, legal.only(logits.detach()).argmax(-1), seen)
 
 
 def mixed(logits: Tensor, temperature: float, tokens: Tensor) -> Tensor:
@@ -109,16 +101,15 @@ def gcg(attempt: Attempt, start: Tensor, width: int = 512, best: int = 256) -> A
     In each step the gradient names the ``best`` tokens for every place. ``width`` prompts with one token changed, drawn
     evenly from those, are tried, and the one of the lowest loss is taken, even if it is worse than the one before.
     """
-    ids, prompt = attempt.legal.ids, start
-    tokens = attempt.embed(ids)
+    legal, prompt = attempt.legal, start
     while attempt.left:
         attempt.turn()
         _, gradient = yield Slope(attempt.embed(prompt))
-        promising = ids[(-gradient @ tokens.T).topk(min(best, len(ids))).indices]  # [n, best]
+        promising = legal.only(-gradient @ legal.rows.T).topk(min(best, len(legal.ids))).indices  # [n, best]
         place = torch.randint(len(prompt), (width,), generator=attempt.random)
         token = promising[place, torch.randint(promising.shape[1], (width,), generator=attempt.random)]
         tried = changed(prompt, place, token)
-        tried = tried[attempt.legal.survives(tried)][: attempt.affordable]
+        tried = tried[legal.survives(tried)][: attempt.affordable]
         if len(tried):
             losses = yield Losses(tried)
             prompt = tried[losses.argmin()]
@@ -140,25 +131,25 @@ def narrow(attempt: Attempt, start: Tensor, widths: tuple[int, int] = (8, 128)) 
     is left for a better one only. And the number of prompts that are tried doubles after a step without success, and is
     halved after one with.
     """
-    ids, prompt, width, refused = attempt.legal.ids, start, widths[0], set()
-    tokens = attempt.embed(ids)
+    legal, prompt, width, refused = attempt.legal, start, widths[0], set()
     while attempt.left:
         attempt.turn()
         rows = attempt.embed(prompt)
         loss, gradient = yield Slope(rows)
         attempt.note(loss, prompt)
-        promised = (gradient * rows).sum(-1, keepdim=True) - gradient @ tokens.T  # [n, V], by which the loss falls
-        promised[torch.arange(len(prompt)), torch.searchsorted(ids, prompt)] = -torch.inf
+        # [n, V], by how much the loss falls with a token in the place of the prompt's own
+        promised = legal.only((gradient * rows).sum(-1, keepdim=True) - gradient @ legal.rows.T)
+        promised[torch.arange(len(prompt)), prompt] = -torch.inf
         place, token = drawn(promised, 2 * width + len(refused), attempt.random)
-        tried = changed(prompt, place, ids[token])
+        tried = changed(prompt, place, token)
         new = torch.tensor([tuple(row) not in refused for row in tried.tolist()], device=tried.device)
-        tried = tried[new & attempt.legal.survives(tried)][: min(width, attempt.affordable)]
+        tried = tried[new & legal.survives(tried)][: min(width, attempt.affordable)]
         if not len(tried):
             width = min(widths[1], 2 * width)
             continue
         losses = yield Losses(tried)
         together = merged(prompt, tried[losses < loss], losses[losses < loss])
-        together = together[attempt.legal.survives(together)][: attempt.affordable]
+        together = together[legal.survives(together)][: attempt.affordable]
         if len(together):
             more = yield Losses(together)
             tried, losses = torch.cat([tried, together]), torch.cat([losses, more])
@@ -175,17 +166,19 @@ def drawn(promised: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Te
     that of the best changes of each place: these differ in weight, but not by orders of magnitude.
 
     Args:
-        promised: [n, V], by how much the loss would fall.
-        n: How many.
+        promised: [n, V], by how much the loss would fall; -inf for what is no change.
+        n: How many at most.
         random: Source of chance, on the CPU.
 
     Returns:
-        Places and columns, int64 [n] each.
+        Places and tokens, int64 [n] each.
     """
-    spread = promised.topk(min(256, promised.shape[1] - 1)).values.std().clamp(min=1e-9)
+    possible = promised.isfinite()
+    best = promised.topk(min(256, int(possible.sum(1).min()))).values
+    spread = best.std().nan_to_num(0.0).clamp(min=1e-9)
     uniform = torch.rand(promised.shape, generator=random).clamp(1e-9, 1 - 1e-7).to(promised.device)
     keys = promised / spread - torch.log(-torch.log(uniform))
-    chosen = keys.flatten().topk(min(n, keys.numel() - len(keys))).indices
+    chosen = keys.flatten().topk(min(n, int(possible.sum()))).indices
     return chosen // keys.shape[1], chosen % keys.shape[1]
 
 

@@ -111,6 +111,8 @@ class Result:
     ("nats_after"). None: not counted."""
     fragility: dict[str, Any] | None = None
     """How the prompt bears small changes: soft_prompts.probes.fragility. None: not measured."""
+    retrodiction: dict[str, Any] | None = None
+    """What the prompt says, in texts: soft_prompts.hard.retrodiction. None: not measured."""
     schema: int = field(default=SCHEMA)
     """Version of the file."""
 
@@ -273,6 +275,12 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
         levels = [fragility["unmoved"], *fragility["noise"]]
         if any(len(level["document_losses"]) != len(fragility["documents"]) for level in levels):
             yield "the numbers of losses and documents in fragility differ"
+    if retrodiction := values.get("retrodiction"):
+        if unknown := set(retrodiction["documents"]) - set(held_out["documents"]):
+            yield f"retrodiction/documents has {len(unknown)} that are not held out"
+        numbers = [one[of] for one in retrodiction["texts"] for of in ("document_losses", "document_divergences")]
+        if any(len(of_one) != len(retrodiction["documents"]) for of_one in numbers):
+            yield "the numbers of losses and documents in retrodiction differ"
     for place, numbers in by_document.items():
         if numbers is not None and len(numbers) != n:
             yield f"at {place[:200]} are {len(numbers)} numbers for {n} documents"

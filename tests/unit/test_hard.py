@@ -17,7 +17,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.hard.attempt import Attempt, Losses, Slope, rounds
 from soft_prompts.hard.comparison import METHODS, Target, compare
 from soft_prompts.hard.legal import Legal
-from soft_prompts.hard.search import changed, drawn, gcg, merged, mixed, narrow, nearest
+from soft_prompts.hard.search import changed, drawn, gcg, merged, mixed, narrow
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SECRET
 from soft_prompts.tasks.base import Task
@@ -126,8 +126,7 @@ def test_a_mixture_that_is_cold_is_its_token_and_a_token_is_nearest_to_itself(po
     torch.testing.assert_close(mixed(logits, 1e-3, tokens), tokens[[1, 0]])
     torch.testing.assert_close(mixed(torch.zeros(1, 3), 1.0, tokens), tokens.mean(0, keepdim=True))
     prompt = torch.tensor(ids(pocket, " the man of the sea"))
-    attempt = Attempt(pocket, legal, repeat([example(pocket, " x")]), prompt, 9)
-    assert nearest(attempt, 0.2 * attempt.embed(prompt)).tolist() == prompt.tolist()  # by direction, not by length
+    assert legal.nearest(0.2 * legal.rows[prompt]).tolist() == prompt.tolist()  # by direction, not by length
 
 
 def test_changes_are_drawn_by_what_they_promise_and_none_twice() -> None:

@@ -121,6 +121,19 @@ def test_finished_prompts_are_probed_without_being_trained_again(chess, tmp_path
     assert "probing" not in chess("--probes", "fragility")[1]  # it is known
 
 
+def test_a_probe_that_is_lacking_is_added_to_those_that_are_there(chess, monkeypatch) -> None:
+    monkeypatch.setattr("soft_prompts.hard.retrodiction.SEARCHED", 24)
+    _, _, paths = chess("--probes", "fragility")
+    before = Result.load(paths[1])
+    code, said, _ = chess("--probes", "fragility", "retrodiction")
+    after = Result.load(paths[1])
+    assert code == 0 and "is not measured" not in said
+    assert after.fragility == before.fragility and replace(after, retrodiction=None) == before
+    kinds = [one["kind"] for one in after.retrodiction["texts"]]
+    assert kinds[:2] == ["no text", "random tokens"] and "openings of training documents" in kinds
+    assert len(after.retrodiction["frames"]) == 4
+
+
 def test_a_finished_prompt_without_a_snapshot_is_not_probed_and_it_is_said(chess, tmp_path) -> None:
     _, _, paths = chess()
     for snapshot in tmp_path.glob("snapshots/**/tokens-0002*.safetensors"):

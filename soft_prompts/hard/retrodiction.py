@@ -1,0 +1,187 @@
+"""What does a soft prompt say? Texts are ranked by how nearly the model, behind them, predicts what it predicts behind
+the prompt; and the prompt is put into sentences, which the model goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.engine.evaluate import evaluate
+from soft_prompts.engine.forward import forward_pass, pack
+from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.errors import SoftPromptsError
+from soft_prompts.hard.attempt import Attempt, rounds
+from soft_prompts.hard.legal import Legal
+from soft_prompts.hard.search import narrow
+from soft_prompts.interventions.base import Intervention
+from soft_prompts.interventions.soft_prompt import SoftPrompt
+from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.tasks.base import Task
+
+LENGTH = 12
+"""Tokens of a candidate text at most."""
+EACH = 32
+"""Candidates of a kind."""
+CHECKED = 16
+"""Documents on which they are compared, at most: validation documents to choose, as many held-out ones to measure."""
+SEARCHED, SEARCHED_ON = 1200, 4
+"""Forward passes of a search for a text with a low loss, and training documents in each of its steps."""
+FRAMES = (("", ""), ("Please ", "."), ("Repeat this: ", "\nAgain: "), ("The words ", " mean"))
+"""What stands before and behind the prompt, when the model goes on with a sentence."""
+CONTINUED = 24
+"""New tokens behind a frame."""
+LOGITS = 2**26
+"""Held at once, at most."""
+NOTHING, RANDOM = "no text", "random tokens"
+BASELINES = (NOTHING, RANDOM)
+"""Kinds of candidates that know nothing of the prompt."""
+
+
+def retrodiction(bench: Bench, prompt: Intervention, task: Task) -> dict[str, Any] | None:
+    """Find texts that do what a finished prompt does.
+
+    Args:
+        bench: Model and documents.
+        prompt: Soft prompt or generator.
+        task: What it was trained for.
+
+    Returns:
+        What a result records under "retrodiction"; None for a prompt of no tokens. "documents": those that texts are
+        measured on. "texts": for every kind of candidate the one of the lowest divergence on validation documents:
+        "kind", "tried" (how many), "text", "validation_divergence", "document_divergences" (Kullback-Leibler divergence
+        of the predictions behind the text from those behind the prompt, nats by document), "document_losses" (nats by
+        document behind the text). "frames": "frame" and "continuation".
+
+    Raises:
+        SoftPromptsError: There are no validation documents to choose by.
+    """
+    if not prompt.n_tokens:
+        return None
+    chosen_on, measured_on = ([e for e in of if e.n_scored][:CHECKED] for of in (bench.validation, bench.held_out))
+    if not chosen_on:
+        raise SoftPromptsError("texts are chosen on validation documents; give some with --train.validation-documents.")
+    model, texts = bench.model, []
+    for kind, candidates in candidates_for(bench, prompt, task).items():
+        if not candidates:
+            continue
+        sums = divergences(model, prompt, candidates, chosen_on, bench.token_budget)
+        best = int(np.argmin(sums.sum(1)))
+        (apart,) = divergences(model, prompt, [candidates[best]], measured_on, bench.token_budget)
+        (scores,) = evaluate(model, [_said(model, candidates[best])], measured_on, bench.token_budget)
+        text = model.tokenizer.decode(candidates[best], clean_up_tokenization_spaces=False)
+        texts.append(
+            {
+                "kind": kind,
+                "tried": len(candidates),
+                "text": text,
+                "validation_divergence": float(sums[best].sum() / sum(e.n_scored for e in chosen_on)),
+                "document_divergences": apart.round(4).tolist(),
+                "document_losses": scores.sums.round(4).tolist(),
+            }
+        )
+    return {"documents": [e.document for e in measured_on], "texts": texts, "frames": framed(bench, prompt)}
+
+
+def candidates_for(bench: Bench, prompt: Intervention, task: Task) -> dict[str, list[list[int]]]:
+    """Kind of text -> candidates, tokens each. All are read back as the same tokens, so they can be typed."""
+    random = torch.Generator().manual_seed(0)
+    legal = Legal.of(bench.model)
+    documents = list(islice(task.examples("train", bench.encoding, 0), EACH))
+    said = PromptedModel(bench, prompt).generate([e.prefix(e.insert_at) for e in documents], LENGTH, temperature=1.0)
+    with torch.no_grad():
+        rows = prompt(torch.from_numpy(documents[0].condition[None]).to(bench.model.device))[0]
+    short = len(rows) <= LENGTH
+    found = {
+        NOTHING: [[]],
+        RANDOM: [legal.random(min(LENGTH, 2 * len(rows)), random).tolist() for _ in range(EACH)],
+        "the prompt's nearest tokens": [legal.nearest(rows).tolist()] if short else [],
+        "what the model says behind the prompt": [tokens.tolist() for tokens in said if len(tokens)],
+        "openings of training documents": [e.tokens[e.insert_at :][:LENGTH].tolist() for e in documents],
+        "searched by the loss": [searched(bench, legal, len(rows), task)] if short else [],
+    }
+    return {kind: [tokens for tokens in of if _typed(legal, tokens)] for kind, of in found.items()}
+
+
+def searched(bench: Bench, legal: Legal, n: int, task: Task) -> list[int]:
+    """A text of n tokens with a low loss on training documents."""
+
+    def some_at_a_time() -> Iterator[list[Example]]:
+        examples = task.examples("train", bench.encoding, 1)
+        while batch := list(islice(examples, SEARCHED_ON)):
+            yield batch
+
+    start = legal.random(n, torch.Generator().manual_seed(1))
+    attempt = Attempt(bench.model, legal, some_at_a_time(), start, SEARCHED, keep_last=True)
+    for _ in rounds([(narrow, attempt)], task, bench.token_budget):
+        pass
+    return attempt.prompt.tolist()
+
+
+def _typed(legal: Legal, tokens: list[int]) -> bool:
+    """Whether tokens are a text; a model can also write those that its tokenizer does not know."""
+    known = all(token < len(legal.mask) for token in tokens)
+    return known and (not tokens or bool(legal.mask[tokens].all() and legal.survives(torch.tensor([tokens]))[0]))
+
+
+def _said(model: LanguageModel, tokens: Sequence[int]) -> SoftPrompt:
+    """A text in the place of a prompt."""
+    ids = torch.tensor(tokens, dtype=torch.long, device=model.device)
+    return SoftPrompt(model.vocabulary[ids].float()).to(model.device)
+
+
+@torch.no_grad()
+def divergences(
+    model: LanguageModel,
+    prompt: Intervention,
+    texts: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    token_budget: int,
+) -> np.ndarray:
+    """Kullback-Leibler divergence of the predictions behind texts from those behind a prompt, at scored tokens.
+
+    Args:
+        model: The frozen model.
+        prompt: What the texts are compared with.
+        texts: Tokens of each, where the prompt would stand.
+        examples: The documents.
+        token_budget: Positions in one pass at most.
+
+    Returns:
+        Nats [texts, documents], summed over each document's scored tokens.
+    """
+    budget = max(1, min(token_budget, LOGITS // model.head.out_features))
+
+    def predictions(behind: Sequence[Intervention]) -> Iterator[tuple[tuple[int, int], torch.Tensor]]:
+        """(which, document) and log-probabilities [n scored, V], one after another."""
+        of_each = [examples] * len(behind)
+        for rows in pack(behind, of_each, budget):
+            states = forward_pass(model, behind, of_each, rows)
+            yield from zip(rows, model.head(states.hidden).float().log_softmax(-1).split(states.counts), strict=True)
+
+    wanted = {document: found for (_, document), found in predictions([prompt])}
+    sums = np.zeros((len(texts), len(examples)))
+    for (which, document), found in predictions([_said(model, tokens) for tokens in texts]):
+        sums[which, document] = (wanted[document].exp() * (wanted[document] - found)).sum().item()
+    return sums
+
+
+def framed(bench: Bench, prompt: Intervention) -> list[dict[str, str]]:
+    """What the model says, most likely token by token, where the prompt stands in a sentence."""
+    tokenizer, condition = bench.model.tokenizer, bench.held_out[0].condition
+    starts, found = [], []
+    for before, behind in FRAMES:
+        first, last = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in (before, behind)
+        )
+        tokens = np.array([bench.model.separator, *first, *last])
+        labels = np.full(len(tokens), IGNORE)
+        starts.append(Example(tokens, labels, "", condition=condition, insert_at=1 + len(first)))
+    prompted = PromptedModel(bench, prompt)
+    for (before, behind), new in zip(FRAMES, prompted.generate(starts, CONTINUED), strict=True):
+        found.append({"frame": f"{before}[prompt]{behind}", "continuation": prompted.decode(new)})
+    return found
