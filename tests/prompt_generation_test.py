@@ -10,7 +10,8 @@ Expected: the nearest tokens of a soft prompt keep nothing of it. Searches over 
 strings stay far behind: text cannot force a model to say anything, as embeddings can.
 
     python -m tests.prompt_generation_test pocket
-    python -m tests.prompt_generation_test smollm2
+    python -m tests.prompt_generation_test pocket-long     # passes enough for GCG's own width
+    python -m tests.prompt_generation_test smollm2         # and smollm2-long
     python -m tests.prompt_generation_test table results/prompt_generation   # the answer again, and a picture
     python -m tests.prompt_generation_test --models my-model --targets-file mine.jsonl --passes 32768 --plain-ascii
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,7 +111,16 @@ class Settings:
 
 DEFAULT = Settings(models=("EleutherAI/pythia-410m-deduped",))
 POCKET = Settings(models=("pocket",), passes=1024, dtype="float32")
-PRESETS = {"pocket": POCKET, SMOLLM2: Settings(models=(SMOLLM2,), passes=256, dtype="bfloat16")}
+FEW = ("soft, nearest tokens", "projected", "GCG of width 64", "narrow")
+PRESETS = {
+    "pocket": POCKET,
+    # Long enough for GCG's own width: 32 of its steps.
+    "pocket-long": replace(POCKET, passes=16384, methods=("projected", "GCG", "narrow"), random_with=()),
+    SMOLLM2: Settings(models=(SMOLLM2,), targets=TARGETS[:10], passes=1024, methods=FEW, dtype="bfloat16"),
+    "smollm2-long": Settings(
+        models=(SMOLLM2,), passes=4096, methods=("projected", "GCG", "narrow"), random_with=(), dtype="bfloat16"
+    ),
+}
 IDENTITY = ("targets", "passes", "banned", "plain_ascii", "no_overlap")
 """The options that a result depends on, beside model, method and length."""
 
@@ -359,6 +369,9 @@ def figure(folder: Path) -> Figure:
             soft = np.average([one["soft_loss"] for one in strings], weights=counts)
             ax.axhline(soft, color="black", linestyle=":", linewidth=0.8, label="soft prompt, not of text")
         ax.set_xscale("log")
+        ticks = [4**i for i in range(1, 12) if 4**i <= config["passes"]]
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], minor=False)
+        ax.minorticks_off()
         ax.set_xlabel("forward passes of one string")
         ax.set_ylabel("nats per token of the target")
         ax.set_title(title, loc="left", fontsize="medium")
