@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from itertools import islice, repeat
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from soft_prompts.models.loading import load
 from soft_prompts.pocket import SECRET
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.calibration import Calibration, Secret
-from tests.prompt_generation_test import POCKET, Settings, check, lowest, shared_passes, table, targets_of
+from tests.prompt_generation_test import Settings, check, lowest, shared_passes, table, targets_of
 
 
 def ids(model, text: str) -> list[int]:
@@ -219,17 +218,3 @@ def test_a_damaged_result_is_named(tmp_path) -> None:
         table(tmp_path)
     with pytest.raises(SoftPromptsError, match="no results of prompt_generation"):
         table(tmp_path / "none")
-
-
-RESULTS = Path(__file__).parents[2] / "results"
-
-
-def test_the_page_has_the_committed_tables() -> None:
-    page = (RESULTS / "hard_prompts.md").read_text()
-    assert table(RESULTS / "prompt_generation") in page
-
-
-def test_what_ships_as_results_was_made_with_the_presets_options() -> None:
-    (path, *_) = sorted((RESULTS / "prompt_generation" / "pocket").rglob("tokens-0008-narrow.json"))
-    config = json.loads(path.read_text())["config"]
-    assert config["passes"] == POCKET.passes and [tuple(t) for t in config["targets"]] == targets_of(POCKET)
