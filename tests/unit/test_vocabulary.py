@@ -187,15 +187,17 @@ def test_planted_rows_are_not_repeated(pocket: LanguageModel) -> None:
     assert (after.max(1) < 1e-4).all() and (after.max(1) < before.max(1)).all()
 
 
-def test_marks_are_untrained_until_dialogues_are_trained_on(pocket: LanguageModel) -> None:
-    """They are not among the tokens that distances are measured from."""
-    for model, are_unused in ((pocket, True), (load("pocket-chat"), False)):
+def test_marks_lie_with_the_unused_tokens_until_dialogues_are_trained_on(pocket: LanguageModel) -> None:
+    """They are not among the tokens that distances are measured from. pocket-chat reads them, but never writes them."""
+    distances = {}
+    for model in (pocket, load("pocket-chat")):
         tokens = tokens_of(model.tokenizer)
         unused = known_unused(model, tokens)
         assert not set(unused) & set(CHAT) and len(unused) == 13
         name, values = indicator(model, tokens, unused)
         assert name == "distance from unused tokens"
-        assert ((values[list(CHAT)] < 0.001) == are_unused).all(), values[list(CHAT)]
+        distances[model.name] = values[list(CHAT)]
+    assert (distances["pocket"] < 0.0005).all() and (distances["pocket-chat"] > 0.003).all()
 
 
 def test_a_repeated_token_has_the_probability_that_the_model_gives_it(neox: LanguageModel) -> None:
