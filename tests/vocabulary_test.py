@@ -279,6 +279,7 @@ def figure(folder: Path) -> Figure:
             right.plot(at, probability, ".", label=name)
         right.axhline(0.01, color="black", linewidth=0.8, linestyle=":")
         right.set_yscale("log")
+        right.yaxis.set_major_formatter("{x:g}")
         right.set_xlabel(f"rank by {result['undertrained']['indicator']}")
         right.set_ylabel("probability where it must be repeated")
         for ax in (left, right):

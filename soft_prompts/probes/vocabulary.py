@@ -107,7 +107,7 @@ def vocabulary(model: LanguageModel, probe: VocabularyProbe) -> Looked:
         "clusters": clusters,
         "undertrained": undertrained,
         "centroid": {
-            "quantiles": np.quantile(distances, [0, 0.25, 0.5, 0.75, 1]).round(4).tolist(),
+            "quantiles": np.quantile(distances.astype(float), [0, 0.25, 0.5, 0.75, 1]).round(4).tolist(),
             "nearest": _listed(order, distances, tokens),
             "farthest": _listed(order[::-1], distances, tokens),
         },
@@ -117,8 +117,8 @@ def vocabulary(model: LanguageModel, probe: VocabularyProbe) -> Looked:
         "id": list(ids),
         "token": [tokens.shown(i) for i in ids],
         "class": tokens.classes.tolist(),
-        "indicator": indicators.round(5).tolist(),
-        "distance_to_centroid": distances.round(4).tolist(),
+        "indicator": indicators.astype(float).round(5).tolist(),
+        "distance_to_centroid": distances.astype(float).round(4).tolist(),
         **of_token,
     }
     return Looked(record, by_token)

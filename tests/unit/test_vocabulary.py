@@ -1,6 +1,5 @@
 """Clusters that are known, tokens that are known to be unused, and what the tables say of them."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from soft_prompts.data.texts import read_texts
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
@@ -31,6 +31,7 @@ from soft_prompts.probes.undertrained import (
     tokens_of,
 )
 from soft_prompts.probes.vocabulary import SHARE, VocabularyProbe, _undertrained, repeated, vocabulary
+from soft_prompts.texts import BOOKS, GOVERNMENT
 from tests import vocabulary_test
 from tests.vocabulary_test import POCKET, RESULT, Settings, config_of, found_in, place, table
 
@@ -186,15 +187,17 @@ def test_planted_rows_are_not_repeated(pocket: LanguageModel) -> None:
     assert (after.max(1) < 1e-4).all() and (after.max(1) < before.max(1)).all()
 
 
-def test_marks_are_untrained_until_dialogues_are_trained_on(pocket: LanguageModel) -> None:
-    """They are not among the tokens that distances are measured from."""
-    for model, are_unused in ((pocket, True), (load("pocket-chat"), False)):
+def test_marks_lie_with_the_unused_tokens_until_dialogues_are_trained_on(pocket: LanguageModel) -> None:
+    """They are not among the tokens that distances are measured from. pocket-chat reads them, but never writes them."""
+    distances = {}
+    for model in (pocket, load("pocket-chat")):
         tokens = tokens_of(model.tokenizer)
         unused = known_unused(model, tokens)
         assert not set(unused) & set(CHAT) and len(unused) == 13
         name, values = indicator(model, tokens, unused)
         assert name == "distance from unused tokens"
-        assert ((values[list(CHAT)] < 0.001) == are_unused).all(), values[list(CHAT)]
+        distances[model.name] = values[list(CHAT)]
+    assert (distances["pocket"] < 0.0005).all() and (distances["pocket-chat"] > 0.003).all()
 
 
 def test_a_repeated_token_has_the_probability_that_the_model_gives_it(neox: LanguageModel) -> None:
@@ -331,6 +334,16 @@ def test_the_tables_of_the_page_are_those_of_the_committed_results() -> None:
     assert len(parts) > 10 and all(part in page for part in parts)
 
 
-def test_what_the_page_says_was_found_is_in_the_results() -> None:
-    of = {result["config"]["model"]: result for result in found_in(RESULTS)}
-    assert json.dumps(of["pocket"]["undertrained"]["special"][:3]).count("0.000") == 3
+def test_words_that_pocket_is_found_to_have_hardly_seen_are_in_none_of_the_texts_that_ship(pocket) -> None:
+    """Pieces of words that longer tokens have swallowed. The tokens beside them are in these texts."""
+    found = found_in(RESULTS)[0]["undertrained"]["candidates"]
+    hardly = [one["id"] for one in found if one["token"].strip("« »").isalpha()][:5]
+    assert [pocket.tokenizer.decode([i]) for i in hardly] == [" memb", "gether", " agenc", "Hub", " webs"]
+    assert all(one["repeated"] < 0.001 for one in found if one["id"] in hardly)
+    counts = np.zeros(3072, int)
+    for file in (BOOKS, GOVERNMENT):
+        texts = read_texts([str(file)], None, 500, 10_000).documents
+        for row in pocket.tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+            counts += np.bincount(row, minlength=3072)
+    assert counts.sum() > 200_000
+    assert counts[hardly].sum() == 0 and np.median(counts[500:]) > 20
