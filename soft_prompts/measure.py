@@ -201,7 +201,7 @@ class Work:
         groups = crew.decides(lambda: [[runs.index(run) for run in group] for group in checkpoints.in_step(runs)])
         for group in ([runs[i] for i in members] for members in groups):
             with CLOCK.stage("training"):
-                trained = train(bench, group, out / "runs", checkpoints, crew)
+                trained = train(bench, group, self.sweep.logs, checkpoints, crew)
             for state in trained:
                 saved = partial(save, state, bench, beside, out, len(group))
                 crew.first_does(partial(self._finish, locks, checkpoints, state, saved))

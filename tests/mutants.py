@@ -930,10 +930,14 @@ FAULTS = [
     *of(
         "training/tensorboard.py",
         "test_tensorboard",
-        ("status=SessionLog.START), step=done + 1", "status=SessionLog.START), step=done"),
-        ("file, self._file = self._file, None", "file = self._file"),
-        ("        if done is None:\n            shutil", "        if False:\n            shutil"),
-        ('summary.scalar("loss/train", loss)', 'summary.scalar("loss/train", gradient_norm)'),
+        ("status=SessionLog.START), step=place.done + 1", "status=SessionLog.START), step=place.done"),
+    ),
+    *of(
+        "training/log.py",
+        "test_tensorboard",
+        ("self._writers.pop(logger, None)", "self._writers.get(logger, None)"),
+        ("        if place.done is None:\n            shutil", "        if False:\n            shutil"),
+        ('"loss/train": loss', '"loss/train": gradient_norm'),
     ),
     *of(
         "engine/separator.py",

@@ -25,16 +25,16 @@ from soft_prompts.processes import ALONE, Crew
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.checkpoint import Checkpoints
+from soft_prompts.training.log import Logs, RunLog
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import Clock, TrainingState, make_intervention
-from soft_prompts.training.tensorboard import TensorBoardLog
 
 LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
 
 def train(
-    bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None, crew: Crew = ALONE
+    bench: Bench, runs: Sequence[Run], logs: Logs, checkpoints: Checkpoints | None = None, crew: Crew = ALONE
 ) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
@@ -46,7 +46,7 @@ def train(
     Args:
         bench: The frozen model, validation and held-out documents.
         runs: What to train.
-        logs: Folder of the TensorBoard logs; each run's lies at its own path below.
+        logs: Where each run is logged, and by what.
         checkpoints: Where training goes on from, and what is kept of it. None: nothing is.
         crew: The processes that train these runs together; the first one writes logs and checkpoints.
 
@@ -108,6 +108,8 @@ def train(
             leaving, due = crew.largest(SIGNALS.received or 0, int(due))
             if checkpoints and step and (due or watched or leaving):
                 _share_time(states, clock.read())
+                for s in states:
+                    s.log.flush()  # what goes on from here goes on with its log
                 crew.first_does(partial(checkpoints.save, states, model.weight_hash, step))
                 if leaving:
                     SIGNALS.leave(leaving)
@@ -125,7 +127,7 @@ def train(
 
 
 def _begin(
-    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path | None, checkpoints: Checkpoints | None
+    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Logs | None, checkpoints: Checkpoints | None
 ) -> tuple[list[TrainingState], int]:
     """The states that training begins with, and how many steps were taken already."""
     found = checkpoints.latest(runs, model.weight_hash) if checkpoints else None
@@ -133,7 +135,10 @@ def _begin(
     done, entrants = (found.step, found.entrants) if found else (0, entrants)
     states = [
         TrainingState(
-            r, make_intervention(model, r, n_conditions, start), TensorBoardLog(r, logs, start, done or None), start
+            r,
+            make_intervention(model, r, n_conditions, start),
+            logs.of(r, start, done or None) if logs else RunLog(),
+            start,
         )
         for r, start in entrants
     ]
