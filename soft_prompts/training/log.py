@@ -67,7 +67,7 @@ class Logs:
         ways = {
             "tensorboard": f"tensorboard --logdir {self.folder / below}",
             "trackio": f"TRACKIO_DIR={self.folder / 'trackio'} trackio show --project {below.parts[0]}",
-            "wandb": f"on wandb.ai; offline ones: wandb sync {self.folder / below}/**/wandb/offline-run-*",
+            "wandb": f"wandb.ai, after wandb sync $(find {self.folder / below} -type d -name 'offline-run-*')",
         }
         return "".join(f"curves: {ways[name]}\n" for name in self.loggers)
 

@@ -23,14 +23,18 @@ class TrackioWriter(Writer):
         Raises:
             OSError, sqlite3.Error: The database cannot be written, as in ``flush`` and ``close``.
         """
-        # The environment variable of this name is read once, when trackio is imported; the folder may change later.
-        sqlite_storage.TRACKIO_DIR = self._folder = (place.root / "trackio").resolve()
+        self._folder = (place.root / "trackio").resolve()
         self._project, *within = place.within.parts
         self._name = "/".join(within)
         self._rows: list[tuple[str, int, str, dict[str, Any]]] = []
         if place.done is None:
-            sqlite_storage.SQLiteStorage.delete_run(self._project, self._name, self._name)
+            self._storage().delete_run(self._project, self._name, self._name)
         self._options: dict[str, Any] | None = place.options
+
+    def _storage(self) -> type[sqlite_storage.SQLiteStorage]:
+        # The environment variable of this name is read only once, when trackio is imported.
+        sqlite_storage.TRACKIO_DIR = self._folder
+        return sqlite_storage.SQLiteStorage
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to the curve of each name, in memory."""
@@ -47,10 +51,7 @@ class TrackioWriter(Writer):
         if not self._rows:
             return
         ids, steps, times, values = map(list, zip(*self._rows, strict=True))
-        sqlite_storage.TRACKIO_DIR = self._folder
-        sqlite_storage.SQLiteStorage.bulk_log(
-            self._project, self._name, values, steps, times, self._options, ids, run_id=self._name
-        )
+        self._storage().bulk_log(self._project, self._name, values, steps, times, self._options, ids, run_id=self._name)
         self._rows, self._options = [], None
 
     def close(self) -> None:

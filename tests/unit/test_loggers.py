@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.sweep import Sweep
+from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.log import LOGGERS, Logs
 from soft_prompts.training.recipe import TrainConfig
@@ -161,7 +161,9 @@ def test_a_log_that_goes_on_is_the_same_run_and_one_anew_holds_nothing_of_before
             log.validation(step, float(step))
         log.close()
     assert curves(tmp_path, logger) == {"loss/validation": {10: 10.0, 20: 20.0, 30: 30.0}}
-    if logger == "wandb":
+    if logger == "trackio":
+        assert len(list(_of_trackio(tmp_path, RUN))) == 3  # what was computed again is there once
+    else:
         begun = [path.stem for path in (tmp_path / RUN.path / "wandb").glob("offline-run-*/run-*.wandb")]
         assert len(begun) == 2 and begun[0] == begun[1]
     log = logs.of(RUN)
@@ -257,6 +259,7 @@ def test_what_logs_is_asked_for_by_names_with_commas(tmp_path, monkeypatch) -> N
     assert sweep("tensorboard", tmp_path).logs == Logs(tmp_path / "runs", ("tensorboard",))
     assert sweep("tensorboard,trackio", tmp_path).logs.loggers == ("tensorboard", "trackio")
     assert sweep("none", tmp_path).logs.loggers == ()
+    assert plan(sweep("none", tmp_path), "pocket") == plan(sweep("tensorboard", tmp_path), "pocket")  # no other result
     with pytest.raises(SoftPromptsError, match="--log is 'tensorbord', but must be some of tensorboard, tra"):
         sweep("tensorbord", tmp_path).check()
 
@@ -276,5 +279,5 @@ def test_how_curves_are_looked_at_is_said_of_each_logger(tmp_path) -> None:
     shown = Logs(Path("runs"), ("tensorboard", "trackio", "wandb")).shown(Path("chess", "pocket", "0123abcd"))
     assert "curves: tensorboard --logdir runs/chess/pocket/0123abcd\n" in shown
     assert "curves: TRACKIO_DIR=runs/trackio trackio show --project chess\n" in shown
-    assert "wandb sync" in shown
+    assert "wandb sync $(find runs/chess/pocket/0123abcd -type d -name 'offline-run-*')\n" in shown
     assert Logs(Path("runs"), ()).shown(Path("chess")) == ""
