@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soft_prompts.console import SIGNALS, progress_bar, say
+from soft_prompts.console import LAST, SIGNALS, Ahead, progress_bar, say
 from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
@@ -34,7 +34,12 @@ LOG_EVERY = 10
 
 
 def train(
-    bench: Bench, runs: Sequence[Run], logs: Logs, checkpoints: Checkpoints | None = None, crew: Crew = ALONE
+    bench: Bench,
+    runs: Sequence[Run],
+    logs: Logs,
+    checkpoints: Checkpoints | None = None,
+    crew: Crew = ALONE,
+    ahead: Ahead = LAST,
 ) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
@@ -49,6 +54,7 @@ def train(
         logs: Where each run is logged, and by what.
         checkpoints: Where training goes on from, and what is kept of it. None: nothing is.
         crew: The processes that train these runs together; the first one writes logs and checkpoints.
+        ahead: What is trained behind them, for the progress bar.
 
     Returns:
         The final state of every run, the same in all processes.
@@ -66,7 +72,7 @@ def train(
     clock = Clock(model.device, sum(s.seconds for s in states))
 
     title = f"{runs[0].experiment} on {model.name}, {len(live)} prompts"
-    with progress_bar(title, n_steps, done) as advance, SIGNALS.deferred(checkpoints is not None):
+    with progress_bar(title, n_steps, done, ahead) as advance, SIGNALS.deferred(checkpoints is not None):
         for step in range(done + 1 if done else 0, n_steps + 1):
             # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
             for s in live if step else states:
@@ -81,7 +87,7 @@ def train(
                 for s, loss, batch in zip(live, losses, examples, strict=True):
                     s.spend(loss, batch)
                 norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
-                advance()
+                advance(_best(states))
 
                 # Once in a while: log the training curves. Reading the numbers waits for the device, so not every step.
                 if step % LOG_EVERY == 0 or watched:
@@ -323,6 +329,12 @@ def _share_time(states: Sequence[TrainingState], seconds: float) -> None:
     total = sum(s.n_positions for s in states)
     for s in states:
         s.seconds = seconds * s.n_positions / max(1, total)
+
+
+def _best(states: Sequence[TrainingState]) -> str:
+    """The lowest validation loss so far, of all runs that are trained together."""
+    losses = [(point["loss"], s.run.n_tokens) for s in states for point in s.curve]
+    return f"best {min(losses)[0]:.4f} nats at P={min(losses)[1]}" if losses else ""
 
 
 def _progress_line(step: int, n_steps: int, states: Sequence[TrainingState]) -> str:
