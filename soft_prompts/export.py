@@ -126,7 +126,7 @@ def _push(files: dict[str, bytes], settings: Settings) -> None:
         card = {"README.md": _card(facts_of(settings.snapshot), settings, made.repo_id).encode()}
         operations = [CommitOperationAdd(name, content) for name, content in {**files, **card}.items()]
         api.create_commit(made.repo_id, operations, commit_message=f"Export of {settings.snapshot.name}")
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # the last is what large files are sent with
         raise SoftPromptsError(
             f"{settings.push} could not be uploaded ({_in_short(error)}); the adapter is kept in {settings.out}."
         ) from error

@@ -107,7 +107,7 @@ class Sweep:
             SoftPromptsError: What is wrong, with the value.
         """
         self.train.check()
-        _ = self.logs
+        _ = self.logs  # which refuses what cannot log
         for name in ("models", "n_tokens", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

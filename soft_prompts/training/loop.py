@@ -333,8 +333,8 @@ def _share_time(states: Sequence[TrainingState], seconds: float) -> None:
 
 def _best(states: Sequence[TrainingState]) -> str:
     """The lowest validation loss so far, of all runs that are trained together."""
-    losses = [(point["loss"], s.run.n_tokens) for s in states for point in s.curve]
-    return f"best {min(losses)[0]:.4f} nats at P={min(losses)[1]}" if losses else ""
+    loss, n_tokens = min(((p["loss"], s.run.n_tokens) for s in states for p in s.curve), default=(math.inf, 0))
+    return f"best {loss:.4f} nats at P={n_tokens}" if loss < math.inf else ""
 
 
 def _progress_line(step: int, n_steps: int, states: Sequence[TrainingState]) -> str:

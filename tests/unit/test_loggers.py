@@ -26,6 +26,7 @@ from soft_prompts.training.run import Run
 RUN = Run("e", Task(), "m", 4, 0, TrainConfig(steps=30, lr=0.25), "float32")
 NAME = "/".join(RUN.path.parts[1:])
 OTHERS = ("trackio", "wandb")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=OTHERS)
@@ -215,7 +216,7 @@ def test_nothing_is_written_elsewhere_and_nothing_is_said(logger: str, tmp_path)
     for name in ("home", "temporary", "here", "runs"):
         (tmp_path / name).mkdir()
     paths = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary")}
-    python = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+    python = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "runs"), logger],
         cwd=tmp_path / "here",
@@ -260,6 +261,7 @@ def test_what_logs_is_asked_for_by_names_with_commas(tmp_path, monkeypatch) -> N
     assert sweep("tensorboard,trackio", tmp_path).logs.loggers == ("tensorboard", "trackio")
     assert sweep("none", tmp_path).logs.loggers == ()
     assert plan(sweep("none", tmp_path), "pocket") == plan(sweep("tensorboard", tmp_path), "pocket")  # no other result
+    assert all(f"`pip install {pin}`" in (ROOT / "README.md").read_text() for pin in LOGGERS.values() if pin)
     with pytest.raises(SoftPromptsError, match="--log is 'tensorbord', but must be some of tensorboard, tra"):
         sweep("tensorbord", tmp_path).check()
 
