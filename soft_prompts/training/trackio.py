@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
-
-from trackio import sqlite_storage
+from typing import TYPE_CHECKING, Any
 
 from soft_prompts.training.writer import Place, Writer
+
+if TYPE_CHECKING:
+    from trackio.sqlite_storage import SQLiteStorage
 
 
 class TrackioWriter(Writer):
@@ -31,7 +32,9 @@ class TrackioWriter(Writer):
             self._storage().delete_run(self._project, self._name, self._name)
         self._options: dict[str, Any] | None = place.options
 
-    def _storage(self) -> type[sqlite_storage.SQLiteStorage]:
+    def _storage(self) -> type[SQLiteStorage]:
+        from trackio import sqlite_storage
+
         # The environment variable of this name is read only once, when trackio is imported.
         sqlite_storage.TRACKIO_DIR = self._folder
         return sqlite_storage.SQLiteStorage

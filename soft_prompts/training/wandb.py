@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import wandb
+from typing import TYPE_CHECKING, Any
 
 from soft_prompts.console import warn
 from soft_prompts.training.writer import Place, Writer
+
+if TYPE_CHECKING:
+    import wandb
 
 SETTINGS = {
     "console": "off",
@@ -83,6 +84,8 @@ class Server:
         Raises:
             wandb.Error: It cannot be begun offline either.
         """
+        import wandb
+
         begin = partial(wandb.init, **options, reinit="create_new", settings=wandb.Settings(**SETTINGS))
         if not self._is_away:
             try:

@@ -3,7 +3,6 @@
 Both are no requirements: their tests run where they are installed. No network is used.
 """
 
-import importlib
 import json
 import os
 import struct
@@ -19,6 +18,7 @@ import pytest
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.base import Task
+from soft_prompts.training import wandb as ours
 from soft_prompts.training.log import LOGGERS, Logs
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -230,18 +230,17 @@ def test_nothing_is_written_elsewhere_and_nothing_is_said(logger: str, tmp_path)
 
 
 def test_a_server_that_cannot_be_reached_is_said_once_and_the_logs_are_offline(tmp_path, monkeypatch, capfd) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    ours = importlib.import_module("soft_prompts.training.wandb")
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setattr(ours, "SERVER", ours.Server())
     monkeypatch.setenv("WANDB_MODE", "online")
-    real = ours.wandb.init
+    real = wandb.init
 
     def away(**options: object) -> object:
         if options.get("mode") != "offline":
-            raise ours.wandb.errors.CommError("no such host")
+            raise wandb.errors.CommError("no such host")
         return real(**options)
 
-    monkeypatch.setattr(ours.wandb, "init", away)
+    monkeypatch.setattr(wandb, "init", away)
     for seed in (0, 1):
         log = Logs(tmp_path, ("wandb",)).of(replace(RUN, seed=seed))
         log.validation(10, 1.0)
