@@ -28,11 +28,11 @@ from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.pocket import MODELS
 from soft_prompts.tasks.base import Task
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import accumulate_gradients
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState, make_intervention
-from soft_prompts.training.tensorboard import TensorBoardLog
 
 SHAPES = {
     "14m": (128, 6, 4, 512, 50_304),
@@ -381,8 +381,7 @@ def ours(case: Case, lm: GPTNeoXForCausalLM, together: bool = True) -> Step:
     runs = [Run("throughput", Task(), "random", case.n_tokens, seed, TrainConfig(), "") for seed in range(case.n_runs)]
     folder = Path(tempfile.mkdtemp())
     states = [
-        TrainingState(run, make_intervention(model, run, 2 * case.conditional), TensorBoardLog(run, folder))
-        for run in runs
+        TrainingState(run, make_intervention(model, run, 2 * case.conditional), Logs(folder).of(run)) for run in runs
     ]
     groups = [states] if together else [[state] for state in states]
 

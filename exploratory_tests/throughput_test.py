@@ -59,6 +59,7 @@ from soft_prompts.report.plots import save_figure
 from soft_prompts.report.tables import as_markdown, print_tables
 from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.pathfinding import Pathfinding
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 
 USUAL = Case("70m", 8, 256, 16)
@@ -446,7 +447,7 @@ def waiting(sweep: Sweep, folder: str) -> str:
     sweep = replace(sweep, train=recipe, out=Path(folder))
     runs = [run for run in plan(sweep, "pocket") if run.n_tokens]
     bench = make_bench(sweep, load("pocket"), runs[0])
-    trained = train(bench, runs, Path(folder))
+    trained = train(bench, runs, Logs(Path(folder)))
     examples = sweep.task.examples("train", bench.encoding, 0)
     list(islice(examples, recipe.batch_size))  # the first batch pays for opening the data
     started = time.perf_counter()

@@ -188,7 +188,7 @@ def show(sweep: Sweep, runs: Sequence[Run], results: Sequence[Result]) -> None:
             say(f"{curve.difference + ': ' if curve.difference else ''}{summary}")
     say(
         f"results and a plot of them: {sweep.out / 'results' / place}\n"
-        f"curves: tensorboard --logdir {sweep.out / 'runs' / place}\n"
+        f"{sweep.logs.shown(place)}"
         f"the table again: python -m soft_prompts.report {sweep.out / 'results' / place}"
     )
 

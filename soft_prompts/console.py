@@ -8,8 +8,10 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,7 +19,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.processes import rank
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 INTERRUPTED = "interrupted; finished runs are kept and will be skipped next time."
 SAVING = "saving what is trained so far; once more leaves at once."
@@ -155,42 +157,80 @@ def ends_in_a_sentence() -> Iterator[None]:
         sys.exit(0)
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What comes behind the work of a progress bar."""
+
+    times: float = 0.0
+    """How much more work of the same kind, in multiples of the bar's own."""
+    then: str = ""
+    """What follows of which nobody knows how long it takes."""
+
+
+LAST = Ahead()
+"""Nothing."""
+
+
+def in_time(seconds: float) -> str:
+    """A duration with as many digits as an estimate deserves: "45 s", "2.5 min", "12 h"."""
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def time_left(seconds: float, taken: int, left: int, n_steps: int, ahead: Ahead) -> str:
+    """How long it takes and how fast it goes, in words. All steps are taken to last as long as those so far.
+
+    Args:
+        seconds: What the steps taken so far took.
+        taken: How many these are, without those of an earlier process.
+        left: How many are to be taken.
+        n_steps: Of the whole work.
+        ahead: What comes behind it.
+    """
+    if not taken or seconds <= 0:
+        return ""
+    step = seconds / taken
+    parts = [f"about {in_time(step * left)} left"]
+    if ahead.times:
+        parts.append(f"about {in_time(step * (left + ahead.times * n_steps))} with the other runs")
+    if ahead.then:
+        parts.append(f"then {ahead.then}")
+    return ", ".join([*parts, f"{1 / step:.2f} steps/s"])
+
+
 @contextmanager
-def progress_bar(title: str, n_steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A bar with rate and time left on a terminal.
+def progress_bar(title: str, n_steps: int, done: int = 0, ahead: Ahead = LAST) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, and below it what is known by now and how long it takes.
 
     Args:
         title: What stands before it.
         n_steps: Of the whole work.
         done: Steps taken before.
+        ahead: What comes behind it.
 
     Yields:
-        The function that moves it one step on.
+        The function that moves it one step on. It may be given what is known by now, in a few words.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console(), transient=True, disable=bool(rank())) as bar:
-        task = bar.add_task(title, total=n_steps, completed=done, rate="")
+    class Bar(Progress):
+        words = Text()
 
-        def advance() -> None:
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            yield self.words  # beside the bar it would leave no room for it
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Bar(*columns, console=_console(), transient=True, disable=bool(rank())) as bar:
+        task, since = bar.add_task(title, total=n_steps, completed=done), time.perf_counter()
+
+        def advance(known: str = "") -> None:
             bar.advance(task)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.2f} steps/s" if speed else "")
+            at = int(bar.tasks[0].completed)
+            left = time_left(time.perf_counter() - since, at - done, n_steps - at, n_steps, ahead)
+            bar.words = Text(", ".join(part for part in (known, left) if part))
 
         yield advance

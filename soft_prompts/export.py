@@ -4,7 +4,8 @@
     --to embeds  the embeddings of a whole input, prompt and --text, for servers that take them instead of tokens
     --to text    the tokens of the vocabulary that are nearest to each row: to read, not to use
 
-A prompt with conditions is exported under one of them: --condition 1500 1500.
+A prompt with conditions is exported under one of them: --condition 1500 1500. With --push NAME the adapter and its card
+are uploaded to the hub, too.
 """
 
 from __future__ import annotations
@@ -38,14 +39,21 @@ class Settings:
     """What a conditional prompt depends on, such as both players' ratings."""
     text: str = ""
     """For --to embeds: what stands behind the prompt."""
+    push: str = ""
+    """Also upload the adapter to the hub, under this name: NAME or ORGANISATION/NAME. Who you are is known from
+    `hf auth login` or the environment variable HF_TOKEN."""
+    public: bool = False
+    """With --push: let everybody read it. A repository that is made is private otherwise."""
 
 
 def main(settings: Settings) -> None:
     """Export a prompt.
 
     Raises:
-        SoftPromptsError: It cannot be read, has no such form, or the folder cannot be written.
+        SoftPromptsError: It cannot be read or has no such form, the folder cannot be written, or the hub refuses it.
     """
+    if settings.push:
+        _check_push(settings)
     from soft_prompts.results.snapshot import facts_of
     from soft_prompts.serving import load
 
@@ -56,10 +64,77 @@ def main(settings: Settings) -> None:
     write = {"peft": _peft, "embeds": _embeds, "text": _text}[settings.to]
     files = write(prompted, rows, settings)
     if settings.to == "peft":
-        files["README.md"] = _card(facts_of(settings.snapshot), settings).encode()
+        files["README.md"] = _card(facts_of(settings.snapshot), settings, "this folder").encode()
     for name, content in files.items():
         write_atomically(settings.out / name, content)
     say(f"{settings.to}: {', '.join(str(settings.out / name) for name in files)}")
+    if settings.push:
+        _push(files, settings)
+
+
+def _check_push(settings: Settings) -> None:
+    """Refuse what cannot be uploaded, before anything is loaded.
+
+    Raises:
+        SoftPromptsError: What is wrong, with the value.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    from soft_prompts.models.names import SHIPPED, local_path
+
+    if settings.to != "peft":
+        raise SoftPromptsError(f"--push uploads an adapter for PEFT: leave out --to {settings.to}.")
+    try:
+        validate_repo_id(settings.push)
+    except HFValidationError as error:
+        raise SoftPromptsError(
+            f"--push {settings.push!r} is no name on a hub ({_in_short(error)}); give NAME or ORGANISATION/NAME."
+        ) from error
+    if settings.model and settings.model not in SHIPPED and local_path(settings.model):
+        raise SoftPromptsError(
+            f"--push would name {settings.model!r}, which only this machine has, as the adapter's base model: give "
+            f"--model the name that it has on the hub."
+        )
+    if not get_token():
+        raise SoftPromptsError(
+            "--push needs to know who you are: give `hf auth login`, or set HF_TOKEN to a token that may write."
+        )
+
+
+def _push(files: dict[str, bytes], settings: Settings) -> None:
+    """Upload an adapter in one commit. Its card names it as the hub does.
+
+    Raises:
+        SoftPromptsError: The hub does not take it, or everybody could read it against the wish.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HTTPError
+
+    from soft_prompts.results.snapshot import facts_of
+
+    api = HfApi()
+    try:
+        made = api.create_repo(settings.push, private=not settings.public, exist_ok=True)
+        private = api.model_info(made.repo_id).private  # one that was there before stays as it is
+        if not private and not settings.public:
+            raise SoftPromptsError(
+                f"{made.repo_id} is there already and everybody can read it: nothing was uploaded. Add --public, or "
+                f"give --push another name."
+            )
+        card = {"README.md": _card(facts_of(settings.snapshot), settings, made.repo_id).encode()}
+        operations = [CommitOperationAdd(name, content) for name, content in {**files, **card}.items()]
+        api.create_commit(made.repo_id, operations, commit_message=f"Export of {settings.snapshot.name}")
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # the last is what large files are sent with
+        raise SoftPromptsError(
+            f"{settings.push} could not be uploaded ({_in_short(error)}); the adapter is kept in {settings.out}."
+        ) from error
+    say(f"uploaded ({'private' if private else 'public'}): {made}")
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def _peft(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
@@ -128,8 +203,8 @@ def _text(prompted: Any, rows: Any, settings: Settings) -> dict[str, bytes]:
     return {"nearest.txt": ("\n".join(lines) + "\n").encode()}
 
 
-def _card(facts: dict[str, Any], settings: Settings) -> str:
-    """A model card: what was trained, on what, how good it is, and how it is loaded."""
+def _card(facts: dict[str, Any], settings: Settings, name: str) -> str:
+    """A model card: what was trained, on what, how good it is, and how it is loaded, by the name that it has there."""
     run, identity = facts["run"], facts["model"]
     base = settings.model or identity["name"]
     task = run.get("task", {})
@@ -151,7 +226,7 @@ texts are tokenised without special tokens:
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "this folder")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")
 tokens = AutoTokenizer.from_pretrained("{base}")("a text", add_special_tokens=False, return_tensors="pt")
 print(model(**tokens).logits.shape)  # behind the adapter's rows and the text
 ```

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soft_prompts.console import say, warn
+from soft_prompts.console import Ahead, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.locks import Locks
 from soft_prompts.processes import ALONE, Crew, are_connected, copied, folder_leaders, n_processes, rank, told
 from soft_prompts.results.record import Result
-from soft_prompts.shares import shares
+from soft_prompts.shares import shares, times
 from soft_prompts.stats import tolerance
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.sweep import Sweep, plan
@@ -201,12 +202,20 @@ class Work:
         groups = crew.decides(lambda: [[runs.index(run) for run in group] for group in checkpoints.in_step(runs)])
         for group in ([runs[i] for i in members] for members in groups):
             with CLOCK.stage("training"):
-                trained = train(bench, group, out / "runs", checkpoints, crew)
+                trained = train(bench, group, self.sweep.logs, checkpoints, crew, self._ahead(group))
             for state in trained:
                 saved = partial(save, state, bench, beside, out, len(group))
                 crew.first_does(partial(self._finish, locks, checkpoints, state, saved))
                 if state.failure:
                     self.failures[state.run.path] = state.failure
+
+    def _ahead(self, group: Sequence[Run]) -> Ahead:
+        """What this process or its crew has to train behind a group: what is left of its share, and other models, whose
+        speed nobody knows yet."""
+        own = {run.path for run in self._shares[rank() if self.crew is ALONE else 0]} - {run.path for run in group}
+        models = list(dropwhile(lambda model: model != group[0].model, self.sweep.models))[1:]
+        then = f"{len(models)} more model{'s' if len(models) > 1 else ''}" if models else ""
+        return Ahead(times(group, [run for run in self._left() if run.path in own]), then)
 
     def _finish(self, locks: Locks, checkpoints: Checkpoints, state: TrainingState, save: Callable[[], None]) -> None:
         """Save a trained run, unless it was given up, and let go of it."""

@@ -18,6 +18,11 @@ def cost(run: Run) -> int:
     return (recipe.max_tokens + run.n_tokens) * (BACKWARD * trained + looks)
 
 
+def times(group: Sequence[Run], others: Sequence[Run]) -> float:
+    """How much more work other runs are than those of a group, in multiples of it."""
+    return sum(map(cost, others)) / sum(map(cost, group))
+
+
 def shares(runs: Sequence[Run], n: int) -> list[list[Run]]:
     """Runs shared out to ``n`` processes: each, from the costliest on, goes to the process that has least to do.
 

@@ -13,6 +13,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import option, settle
 from soft_prompts.processes import n_processes_here
 from soft_prompts.tasks.base import Task
+from soft_prompts.training.log import Logs
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 
@@ -83,10 +84,22 @@ class Sweep:
     same runs, each on its part of a step's documents. auto: runs, if there are at least as many as processes."""
     trust_remote_code: bool = False
     """Let a model run Python code that comes with it."""
+    log: str = "tensorboard"
+    """What the curves of training are logged with, below runs/: tensorboard, trackio, wandb (Weights & Biases), several
+    of them with commas between, or none. No result depends on it."""
 
     def __post_init__(self) -> None:
         settle(self)
         object.__setattr__(self, "out", Path(self.out))
+
+    @property
+    def logs(self) -> Logs:
+        """Where runs are logged, and by what.
+
+        Raises:
+            SoftPromptsError: --log names no logger, or one whose package is not installed.
+        """
+        return Logs.named(self.out / "runs", self.log)
 
     def check(self) -> None:
         """Refuse options that cannot work, before anything is loaded.
@@ -95,6 +108,7 @@ class Sweep:
             SoftPromptsError: What is wrong, with the value.
         """
         self.train.check()
+        _ = self.logs  # which refuses what cannot log
         for name in ("models", "n_tokens", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soft_prompts.console import SIGNALS, progress_bar, say
+from soft_prompts.console import LAST, SIGNALS, Ahead, progress_bar, say
 from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
@@ -25,16 +25,21 @@ from soft_prompts.processes import ALONE, Crew
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.checkpoint import Checkpoints
+from soft_prompts.training.log import Logs, RunLog
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import Clock, TrainingState, make_intervention
-from soft_prompts.training.tensorboard import TensorBoardLog
 
 LOG_EVERY = 10
 """Steps between two points of the training curves. Only there does the loop wait for the device."""
 
 
 def train(
-    bench: Bench, runs: Sequence[Run], logs: Path, checkpoints: Checkpoints | None = None, crew: Crew = ALONE
+    bench: Bench,
+    runs: Sequence[Run],
+    logs: Logs,
+    checkpoints: Checkpoints | None = None,
+    crew: Crew = ALONE,
+    ahead: Ahead = LAST,
 ) -> list[TrainingState]:
     """Train the prompt of every run, watch it on the validation documents, and measure it on the held-out ones.
 
@@ -46,9 +51,10 @@ def train(
     Args:
         bench: The frozen model, validation and held-out documents.
         runs: What to train.
-        logs: Folder of the TensorBoard logs; each run's lies at its own path below.
+        logs: Where each run is logged, and by what.
         checkpoints: Where training goes on from, and what is kept of it. None: nothing is.
         crew: The processes that train these runs together; the first one writes logs and checkpoints.
+        ahead: What is trained behind them, for the progress bar.
 
     Returns:
         The final state of every run, the same in all processes.
@@ -66,7 +72,7 @@ def train(
     clock = Clock(model.device, sum(s.seconds for s in states))
 
     title = f"{runs[0].experiment} on {model.name}, {len(live)} prompts"
-    with progress_bar(title, n_steps, done) as advance, SIGNALS.deferred(checkpoints is not None):
+    with progress_bar(title, n_steps, done, ahead) as advance, SIGNALS.deferred(checkpoints is not None):
         for step in range(done + 1 if done else 0, n_steps + 1):
             # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
             for s in live if step else states:
@@ -81,7 +87,7 @@ def train(
                 for s, loss, batch in zip(live, losses, examples, strict=True):
                     s.spend(loss, batch)
                 norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
-                advance()
+                advance(_best(states))
 
                 # Once in a while: log the training curves. Reading the numbers waits for the device, so not every step.
                 if step % LOG_EVERY == 0 or watched:
@@ -108,6 +114,8 @@ def train(
             leaving, due = crew.largest(SIGNALS.received or 0, int(due))
             if checkpoints and step and (due or watched or leaving):
                 _share_time(states, clock.read())
+                for s in states:
+                    s.log.flush()  # what goes on from here goes on with its log
                 crew.first_does(partial(checkpoints.save, states, model.weight_hash, step))
                 if leaving:
                     SIGNALS.leave(leaving)
@@ -125,7 +133,7 @@ def train(
 
 
 def _begin(
-    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Path | None, checkpoints: Checkpoints | None
+    model: LanguageModel, runs: Sequence[Run], n_conditions: int, logs: Logs | None, checkpoints: Checkpoints | None
 ) -> tuple[list[TrainingState], int]:
     """The states that training begins with, and how many steps were taken already."""
     found = checkpoints.latest(runs, model.weight_hash) if checkpoints else None
@@ -133,7 +141,10 @@ def _begin(
     done, entrants = (found.step, found.entrants) if found else (0, entrants)
     states = [
         TrainingState(
-            r, make_intervention(model, r, n_conditions, start), TensorBoardLog(r, logs, start, done or None), start
+            r,
+            make_intervention(model, r, n_conditions, start),
+            logs.of(r, start, done or None) if logs else RunLog(),
+            start,
         )
         for r, start in entrants
     ]
@@ -318,6 +329,12 @@ def _share_time(states: Sequence[TrainingState], seconds: float) -> None:
     total = sum(s.n_positions for s in states)
     for s in states:
         s.seconds = seconds * s.n_positions / max(1, total)
+
+
+def _best(states: Sequence[TrainingState]) -> str:
+    """The lowest validation loss so far, of all runs that are trained together."""
+    loss, n_tokens = min(((p["loss"], s.run.n_tokens) for s in states for p in s.curve), default=(math.inf, 0))
+    return f"best {loss:.4f} nats at P={n_tokens}" if loss < math.inf else ""
 
 
 def _progress_line(step: int, n_steps: int, states: Sequence[TrainingState]) -> str:

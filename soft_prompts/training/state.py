@@ -22,9 +22,9 @@ from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, 
 from soft_prompts.interventions.steering import Steering, layers_of
 from soft_prompts.interventions.subspace import Subspace
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.training.log import RunLog
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
-from soft_prompts.training.tensorboard import TensorBoardLog
 
 SEEDS = 1_000_003
 """What chance depends on is numbered by multiples of it, so that no two numbers meet."""
@@ -33,7 +33,7 @@ SEEDS = 1_000_003
 class TrainingState:
     """One run in training."""
 
-    def __init__(self, run: Run, intervention: Intervention, log: TensorBoardLog, start: int = 0):
+    def __init__(self, run: Run, intervention: Intervention, log: RunLog, start: int = 0):
         self.run, self.intervention, self.log = run, intervention, log
         self.start = start
         """Which of the run's starts this is."""

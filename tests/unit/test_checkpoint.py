@@ -26,6 +26,7 @@ from soft_prompts.results import load_results
 from soft_prompts.tasks.base import Task
 from soft_prompts.training import checkpoint
 from soft_prompts.training.checkpoint import Checkpoints
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState
@@ -59,7 +60,7 @@ def go(model, runs: list[Run], folder: Path, leave_at: int | None = None, minute
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingState, "update", disturbed)
-        return train(bench_of(model, runs[0].target), runs, folder, Checkpoints(folder / "checkpoints", minutes))
+        return train(bench_of(model, runs[0].target), runs, Logs(folder), Checkpoints(folder / "checkpoints", minutes))
 
 
 def same(first: list[TrainingState], second: list[TrainingState]) -> None:

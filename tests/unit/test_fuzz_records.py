@@ -28,6 +28,7 @@ from soft_prompts.results.provenance import _peak_memory
 from soft_prompts.results.record import Result
 from soft_prompts.results.snapshot import load_prompt, save_prompt
 from soft_prompts.training.checkpoint import Checkpoints, _read
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 from tests.unit.test_checkpoint import bench_of, checkpoints_of
 from tests.unit.test_crafted_results import complete, values_of
@@ -175,7 +176,7 @@ def snapshot_kinds(folder: Path, model, name: str, prompt: Intervention) -> dict
 
 def checkpoint_kinds(folder: Path, model) -> dict[str, Kind]:
     of = run(2, steps=2)
-    train(bench_of(model, of.target), [of], folder, Checkpoints(folder / "checkpoints", 1e-9))
+    train(bench_of(model, of.target), [of], Logs(folder), Checkpoints(folder / "checkpoints", 1e-9))
     path = checkpoints_of(folder, of)[-1]
     whole = path.read_bytes()
     with safe_open(path, "pt") as file:

@@ -21,6 +21,7 @@ from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.chat_detuning import REQUESTS, SYSTEMS, ChatDetuning, dialogues
 from soft_prompts.tasks.repetition import Repetition, _until_miss
 from soft_prompts.tasks.skip_tokens import SkipTokens
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 from tests.autoregressive_test import POCKET as AUTOREGRESSIVE
 
@@ -132,7 +133,7 @@ def test_no_prompt_beats_pocket_on_its_own_samples(pocket, tmp_path) -> None:
         sweep = replace(AUTOREGRESSIVE, train=settings, n_tokens=(0, 1, 8), task=Autoregressive(text=(text,)))
         sweep = replace(sweep, seeds=(0,), controls=())
         runs = plan(sweep, "pocket")
-        none, *prompted = train(make_bench(sweep, pocket, runs[0]), runs, tmp_path)
+        none, *prompted = train(make_bench(sweep, pocket, runs[0]), runs, Logs(tmp_path))
         return [ratio(none.scores.sums - t.scores.sums, none.scores.counts) for t in prompted]
 
     of_samples, of_digits = gains(str(SAMPLES)), gains(str(tmp_path / "digits.txt"))

@@ -25,6 +25,7 @@ from soft_prompts.results import load_results
 from soft_prompts.shares import cost, shares
 from soft_prompts.tasks.base import Task
 from soft_prompts.training.checkpoint import Checkpoints
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.run import Run
 from tests.unit.conftest import make_examples
@@ -156,7 +157,7 @@ def trained(crew: Crew, folder: Path):
     (scores,) = evaluate(model, prompts[:1], examples[0], 100, crew)
     checkpoints = Checkpoints(folder / f"checkpoints-{crew.size}", 1e-9)
     runs = runs_of_all_kinds()
-    states = train(bench_of(model, runs[0].task), runs, folder / f"logs-{crew.size}", checkpoints, crew)
+    states = train(bench_of(model, runs[0].task), runs, Logs(folder / f"logs-{crew.size}"), checkpoints, crew)
     return {
         "losses": step.tolist(),
         "gradients": [p.rows.grad.flatten().tolist() for p in prompts],

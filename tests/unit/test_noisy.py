@@ -12,8 +12,8 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.probes.bits import rounded_sizes
 from soft_prompts.results.snapshot import load_prompt, save_prompt
+from soft_prompts.training.log import Logs
 from soft_prompts.training.state import TrainingState, make_intervention
-from soft_prompts.training.tensorboard import TensorBoardLog
 from tests.unit.test_checkpoint import bench_of, go, same
 from tests.unit.test_train import Documents, run, train_all
 
@@ -105,7 +105,7 @@ def test_the_more_a_prompt_may_cost_the_lower_is_its_loss_and_the_more_it_costs(
 
 def test_every_evaluation_has_the_same_noise_and_every_step_its_own(neox, tmp_path) -> None:
     of = run(2, noise=10)
-    state = TrainingState(of, make_intervention(neox, of, 0), TensorBoardLog(of, tmp_path))
+    state = TrainingState(of, make_intervention(neox, of, 0), Logs(tmp_path).of(of))
     drawn = []
     for step in (1, 2):
         state.begin(step)

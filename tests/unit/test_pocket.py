@@ -26,6 +26,7 @@ from soft_prompts.pocket.train import CONTEXT, SHARES, SPECIAL, Corpus, Settings
 from soft_prompts.prepare import make_bench
 from soft_prompts.stats import comparison_widths, ratio, resampled
 from soft_prompts.sweep import plan
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 from soft_prompts.training.state import TrainingState
 
@@ -99,7 +100,7 @@ def elicited(pocket, tmp_path_factory) -> dict[int, TrainingState]:
     sweep = replace(sweep, train=recipe, n_tokens=(0, 1, 16), seeds=(0,), controls=())
     runs = plan(sweep, "pocket")
     bench = make_bench(sweep, pocket, runs[0])
-    return {t.run.n_tokens: t for t in train(bench, runs, tmp_path_factory.mktemp("runs"))}
+    return {t.run.n_tokens: t for t in train(bench, runs, Logs(tmp_path_factory.mktemp("runs")))}
 
 
 def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> None:

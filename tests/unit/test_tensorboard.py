@@ -8,9 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from soft_prompts.tasks.base import Task
+from soft_prompts.training.log import Logs
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
-from soft_prompts.training.tensorboard import TensorBoardLog
 
 RUN = Run("e", Task(), "m", 4, 0, TrainConfig(steps=20), "float32")
 
@@ -26,7 +26,7 @@ def points(found: EventAccumulator, name: str) -> list[tuple[int, float]]:
 
 def test_tensorboard_reads_back_what_was_written_also_while_the_run_goes_on(tmp_path) -> None:
     n_threads = threading.active_count()
-    log = TensorBoardLog(RUN, tmp_path)
+    log = Logs(tmp_path).of(RUN)
     log.training(10, 2.5, 0.5, 0.1, 1.5, 1000.0)
     log.validation(10, 2.25)
     assert threading.active_count() == n_threads
@@ -48,22 +48,22 @@ def test_tensorboard_reads_back_what_was_written_also_while_the_run_goes_on(tmp_
 
 
 def test_a_log_that_goes_on_holds_every_step_once(tmp_path) -> None:
-    log = TensorBoardLog(RUN, tmp_path)
+    log = Logs(tmp_path).of(RUN)
     for step in (10, 20, 30):
         log.validation(step, float(step))
     log.close()
-    log = TensorBoardLog(RUN, tmp_path, done=20)
+    log = Logs(tmp_path).of(RUN, done=20)
     log.validation(30, 31.0)
     log.close()
     assert points(read(tmp_path / RUN.path), "loss/validation") == [(10, 10.0), (20, 20.0), (30, 31.0)]
-    TensorBoardLog(RUN, tmp_path).close()  # anew
+    Logs(tmp_path).of(RUN).close()  # anew
     assert "loss/validation" not in read(tmp_path / RUN.path).Tags()["scalars"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_full_disk_is_said_once_and_stops_no_run(tmp_path, capfd, monkeypatch) -> None:
-    log = TensorBoardLog(RUN, tmp_path)
-    log._file = open("/dev/full", "wb")  # noqa: SIM115 - the log closes it
+    log = Logs(tmp_path).of(RUN)
+    log._writers["tensorboard"]._file = open("/dev/full", "wb")  # noqa: SIM115 - the log closes it
     for step in range(3):
         log.validation(step, 1.0)
         log.training(step, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -76,7 +76,7 @@ def test_a_full_disk_is_said_once_and_stops_no_run(tmp_path, capfd, monkeypatch)
 
 def test_a_log_that_cannot_be_begun_stops_no_run(tmp_path, capfd) -> None:
     (tmp_path / "runs").write_text("in the way")
-    log = TensorBoardLog(RUN, tmp_path / "runs")
+    log = Logs(tmp_path / "runs").of(RUN)
     log.validation(0, 1.0)
     log.final(RUN, 1.0, {})
     log.close()

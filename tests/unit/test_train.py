@@ -22,11 +22,11 @@ from soft_prompts.models.loading import load
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
 from soft_prompts.training import loop
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.recipe import RECIPES, TrainConfig
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState, make_intervention
-from soft_prompts.training.tensorboard import TensorBoardLog
 from tests.unit.conftest import make_examples
 
 CONFIG = TrainConfig(lr=0.1, steps=6, batch_size=3, max_tokens=24, n_evaluations=2, eval_documents=5)
@@ -59,7 +59,7 @@ def run(n_tokens: int, seed: int = 0, task: Task | None = None, **changes) -> Ru
 def train_all(model, runs: list[Run], folder, token_budget: int = 10**6) -> list[TrainingState]:
     encoding = Encoding(model.tokenizer, model.separator, CONFIG.max_tokens)
     held_out, validation = (list(runs[0].target.examples(s, encoding, 0)) for s in ("held_out", "validation"))
-    return train(Bench(model, encoding, held_out, token_budget, validation), runs, folder)
+    return train(Bench(model, encoding, held_out, token_budget, validation), runs, Logs(folder))
 
 
 @pytest.mark.parametrize("n_conditions", [0, 2])
@@ -237,7 +237,7 @@ def test_of_several_starts_those_whose_numbers_stop_being_finite_are_passed_over
 
 def test_of_several_starts_one_that_failed_is_chosen_only_if_all_did(neox, tmp_path) -> None:
     def started(failure: str, loss: float) -> TrainingState:
-        state = TrainingState(run(1), make_intervention(neox, run(1), 0), TensorBoardLog(run(1), tmp_path / f"{loss}"))
+        state = TrainingState(run(1), make_intervention(neox, run(1), 0), Logs(tmp_path / f"{loss}").of(run(1)))
         state.failure, state.curve = failure, [{"step": 2, "loss": loss}]
         return state
 
