@@ -1185,7 +1185,7 @@ FAULTS = [
     *of(
         "tasks/chat.py",
         "test_language_experiments",
-        ("if system in text and user in text", "if user in text"),
+        ("for m in messages):", "for m in messages[-1:]):"),
         ("{system}\\n\\n{user}", "{user}"),
         among="system_message",
     ),

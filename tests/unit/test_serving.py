@@ -103,7 +103,7 @@ def test_a_prompt_behind_a_text_goes_on_from_there_and_scores_nothing(model, fol
     prompted = soft_prompts.load(saved(model, tmp_path / "p", "text"), folder_of(model, folders), "float32")
     with pytest.raises(SoftPromptsError, match="stands behind a text"):
         prompted.logprobs([TEXT])
-    example = prompted._example(TEXT, ())
+    example = prompted.start(TEXT)
     assert example.insert_at == len(example.tokens) == 1 + len(ids_of(model))
     with pytest.raises(SoftPromptsError, match="--to embeds writes a whole input"):
         main(Settings(tmp_path / "p", tmp_path / "out", model=folder_of(model, folders)))
