@@ -179,11 +179,12 @@ def load(snapshot: str | Path | None, model: str = "", dtype: str = "auto", devi
             before snapshots told how they are used.
     """
     if snapshot is None:
-        lm = load_model(*split_revision(_named("no prompt", model)), dtype, device)
+        lm = load_model(*_named(model, "without a prompt, nothing says which model is meant"), dtype, device)
         return Prompted(lm, SoftPrompt(lm.vocabulary[:0]).to(lm.device), Use(lm.separator, "separator"))
     path = Path(snapshot)
     if path.is_dir():
-        lm = load_model(*split_revision(_named(str(path), model or base_model(path))), dtype, device)
+        belongs = model or base_model(path)
+        lm = load_model(*_named(belongs, f"{path} does not say to which model it belongs"), dtype, device)
         given = given_prompt(path, lm.vocabulary, lm.tokenizer.all_special_ids)
         separator = lm.separator if given.opener is None else given.opener
         use = Use(separator, "nothing" if given.before else "separator")
@@ -200,10 +201,11 @@ def load(snapshot: str | Path | None, model: str = "", dtype: str = "auto", devi
     return Prompted(lm, load_prompt(path, lm), use)
 
 
-def _named(of: str, model: str) -> str:
+def _named(model: str, otherwise: str) -> tuple[str, str]:
+    """Name and revision of a model that must be named."""
     if not model:
-        raise SoftPromptsError(f"{of} does not say to which model it belongs; name the model.")
-    return model
+        raise SoftPromptsError(f"{otherwise}; name the model (in Inspect: -M language_model=NAME).")
+    return split_revision(model)
 
 
 def _model_of(facts: dict[str, Any]) -> str:

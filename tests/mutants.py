@@ -229,6 +229,22 @@ FAULTS = [
         ("[self.use.separator, *ids]", "[*ids, self.use.separator]"),
         ("Conditions(**known)(numbers)", "np.array(numbers, np.float32)"),
         ('("", "main", LOCAL)', '("", "main")'),
+        ("1 + sum(begins < at", "sum(begins < at"),
+        ("best = logprobs.topk(n)", "best = logprobs.neg().topk(n)"),
+        ('"nothing" if given.before else "separator"', '"separator" if given.before else "nothing"'),
+    ),
+    *of(
+        "save.py",
+        "test_serving",
+        ("!= IGNORE for e in bench.held_out", "== IGNORE for e in bench.held_out"),
+        among="place_within",
+    ),
+    *of(
+        "engine/generate.py",
+        "test_generate",
+        ("= True, new.shape[1] - first", "= True, new.shape[1]"),
+        ("enough(new[row, first:]", "enough(new[row]"),
+        among="enough",
     ),
     *of(
         "export.py",

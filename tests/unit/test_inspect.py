@@ -198,7 +198,7 @@ def test_a_condition_is_given_in_people_s_numbers(chat, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("model", "arguments", "sentence"),
     [
-        ("none", {}, "no prompt does not say to which model it belongs; name the model"),
+        ("none", {}, "without a prompt, nothing says which model is meant; name the model"),
         ("none", {"language_model": "pocket-chat", "modell": 1}, "modell is no argument of the model; there are lang"),
         ("none", {"language_model": "pocket-chat", "place": "front"}, "place is 'front'; it can be user"),
         ("there/is/none", {}, "could not read the snapshot there/is/none"),
