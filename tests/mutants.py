@@ -569,7 +569,7 @@ FAULTS = [
         "test_generate",
         ("(position >= lengths) & torch.isin", "torch.isin"),
         ("(position < lengths)[:, None]", "(position <= lengths)[:, None]"),
-        ("row[first : first + n_new]", "row[:n_new]"),
+        ("row[first : first + n]", "row[:n]"),
         ("> n_new):", "> 2 * n_new):"),
         ("+ n_tokens + n_new) > token_budget", "+ n_new) > token_budget"),
         among="end_token or batches or still_read",
