@@ -130,7 +130,12 @@ class SoftPrompts(ModelAPI):
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         _check(tools, config)
-        return await anyio.to_thread.run_sync(self._answer, self._start(input), config)
+
+        def alone() -> ModelOutput:
+            with self._one_at_a_time:  # the tokenizer, too, bears no two threads
+                return self._answer(self._start(input), config)
+
+        return await anyio.to_thread.run_sync(alone)
 
     def _answer(self, start: Example, config: GenerateConfig) -> ModelOutput:
         """The reply to what the model reads."""
@@ -149,11 +154,9 @@ class SoftPrompts(ModelAPI):
             return any(stop in self.prompted.decode(tokens) for stop in stops)
 
         seed = SystemRandom().getrandbits(63) if config.seed is None else config.seed
-        with self._one_at_a_time:
-            tokens = self.prompted.continued(
-                start, n_tokens, config.temperature or 0.0, seed, enough if stops else None
-            )
-            logprobs = self._logprobs(start, tokens, config.top_logprobs or 0) if config.logprobs else None
+        drawn = (n_tokens, config.temperature or 0.0, seed, enough if stops else None)
+        tokens = self.prompted.continued(start, *drawn)
+        logprobs = self._logprobs(start, tokens, config.top_logprobs or 0) if config.logprobs else None
         text = self.prompted.decode(tokens)
         ends = [text.index(stop) for stop in stops if stop in text]
         full = "max_tokens" if n_tokens == wanted else "model_length"
