@@ -61,6 +61,11 @@ def main(settings: Settings) -> None:
     rows = prompted.rows(settings.condition)
     if not len(rows):
         raise SoftPromptsError(f"{settings.snapshot} holds a prompt of no tokens, or none: there is nothing to export.")
+    if prompted.use.behind == "within" and settings.to != "text":
+        raise SoftPromptsError(
+            f"{settings.snapshot} holds a prompt that stands within a text, where only its task knows; it has no such "
+            f"form. --to text writes the nearest tokens."
+        )
     write = {"peft": _peft, "embeds": _embeds, "text": _text}[settings.to]
     files = write(prompted, rows, settings)
     if settings.to == "peft":

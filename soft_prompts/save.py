@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from soft_prompts.console import warn
+from soft_prompts.data.example import IGNORE
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.options import plain
 from soft_prompts.prepare import Beside, asked_for, facts, variant
@@ -68,7 +69,10 @@ def _use(state: TrainingState, bench: Bench) -> Use:
     as_they_are = Conditions(tuple(f"condition {i + 1}" for i in range(n_conditions))) if n_conditions else None
     conditions = state.run.task.conditions or as_they_are
     places = {e.insert_at for e in bench.held_out}
-    behind = {0: "nothing", 1: "separator"}.get(max(places), "text") if len(places) == 1 else "text"
+    # Behind a text, what is scored follows at once.
+    ends = all(e.insert_at == len(e) or e.labels[e.insert_at] != IGNORE for e in bench.held_out)
+    elsewhere = "text" if ends else "within"
+    behind = {0: "nothing", 1: "separator"}.get(max(places), elsewhere) if len(places) == 1 else elsewhere
     return Use(bench.model.separator, behind, asdict(conditions) if conditions else None)
 
 

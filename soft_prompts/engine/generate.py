@@ -7,7 +7,7 @@ carry a state along cannot have it at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ def generate(
     n_new: int,
     temperature: float,
     random: torch.Generator,
+    enough: Callable[[np.ndarray], bool] | None = None,
 ) -> list[np.ndarray]:
     """Continue a batch of texts.
 
@@ -40,9 +41,11 @@ def generate(
         n_new: Tokens of a continuation at most.
         temperature: 0 takes the most likely token; otherwise tokens are drawn.
         random: Source of chance for the draws, on the model's device.
+        enough: Whether the new tokens of a row, int64 [n], are all that is wanted; asked after every token.
 
     Returns:
-        The new tokens of each start, int64 [<= n_new]. A row ends before the first of ``model.ends``.
+        The new tokens of each start, int64 [<= n_new]. A row ends before the first of ``model.ends``, or where it is
+        ``enough``.
 
     Raises:
         SoftPromptsError: The longest row would outgrow the model's context.
@@ -65,21 +68,25 @@ def generate(
         # Then one position of every row at a time: the next token of its text or, behind that, the one it picks.
         ends = torch.tensor(model.ends, device=model.device)
         new = torch.empty(len(starts), 0, dtype=torch.long, device=model.device)  # what was picked, wanted or not
+        firsts = (lengths - n_common).tolist()  # where a row's own tokens begin in new
         ended = torch.zeros(len(starts), dtype=torch.bool, device=model.device)
+        kept = [n_new] * len(starts)
         for position in range(n_common, n_longest + n_new):
             token = _pick(model.head(last).float(), temperature, random)
             new = torch.cat([new, token[:, None]], 1)
             ended |= (position >= lengths) & torch.isin(token, ends) | (position + 1 >= lengths + n_new)
+            if enough:
+                for row, first in enumerate(firsts):
+                    if not ended[row] and first < new.shape[1] and enough(new[row, first:].cpu().numpy()):
+                        ended[row], kept[row] = True, new.shape[1] - first
             if ended.all():
                 break
             following = model.embed(token)
             if position < n_longest:
                 following = torch.where((position < lengths)[:, None], given[:, position], following)
             last = read(following[:, None])[:, 0]
-    firsts = (lengths - n_common).tolist()
-    return [
-        _until(row[first : first + n_new], model.ends) for row, first in zip(new.cpu().numpy(), firsts, strict=True)
-    ]
+    rows = zip(new.cpu().numpy(), firsts, kept, strict=True)
+    return [_until(row[first : first + n], model.ends) for row, first, n in rows]
 
 
 def batches(starts: Sequence[Example], n_tokens: int, n_new: int, token_budget: int) -> Iterator[list[int]]:

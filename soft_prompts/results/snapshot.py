@@ -33,8 +33,9 @@ class Use:
 
     separator: int
     """Token id that opens every text."""
-    behind: Literal["separator", "text", "nothing"]
-    """Where the prompt stands: just behind the separator, behind the text that is continued, or before everything."""
+    behind: Literal["separator", "text", "nothing", "within"]
+    """Where the prompt stands: just behind the separator, behind the text that is continued, before everything, or
+    within the text, at a place that only the task knows."""
     conditions: dict[str, Any] | None = None
     """Names, offset and scale of what it depends on: soft_prompts.tasks.base.Conditions as plain JSON."""
 

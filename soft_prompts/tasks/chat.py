@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from soft_prompts.models.language_model import LanguageModel
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
-    """A dialogue up to the model's reply, in its chat template, without the token that opens every text.
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    """A dialogue up to the model's next reply, in its chat template, without the token that opens every text.
 
-    If the template knows no system role, which it says or passes over in silence, the system message opens the user's.
+    If the template knows no system role, which it says or passes over in silence, a system message at the beginning
+    opens the user's first one.
 
     Args:
         tokenizer: The model's.
-        system: The system message; "" for none.
-        user: The user's message.
+        messages: "role" and "content" of each.
 
     Raises:
         SoftPromptsError: The tokenizer has no chat template, or one that cannot be used.
@@ -32,21 +33,28 @@ def rendered(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
     name = model_name(tokenizer.name_or_path)
     if not tokenizer.chat_template:
         raise SoftPromptsError(f"the tokenizer of {name!r} has no chat template; give a chat model with --models.")
-    of_system = {"role": "system", "content": system}
-    ways = [[of_system, {"role": "user", "content": user}]] if system else []
-    ways.append([{"role": "user", "content": f"{system}\n\n{user}" if system else user}])
+    ways = [list(messages)]
+    if [m["role"] for m in messages[:2]] == ["system", "user"]:
+        system, user = (m["content"] for m in messages[:2])
+        ways.append([{"role": "user", "content": f"{system}\n\n{user}"}, *messages[2:]])
     cause = "it leaves the messages out"
-    for messages in ways:
+    for way in ways:
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(way, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             cause = str(error)
         else:
-            if system in text and user in text:
+            if all(m["content"] in text for m in messages):
                 return text.removeprefix(tokenizer.bos_token or "")
     raise SoftPromptsError(
         f"the chat template of {name!r} cannot be used ({cause}); correct chat_template in its tokenizer."
     )
+
+
+def opened(system: str, user: str) -> list[dict[str, str]]:
+    """The messages of a dialogue that a user opens. A system message of "" is none."""
+    of_user = {"role": "user", "content": user}
+    return [{"role": "system", "content": system}, of_user] if system else [of_user]
 
 
 def related(name: str, option: str, model: LanguageModel) -> LanguageModel:

@@ -16,7 +16,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import model_files
 from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
 from soft_prompts.tasks.base import Anchor, TaskScores
-from soft_prompts.tasks.chat import related, rendered
+from soft_prompts.tasks.chat import opened, related, rendered
 from soft_prompts.tasks.text import TextTask
 
 SYSTEMS = {
@@ -160,7 +160,7 @@ def dialogues(bench: Bench) -> list[tuple[str, str, Example]]:
     """
     battery = []
     for system, user in product(SYSTEMS.values(), REQUESTS):
-        tokens = bench.encoding.tokens([rendered(bench.model.tokenizer, system, user)])[0][0]
+        tokens = bench.encoding.tokens([rendered(bench.model.tokenizer, opened(system, user))])[0][0]
         example = Example(tokens, np.full(len(tokens), IGNORE), f"dialogue {len(battery)}")
         battery.append((system, user, example))
     return battery

@@ -22,7 +22,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import model_files
 from soft_prompts.stats import rate, ratio
 from soft_prompts.tasks.base import Anchor, Task, TaskScores, Variant
-from soft_prompts.tasks.chat import related, rendered
+from soft_prompts.tasks.chat import opened, related, rendered
 from soft_prompts.texts import PROTECTIONS
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def dialogue(tokenizer: PreTrainedTokenizerBase, shield: Shield, request: str) -
         SoftPromptsError: The tokenizer has no chat template that can be used.
     """
     user = "\n\n".join(part for part in (shield.before, request, shield.behind) if part)
-    text = rendered(tokenizer, shield.system, user)
+    text = rendered(tokenizer, opened(shield.system, user))
     return text, text.rindex(user) + user.index(request, len(shield.before)) + len(request)
 
 

@@ -10,7 +10,7 @@ from transformers import DynamicCache, MistralConfig, Olmo3Config, Phi3Config, Q
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import Example
 from soft_prompts.engine.batch import insert
-from soft_prompts.engine.generate import batches
+from soft_prompts.engine.generate import batches, generate
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
@@ -58,6 +58,22 @@ def test_cached_generation_in_padded_batches_is_the_teacher_forced_argmax(
     wanted = [greedy_without_cache(model, behind.intervention, start, 12) for start in starts]
     assert [row.tolist() for row in behind.generate(starts, 12)] == wanted
     assert any(wanted)
+
+
+def test_a_row_ends_where_it_is_enough_and_its_neighbours_go_on(model) -> None:
+    """Both with a token that is wanted and with a number of tokens."""
+    behind, starts = prompted(model, 3).intervention, make_examples(5)
+
+    def written(of, enough) -> list[list[int]]:
+        return [row.tolist() for row in generate(model, behind, of, 12, 0.0, torch.Generator(), enough)]
+
+    whole = written(starts, None)
+    stop = next(row[2] for row in whole if len(row) > 4)
+    for enough in (lambda row: row[-1] == stop, lambda row: len(row) == 3):
+        lengths = [[enough(row[: n + 1]) for n in range(len(row))] for row in whole]
+        wanted = [row[: 1 + at.index(True)] if any(at) else row for row, at in zip(whole, lengths, strict=True)]
+        assert written(starts, enough) == wanted == [written([start], enough)[0] for start in starts]
+        assert wanted != whole
 
 
 def test_a_model_without_a_cache_continues_texts_as_one_with_a_cache(model) -> None:

@@ -1,6 +1,8 @@
 """The package as others install it: everything is in it, and experiments run from any folder."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +75,13 @@ def test_all_data_is_in_the_package(installed) -> None:
             assert (installed / path.relative_to(ROOT)).is_file(), path
 
 
+def test_inspect_finds_its_provider(installed) -> None:
+    (package,) = importlib.metadata.distributions(name="soft-prompts", path=[str(installed)])
+    (entry,) = package.entry_points.select(group="inspect_ai")
+    assert (entry.name, entry.value) == ("soft_prompts", "soft_prompts.inspect_provider")
+    assert (installed / f"{entry.value.replace('.', '/')}.py").is_file()
+
+
 def test_the_lock_file_agrees_with_the_requirements() -> None:
     """What `uv lock` would change is seen here: other pins, packages that are missing or not asked for."""
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
@@ -83,6 +92,13 @@ def test_the_lock_file_agrees_with_the_requirements() -> None:
     (own,) = (package for package in lock["package"] if package["name"] == "soft-prompts")
     asked_for = {of["name"]: of["specifier"] for of in own["metadata"]["requires-dist"] if "marker" not in of}
     assert asked_for == {name: f"=={version}" for name, version in pins.items()}
+    extras = {
+        (re.search("'(.+)'", of["marker"])[1], of["name"] + of["specifier"])
+        for of in own["metadata"]["requires-dist"]
+        if "marker" in of
+    }
+    optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras == {(name, package) for name, packages in optional.items() for package in packages}
     assert {package["source"].get("registry") for package in lock["package"] if package is not own} == {
         "https://pypi.org/simple"
     }

@@ -103,7 +103,7 @@ def test_a_prompt_behind_a_text_goes_on_from_there_and_scores_nothing(model, fol
     prompted = soft_prompts.load(saved(model, tmp_path / "p", "text"), folder_of(model, folders), "float32")
     with pytest.raises(SoftPromptsError, match="stands behind a text"):
         prompted.logprobs([TEXT])
-    example = prompted._example(TEXT, ())
+    example = prompted.start(TEXT)
     assert example.insert_at == len(example.tokens) == 1 + len(ids_of(model))
     with pytest.raises(SoftPromptsError, match="--to embeds writes a whole input"):
         main(Settings(tmp_path / "p", tmp_path / "out", model=folder_of(model, folders)))
@@ -215,7 +215,71 @@ def test_conditions_of_a_task_that_names_none_are_taken_as_they_are(neox, n: int
     assert use.behind == "separator" and use.separator == neox.separator
     prompted = Prompted(neox, SoftPrompt(torch.randn(1, WIDTH), 0.1), use)
     assert prompted._condition((0.5, 3.0)[:n]).tolist() == [0.5, 3.0][:n]
-    assert _use(state, Bench(neox, None, [replace(make_examples(1)[0], insert_at=2)], 4096)).behind == "text"
+
+
+def test_a_place_within_a_text_is_told_from_one_behind_it(neox, folders, tmp_path) -> None:
+    """Behind a text, what is scored follows at once."""
+    state = SimpleNamespace(run=Run("e", Task(), "m", 1, 0, TrainConfig(), "float32"))
+    tokens = np.arange(1, 6)
+
+    def of(*places: int) -> str:
+        labels = np.array([IGNORE, IGNORE, IGNORE, 4, 5])
+        examples = [Example(tokens, labels, str(place), insert_at=place) for place in places]
+        return _use(state, Bench(neox, None, examples, 4096)).behind
+
+    assert [of(0, 0), of(1, 1), of(3, 3), of(3, 5), of(2, 2), of(1, 3)] == [
+        "nothing",
+        "separator",
+        "text",
+        "text",
+        "within",
+        "within",
+    ]
+    path = saved(neox, tmp_path / "p", "within")
+    prompted = soft_prompts.load(path, folder_of(neox, folders), "float32")
+    for use in (lambda: prompted.generate(TEXT, 2), lambda: prompted.logprobs([TEXT])):
+        with pytest.raises(SoftPromptsError, match="stands within a text, where only its task knows; say where"):
+            use()
+    for form in ("peft", "embeds"):
+        with pytest.raises(SoftPromptsError, match="stands within a text, where only its task knows; it has no such"):
+            main(Settings(path, tmp_path / "out", form, folder_of(neox, folders)))
+    at = prompted.start(TEXT, at=4)
+    begins = neox.tokenizer(TEXT, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert at.insert_at == 1 + len([i for i, _ in begins if i < 4]) > 1
+    assert len(prompted.continued(at, 2)) <= 2
+
+
+def test_peft_s_prompts_and_none_are_taken_as_well(model, folders, tmp_path) -> None:
+    base = folder_of(model, folders)
+    path = saved(model, tmp_path / "p.safetensors")
+    main(Settings(path, tmp_path / "out", model=base))
+    there, again = soft_prompts.load(path, base, "float32"), soft_prompts.load(tmp_path / "out", "", "float32")
+    assert torch.equal(again.rows(), there.rows()) and again.use == there.use
+    assert again.generate(TEXT, 5) == there.generate(TEXT, 5)
+    none = soft_prompts.load(None, base, "float32")
+    expected = naive_logits(model, torch.zeros(0, WIDTH)).log_softmax(-1)[:-1]
+    assert none.logprobs([TEXT])[0] == pytest.approx(
+        [float(row[token]) for row, token in zip(expected, ids_of(model), strict=True)], abs=1e-4
+    )
+    with pytest.raises(SoftPromptsError, match="without a prompt, nothing says which model is meant; name the model"):
+        soft_prompts.load(None)
+
+
+def test_how_likely_a_reply_is_and_what_would_have_been_likelier(model, folders, tmp_path) -> None:
+    for behind in ("separator", "text"):
+        path = saved(model, tmp_path / behind, behind)
+        prompted = soft_prompts.load(path, folder_of(model, folders), "float32")
+        start, new = prompted.start(TEXT[:6]), np.array(ids_of(model)[3:6])
+        own, ids, best = prompted.likely(start, new, 4)
+        rows, first = prompted.rows(), torch.tensor([model.separator, *ids_of(model, TEXT[:6])])
+        order = (first[:1], None, first[1:], torch.from_numpy(new))
+        order = order if behind == "separator" else (first, None, torch.from_numpy(new))
+        embedded = torch.cat([rows if part is None else model.embed(part) for part in order])
+        with torch.no_grad():
+            logprobs = model.lm(inputs_embeds=embedded[None]).logits[0].log_softmax(-1)[-len(new) - 1 : -1]
+        assert own == pytest.approx(logprobs[range(3), new].tolist(), abs=1e-4)
+        assert best == pytest.approx(logprobs.topk(4).values.numpy(), abs=1e-4)
+        assert ids.tolist() == logprobs.topk(4).indices.tolist()
 
 
 def test_scores_agree_with_those_of_an_evaluation(model, folders, tmp_path) -> None:
