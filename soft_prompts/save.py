@@ -99,11 +99,11 @@ def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[T
         scored = run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
         scores, samples = plain(scored.scores, "a score"), plain(scored.samples, "a sample")
         check_behaviour(scores, samples)
-        state.log.samples(steps, samples)
-        state.log.scores(steps, scores)
-        state.log.pictures(steps, scored.pictures)
         for name, picture in scored.pictures.items():
             save_picture(picture, result_path.with_suffix(f".{name}.png"))
+        state.log.samples(steps, samples)  # of what can be saved only: a log is not to be blamed for a task
+        state.log.scores(steps, scores)
+        state.log.pictures(steps, scored.pictures)
     except Exception as error:  # of any kind: a task may be anybody's code
         reason = f"{type(error).__name__}: {error}"
         warn(f"{run} is saved without scores, because {type(run.task).__name__}.score failed ({reason}).")
