@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from soft_prompts.console import ends_in_a_sentence, interrupts_end_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import safe_name, write_atomically
+from soft_prompts.files import fingerprint, write_atomically
 from soft_prompts.report.collection import Collection, Filter, collect
+from soft_prompts.report.kept import Kept
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEPT = ".computed.json"
+"""File in the report's folder that makes the next report quick."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,8 @@ def main(settings: Settings) -> None:
     from soft_prompts.report.tables import markdown, models_by_length, print_tables, tables
     from soft_prompts.results.summary import far_and_fragile
 
-    collection = collect(settings.folders, settings.which)
+    out = settings.out or Path("runs/report")
+    collection = collect(settings.folders, settings.which, None if settings.as_markdown else Kept(out / KEPT))
     curves = collection.curves
     if not curves:
         raise SoftPromptsError(
@@ -53,7 +63,6 @@ def main(settings: Settings) -> None:
         say(compared)
     for sentence in collection.missing:
         warn(sentence)
-    out = settings.out or Path("runs/report")
     write_report(collection, settings.scores, out)
     if settings.export:
         from soft_prompts.report.export import write
@@ -63,24 +72,38 @@ def main(settings: Settings) -> None:
 
 
 def write_report(collection: Collection, scores: tuple[str, ...], out: Path) -> None:
-    """report.html, table.md, and findings and curve-* as .png and .svg in ``out``."""
+    """report.html, table.md, and findings and a curve each as .png and .svg in ``out``."""
     from soft_prompts.report.findings import findings, findings_figure
     from soft_prompts.report.page import page
-    from soft_prompts.report.plots import saturation_figure, save_figure
+    from soft_prompts.report.plots import saturation_figure
     from soft_prompts.report.tables import markdown
 
     write_atomically(out / "table.md", markdown(collection.curves, scores).encode())
-    figures = {
-        f"curve-{i}-{safe_name(curve.experiment)}": saturation_figure([curve], scores)
-        for i, curve in enumerate(collection.curves)
-    }
-    if found := findings(collection.shown):
-        figures["findings"] = findings_figure(found)
-    for name, figure in figures.items():
-        for kind in ("png", "svg"):
-            save_figure(figure, out / f"{name}.{kind}")
     write_atomically(out / "report.html", page(collection, scores).encode())
+    for shown in collection.shown:
+        draw = partial(saturation_figure, [shown.curve], scores)
+        _save_if_changed(draw, out / f"curve-{shown.id}", collection.kept, [shown.contents, shown.curve.name, scores])
+    if found := findings(collection.shown):
+        content = [[s.contents, s.curve.name, str(s.summary)] for s in found]
+        _save_if_changed(partial(findings_figure, found), out / "findings", collection.kept, content)
+    collection.keep()
     say(f"page: {out / 'report.html'}   table: {out / 'table.md'}   pictures: {out}/*.png and .svg")
+
+
+def _save_if_changed(draw: Callable[[], Figure], path: Path, kept: Kept, content: Any) -> None:
+    """Draw and write a figure as .png and .svg, if the files are not those that were drawn of the same content."""
+    from soft_prompts.report.plots import save_figure
+
+    files = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
+
+    def digests() -> list[str]:
+        return [fingerprint(file) for file in files if file.is_file()]
+
+    if kept.get("picture", path.name, content) != digests() or not digests():
+        figure = draw()
+        for file in files:
+            save_figure(figure, file)
+    kept.put(digests(), "picture", path.name, content)
 
 
 if __name__ == "__main__":

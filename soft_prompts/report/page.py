@@ -13,7 +13,7 @@ from markupsafe import Markup
 from soft_prompts.report.collection import Collection, Shown
 from soft_prompts.report.findings import findings, findings_figure
 from soft_prompts.report.pictures import pieces
-from soft_prompts.report.plots import inline_svg, saturation_figure
+
 from soft_prompts.report.reference import reference
 from soft_prompts.report.tables import CAPTION, rows
 from soft_prompts.results.record import Result
@@ -33,7 +33,7 @@ def page(collection: Collection, scores: tuple[str, ...] = ()) -> str:
     curves, found = collection.curves, findings(collection.shown)
     return template.render(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        findings=Markup(inline_svg(lambda: findings_figure(found), "findings")) if found else "",
+        findings="",
         curves=[_curve(shown, f"curve-{i}", collection, scores) for i, shown in enumerate(collection.shown)],
         experiments=list(dict.fromkeys(curve.experiment for curve in curves)),
         models=list(dict.fromkeys(curve.model for curve in curves)),
@@ -66,7 +66,7 @@ def _curve(shown: Shown, name: str, collection: Collection, scores: tuple[str, .
         "distance": _first_distance(shown),
         "first_loss": f"{zero.loss:.3f}" if zero else "-",
         "best_loss": f"{best.loss:.3f} (P = {best.n_tokens})",
-        "svg": Markup(inline_svg(lambda: saturation_figure([curve], scores[:2]), name)),
+        "svg": "",
         "header": header,
         "body": body,
         "pictures": pictures,
