@@ -72,10 +72,10 @@ def digest(*content: Any) -> str:
 
 @lru_cache
 def code_version() -> str:
-    """32 hex digits over the code that reads results, computes and draws, and over the libraries it does so with."""
+    """32 hex digits over the code that reads results, computes and draws pictures, and over the libraries it uses."""
     package = Path(stats.__file__).parent
-    files = [package / "stats.py", *(f for room in ("report", "results") for f in (package / room).iterdir())]
-    texts = [(file.name, file.read_bytes().hex()) for file in sorted(files) if file.is_file()]
+    files = [package / "stats.py", *(f for room in ("report", "results") for f in sorted((package / room).iterdir()))]
+    texts = [(f.name, f.read_text()) for f in files if f.suffix in (".py", ".json")]
     return digest(texts, [version(name) for name in COUNTED_WITH])
 
 

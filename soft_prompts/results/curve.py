@@ -312,6 +312,28 @@ class Curve:
         return flags
 
 
+def paired_difference(first: Curve, second: Curve) -> dict[str, list] | None:
+    """By how many nats per scored token ``second`` is better than ``first`` at each length, paired by document.
+
+    Returns:
+        "lengths" that both have on the same documents, "values" [K], the loss of the first minus that of the second,
+        and "low" and "high" [K], the ends of a 95 % band over documents and seeds that holds all lengths at once. None
+        if there is no such length.
+    """
+    pairs = [
+        (p, other)
+        for p in first.points
+        if (other := second.point(p.n_tokens)) and p.pairs_with(other) and p.pairs_with(first.points[0])
+    ]
+    if not pairs:
+        return None
+    draws = two_level_draws([p.by_seed for pair in pairs for p in pair], pairs[0][0].counts)
+    values = np.array([p.loss - other.loss for p, other in pairs])
+    low, high = band(values, draws[:, ::2] - draws[:, 1::2])
+    named = {"values": values, "low": low, "high": high}
+    return {"lengths": [p.n_tokens for p, _ in pairs], **{name: ends.tolist() for name, ends in named.items()}}
+
+
 def curves(results: Iterable[Result]) -> list[Curve]:
     """Results sorted into curves, one per experiment, model and configuration.
 
