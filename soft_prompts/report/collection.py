@@ -80,8 +80,11 @@ class Collection:
     def curves(self) -> list[Curve]:
         return [shown.curve for shown in self.shown]
 
-    def keep(self) -> None:
+    def keep(self, all_asked_for: bool = True) -> None:
         """Write the numbers that were computed, for the next report.
+
+        Args:
+            all_asked_for: What was kept before and is no part of this report is forgotten.
 
         Raises:
             SoftPromptsError: The file cannot be written.
@@ -89,7 +92,7 @@ class Collection:
         for shown in self.shown:
             for curve, content in zip((shown.curve, *shown.curve.controls), shown.contents, strict=True):
                 self.kept.put(curve.computed, "numbers", content)
-        self.kept.save()
+        self.kept.save(all_asked_for)
 
 
 def collect(folders: Sequence[Path], wanted: Filter, kept: Kept | None = None) -> Collection:

@@ -19,7 +19,7 @@ COUNTED_WITH = ("numpy", "scipy", "matplotlib")
 
 
 class Kept:
-    """Values that JSON can hold, in one file with a digest. What a run did not ask for leaves the file with it.
+    """Values that JSON can hold, in one file with a digest.
 
     A file that is damaged, or of another version of the code, counts as empty: all is computed anew.
     """
@@ -53,16 +53,20 @@ class Kept:
         self.put(value, *content)
         return value
 
-    def save(self) -> None:
-        """Write what this report asked for.
+    def save(self, all_asked_for: bool = True) -> None:
+        """Write the file.
+
+        Args:
+            all_asked_for: What was not asked for since the file was read leaves it.
 
         Raises:
             SoftPromptsError: The file cannot be written.
         """
-        if self._path and self._now != self._before:
-            content = {"code": code_version(), "values": self._now}
+        values = self._now if all_asked_for else {**self._before, **self._now}
+        if self._path and values != self._before:
+            content = {"code": code_version(), "values": values}
             write_atomically(self._path, json.dumps({"digest": digest(content), **content}).encode())
-        self._before = self._now
+        self._before = values
 
 
 def digest(*content: Any) -> str:

@@ -10,7 +10,7 @@
   // A doubling is a step, and 0 stands one before 1.
   const position = (n) => (n < 1 ? n - 1 : Math.log2(n));
   const tokens = (x) => (x < 0 ? x + 1 : 2 ** x);
-  const shown = (x) => (x === null ? "-" : x.toFixed(3));
+  const shown = (x) => (x === null ? "-" : (Math.abs(x) < 0.0005 ? 0 : x).toFixed(3));
   const ends = (low, high) => `[${shown(low)}, ${shown(high)}]`;
   const lengths = (of, label = "prompt length P (tokens)") => {
     const ticks = [...new Set(of)].sort((a, b) => a - b).map(position);
@@ -176,18 +176,19 @@
   // --- two curves ---
 
   const negated = (d) => ({lengths: d.lengths, values: d.values.map((x) => -x), low: d.high.map((x) => -x), high: d.low.map((x) => -x)});
+  const place = (id) => curves.findIndex((c) => c.id === id);
   const pair = (i, k) => pairs[`${i} ${k}`] ?? (pairs[`${k} ${i}`] ? negated(pairs[`${k} ${i}`]) : null);
 
   /** Let only those be the second that pair with the first. */
   function choose() {
-    const first = at("first").value, options = [...at("second").options];
-    for (const option of options) option.disabled = !pair(first, option.value);
+    const first = place(at("first").value), options = [...at("second").options];
+    for (const option of options) option.disabled = !pair(first, place(option.value));
     if (at("second").selectedOptions[0]?.disabled) at("second").value = options.find((option) => !option.disabled)?.value ?? "";
   }
 
   function drawTwo() {
     choose();
-    const [i, k] = [at("first").value, at("second").value], difference = k === "" ? null : pair(i, k);
+    const [i, k] = [place(at("first").value), place(at("second").value)], difference = pair(i, k);
     const both = [curves[i], ...(difference ? [curves[k]] : [])], table = at("difference");
     put(at("both-chart"), `held-out loss by prompt length: ${both.map((c) => c.name).join(" and ")}`, {
       height: 300, x: lengths(both.flatMap((c) => c.lengths)), y: {label: "nats per scored token", grid: true, nice: true},
@@ -242,7 +243,7 @@
   at("findings").hidden = !findings.length;
   at("compare").hidden = !Object.keys(pairs).length;
   at("together").hidden = curves.length < 2;
-  at("first").value = d3.min(Object.keys(pairs), (key) => +key.split(" ")[0]) ?? 0;
+  at("first").value = curves[d3.min(Object.keys(pairs), (key) => +key.split(" ")[0]) ?? 0]?.id;
 
   /** Draw each chart when it comes into sight, and again when its width changes. */
   const drawers = new Map([[at("findings-chart"), drawFindings], [at("both-chart"), drawTwo], [at("together-chart"), drawTogether]]);
@@ -258,5 +259,38 @@
       (drawers.get(target) ?? (() => drawCurve(target)))();
     }
   });
-  for (const place of [...drawers.keys(), ...document.querySelectorAll("[data-chart]")]) sight.observe(place);
+  for (const box of [...drawers.keys(), ...document.querySelectorAll("[data-chart]")]) sight.observe(box);
+
+  // --- a page that is followed: show the newest, at the same place and with the same choices ---
+
+  const made = document.documentElement.dataset.live, KEY = "before the page was shown anew";
+  const before = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
+  sessionStorage.removeItem(KEY);
+  for (const [id, value] of before?.chosen ?? [])
+    if ([...(at(id)?.options ?? [])].some((option) => option.value === value)) {
+      at(id).value = value;
+      at(id).dispatchEvent(new Event("change", {bubbles: true}));
+    }
+  for (const part of document.querySelectorAll("details")) if (before?.open.includes(name(part))) part.open = true;
+  if (before) scrollBy(0, (at(before.part)?.getBoundingClientRect().top ?? 0) - before.top);
+
+  if (!made) return;
+
+  function name(details) { return `${details.closest("[id]")?.id} ${details.querySelector("summary").textContent}`; }
+  window.newest = (other) => {
+    if (other === made) return;
+    const part = [...document.querySelectorAll("section, article")].find((box) => box.getBoundingClientRect().bottom > 0);
+    sessionStorage.setItem(KEY, JSON.stringify({
+      chosen: [...document.querySelectorAll("select")].map((select) => [select.id, select.value]),
+      open: [...document.querySelectorAll("details[open]")].map(name), part: part?.id, top: part?.getBoundingClientRect().top,
+    }));
+    history.scrollRestoration = "manual";
+    location.reload();
+  };
+  setInterval(() => {
+    const script = document.createElement("script");
+    script.src = `report.made.js?${Date.now()}`;
+    script.onload = script.onerror = () => script.remove();
+    document.head.append(script);
+  }, 2000);
 })();

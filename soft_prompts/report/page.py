@@ -25,12 +25,14 @@ MOST_DOCUMENTS = 5
 """Documents that are named for the largest, and for the smallest gains."""
 
 
-def page(collection: Collection, scores: tuple[str, ...] = ()) -> str:
+def page(collection: Collection, scores: tuple[str, ...] = (), made: str = "", live: bool = False) -> str:
     """HTML of a collection.
 
     Args:
         collection: What is shown.
         scores: Names of the behavioural scores to show. None named: all that are single numbers.
+        made: When the page is made, in words; empty: now.
+        live: The page looks whether a newer one was made, and shows it.
     """
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -39,7 +41,8 @@ def page(collection: Collection, scores: tuple[str, ...] = ()) -> str:
     template = environment.from_string((here / "page.html").read_text())
     curves = collection.curves
     return template.render(
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        made=made or datetime.now(UTC).isoformat(sep=" ", timespec="minutes"),
+        live=live,
         curves=[_curve(shown, i, collection, scores) for i, shown in enumerate(collection.shown)],
         experiments=list(dict.fromkeys(curve.experiment for curve in curves)),
         models=list(dict.fromkeys(curve.model for curve in curves)),

@@ -17,8 +17,8 @@ REMEDIES = {
     "longer (--train.steps) or at a lower rate (--train.lr).",
     r"seeds on other documents left out": "They do not pair with the others. Run them again with the same data and "
     "options (--force).",
-    r"other documents": "This length was scored on other documents than the first, so the two do not pair. Run it again "
-    "with the same data and options (--force).",
+    r"other documents": "This length was scored on other documents than the first, so the two do not pair. Run it "
+    "again with the same data and options (--force).",
     r"worse than ": "Counting the training documents predicts better than the model behind this prompt, so nothing is "
     "seen of the model. Take longer prompts, more steps, or a model that can do more.",
 }

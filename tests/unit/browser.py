@@ -53,7 +53,7 @@ class Page:
     def open(self, path: Path) -> None:
         """Open a file and wait until it is there and its scripts have run."""
         self.tell("Page.navigate", url=f"file://{path}")
-        self.wait(f"document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def see(self, width: int = 1000, height: int = 900, scheme: str = "light") -> None:
         """A window of this size, light or dark."""
