@@ -181,14 +181,15 @@ def test_a_page_that_is_followed_shows_the_newest_with_the_same_choices(tmp_path
         shown.open(tmp_path / "report.html")
         shown.choose("#only-model", "b")
         shown.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+        seen = "[...document.querySelectorAll('article')].find(a => a.offsetParent)"
         for n, live in ((3, True), (4, False)):  # the last page of all is not followed
-                save_curve(tmp_path / "r" / f"{n}", model=f"{n}")
+            shown.run(f"window.old = true; {seen}.scrollIntoView()")
+            save_curve(tmp_path / "r" / f"{n}", model=f"{n}")
             _write_page(collect([tmp_path / "r"], Filter()), (), tmp_path, live=live)
             shown.wait("!window.old && document.readyState === 'complete'")
             assert shown.run("document.querySelectorAll('article').length") == n
             assert bool(shown.run("document.documentElement.dataset.live")) == live
             assert shown.run("document.querySelector('#only-model').value") == "b"
-            seen = "[...document.querySelectorAll('article')].filter(a => a.offsetParent)[0]"
             assert shown.run(f"{seen}.querySelector('h2').textContent") == "e on b"
             assert shown.run(f"[...{seen}.querySelectorAll('details')].every(d => d.open)")
             shown.wait(f"Math.abs({seen}.getBoundingClientRect().top) < 100")
