@@ -169,7 +169,7 @@
     put(at("together-chart"), `held-out loss by prompt length, all curves of ${chosen}`, {
       height: 380, x: lengths(of.flatMap((c) => c.lengths)), y: {label: "nats per scored token", grid: true, nice: true},
       color: {legend: true, domain: labels, range: labels.map((_, i) => color(i))},
-      marks: of.flatMap((c, i) => [...banded(c, color(i)), Plot.line(points(c), {x: "x", y: "y", stroke: color(i), strokeWidth: 2, strokeDasharray: c.random ? "4 3" : null}), dots(c, c.label, color(i))]),
+      marks: [...of.flatMap((c, i) => banded(c, color(i))), ...of.flatMap((c, i) => [Plot.line(points(c), {x: "x", y: "y", stroke: color(i), strokeWidth: 2, strokeDasharray: c.random ? "4 3" : null}), dots(c, c.label, color(i))])],
     });
   }
 
@@ -193,7 +193,7 @@
     put(at("both-chart"), `held-out loss by prompt length: ${both.map((c) => c.name).join(" and ")}`, {
       height: 300, x: lengths(both.flatMap((c) => c.lengths)), y: {label: "nats per scored token", grid: true, nice: true},
       color: {legend: true, domain: both.map((_, j) => ["first", "second"][j]), range: COLORS},
-      marks: both.flatMap((c, j) => [...banded(c, COLORS[j]), Plot.line(points(c), {x: "x", y: "y", stroke: COLORS[j], strokeWidth: 2}), dots(c, ["first", "second"][j], COLORS[j])]),
+      marks: [...both.flatMap((c, j) => banded(c, COLORS[j])), ...both.flatMap((c, j) => [Plot.line(points(c), {x: "x", y: "y", stroke: COLORS[j], strokeWidth: 2}), dots(c, ["first", "second"][j], COLORS[j])])],
     });
     table.replaceChildren();
     if (!difference) return at("difference-chart").replaceChildren("No other curve was scored on the same documents.");

@@ -25,6 +25,10 @@ PATIENCE = 60
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
 
+class Navigated(Exception):
+    """The page that was asked is no longer there: it has loaded anew."""
+
+
 class Page:
     """An open page."""
 
@@ -47,6 +51,8 @@ class Page:
                 self._rest += received
             one, _, self._rest = self._rest.partition(b"\0")
             if (answer := json.loads(one)).get("id") == self._n:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated(method)
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -69,9 +75,15 @@ class Page:
     def wait(self, condition: str) -> None:
         """Wait until an expression holds."""
         end = time.monotonic() + PATIENCE
-        while not self.run(condition):
+        while not self._holds(condition):
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.05)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.run(condition))
+        except Navigated:
+            return False
 
     def press(self, key: str) -> None:
         """Press a key, one of KEYS."""

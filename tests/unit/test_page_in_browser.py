@@ -25,6 +25,9 @@ from tests.unit.test_results import baseline
 BESIDE = {"baselines": {"uniform": baseline(8.0), "unigram": baseline(4.0), "bigram": baseline(1.5, *[15.0] * 40)}}
 
 
+LONG = "a-model-of-a-long-name/" * 6
+
+
 def by_document(*losses: float) -> HeldOut:
     """Held-out losses of as many documents of ten tokens."""
     n = len(losses)
@@ -40,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
         of_length = {**BESIDE, "samples": [{"kind": "text", "prompt": "Say", "continuation": f"reply of {n}"}]}
         for model, more in (("a", 0.0), ("b", 0.25 if n else 0.0)):
             measured(n, loss + more, model=model, **of_length).save(folder / model / f"tokens-{n:04d}-seed-0.json")
-        other = measured(n, loss, model="c", held_out=by_document(*[loss] * 5))
+        other = measured(n, loss, model=LONG, held_out=by_document(*[loss] * 5))
         other.save(folder / "c" / f"tokens-{n:04d}-seed-0.json")
     return folder
 
@@ -77,7 +80,7 @@ def test_documents_are_sorted_by_what_the_best_prompt_gains_on_them(tmp_path) ->
 @needs_browser
 def test_two_chosen_curves_show_their_difference(opened) -> None:
     ids = dict(opened.run("[...document.querySelectorAll('#first option')].map(o => [o.textContent, o.value])"))
-    a, b, c = (ids[f"e on {model}"] for model in "abc")
+    a, b, c = (ids[f"e on {model}"] for model in ("a", "b", LONG))
     opened.run("document.querySelector('#compare').scrollIntoView()")
     opened.wait("document.querySelectorAll('#difference tr').length > 1")
     cells = "[...document.querySelectorAll('#difference tr')].map(r => [...r.cells].map(c => c.textContent))"
