@@ -80,7 +80,7 @@ def gains_by_document(curve: Curve) -> dict[str, Any] | None:
     gains = (zero.sums - best.sums)[scored] / best.counts[scored]
     order = np.argsort(-gains, kind="stable")
     documents = [best.documents[i] for i in scored[order]]
-    return {"n_tokens": best.n_tokens, "documents": documents, "gains": gains[order].tolist()}
+    return {"n_tokens": best.n_tokens, "documents": documents, "gains": gains[order].round(5).tolist()}
 
 
 def _finding(s: Shown) -> dict[str, Any]:

@@ -84,13 +84,16 @@
     const seen = [...rows.map(x), ...rows.map(far), ...rows.map((f) => place(f.low ?? f.at ?? f.longest))].filter(Number.isFinite);
     const domain = [Math.min(measure === "nats" ? 0 : Infinity, measure === "tokens" ? -1 : Infinity, d3.min(seen)), d3.max(seen)];
     const most_letters = narrow ? Math.floor(width / 7) : 44;
-    const short = (text) => (text.length > most_letters ? `${text.slice(0, most_letters - 1)}…` : text);
+    const short = (f) => {
+      const room = most_letters - f.model.length - 3, whole = f.behaviour.length <= room;
+      return whole || room < 8 ? name(f).slice(0, most_letters) : `${f.behaviour.slice(0, room - 1)}… · ${f.model}`;
+    };
     put(at("findings-chart"), `${label}, ${rows.length} curves`, {
       width, height: rows.length * (narrow ? 36 : 22) + 50, marginLeft: narrow ? 12 : 310, marginRight: 46, marginTop: 38, marginBottom: 6, insetTop: narrow ? 14 : 0,
       x: {domain, ticks: ticks.filter((t) => t >= domain[0] - 0.01 && t <= domain[1] + 0.01), tickFormat: format, label, axis: "top", labelAnchor: "center", labelArrow: "none", inset: 8, grid: true},
       y: {domain: d3.range(rows.length), axis: null}, color: {domain: models, range: models.map((_, i) => COLORS[i % COLORS.length])},
       marks: [
-        Plot.text(rows, {x: domain[0], y: "row", text: (f) => short(name(f)), textAnchor: narrow ? "start" : "end", dx: narrow ? 0 : -20, dy: narrow ? -13 : 0, fontSize: 12, fill: "currentColor"}),
+        Plot.text(rows, {x: domain[0], y: "row", text: short, textAnchor: narrow ? "start" : "end", dx: narrow ? 0 : -20, dy: narrow ? -13 : 0, fontSize: 12, fill: "currentColor"}),
         Plot.ruleX([0].filter(() => measure === "nats"), {stroke: "currentColor", strokeOpacity: 0.5}),
         Plot.ruleY(rows.filter((f) => f.low !== undefined && f.low !== null), {y: "row", x1: (f) => place(f.low), x2: far, stroke: "model", strokeWidth: 2}),
         Plot.dot(rows.filter((f) => !f.beyond), {x, y: "row", r: 5, fill: "model", stroke: "var(--card)", ariaLabel: said}),
