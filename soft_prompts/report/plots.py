@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +17,6 @@ from soft_prompts.files import write_atomically
 from soft_prompts.report.reference import published
 from soft_prompts.report.tables import title
 from soft_prompts.results.curve import Curve, without_random_targets
-from soft_prompts.stats import band
 
 COLORS = matplotlib.colormaps["tab10"].colors
 CONTROL_LINES = {"scrambled": ":", "untrained": "-.", "permuted": "--"}
@@ -25,8 +24,6 @@ CONTROL_OF = {"scrambled": "weights", "untrained": "weights", "permuted": "label
 matplotlib.rcParams["text.parse_math"] = False  # a name may hold a dollar
 LONGEST = 200
 """Characters of a name in a picture."""
-INK = "#010203"
-"""Colour of text and axes in SVGs, which becomes the page's own text colour."""
 
 
 def saturation_figure(curves: Sequence[Curve], headline: Sequence[str] = ()) -> Figure:
@@ -90,19 +87,6 @@ def save_picture(pixels: np.ndarray, path: Path) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def inline_svg(draw: Callable[[], Figure], salt: str) -> str:
-    """A figure as SVG, to put into a page.
-
-    Its text takes the page's colour; ``salt`` makes its ids unique within the page.
-    """
-    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
-    with matplotlib.rc_context({**dict.fromkeys(names, INK), "svg.fonttype": "none", "svg.hashsalt": salt}):
-        picture = io.StringIO()
-        draw().savefig(picture, format="svg", transparent=True)
-    svg = picture.getvalue()
-    return svg[svg.index("<svg") :].replace(INK, "currentColor")
-
-
 def _label(name: str) -> str:
     """A name that fits into a picture. matplotlib leaves a leading "_" out of legends."""
     short = shown_only(name[:LONGEST] + ("..." if len(name) > LONGEST else ""))
@@ -120,8 +104,7 @@ def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
     x, losses = [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points]
     ax.plot(x, losses, color=color, label=label)
     if curve.widths is not None:
-        low, high = band(curve.paired.losses, curve.paired.draws)
-        ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
+        ax.fill_between(x, *curve.band, color=color, alpha=0.25, linewidth=0)
         ax.errorbar(x, losses, curve.widths, fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
     dots = [(position(p.n_tokens), loss) for p in curve.points for loss in p.losses]
     ax.plot(*zip(*dots, strict=True), ".", color=color)

@@ -37,10 +37,9 @@ def rows(curve: Curve, headline: Sequence[str]) -> list[list[str]]:
     scores = [name.replace("_", " ") for name in headline]
     header = ["P", "held-out loss", "paired", "seeds", *_control_header(curve), "gain over 0", *scores, "flags"]
     table = [header]
-    zero = curve.point(0)
     for k, (point, flags) in enumerate(zip(curve.points, curve.flags, strict=True)):
         losses = point.losses
-        gain = point.gain_over(zero) if zero and point.n_tokens else None
+        gain = curve.gains[k]
         width = curve.widths[k] if curve.widths is not None else None
         spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else ""
         table.append(

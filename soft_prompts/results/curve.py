@@ -15,11 +15,15 @@ import numpy as np
 from soft_prompts.results.distance import PairedLosses
 from soft_prompts.results.exhaustion import Exhaustion, exhaustion
 from soft_prompts.results.record import Result
-from soft_prompts.stats import CONFIDENCE, comparison_widths, two_level_draws
+from soft_prompts.stats import CONFIDENCE, band, comparison_widths, two_level_draws
 
 CONTROLS = ("scrambled", "untrained", "permuted", "half")
 """The model with permuted weights, the model with new weights, the model itself with permuted labels, and with half the
 steps."""
+
+
+SLOW_NUMBERS = ("band", "contribution", "flags", "gains", "widths")
+"""What a curve computes from many draws, once."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Point:
         """Nats per scored token, averaged over the seeds."""
         return float(np.mean(self.losses))
 
-    @property
+    @cached_property
     def interval(self) -> list[float]:
         """[low, high], 95 %, of the loss over documents and seeds."""
         draws = two_level_draws([self.by_seed], self.counts)[:, 0]
@@ -182,6 +186,20 @@ class Curve:
         """Names of the behavioural scores that are single numbers."""
         return [name for name, score in self.points[0].results[0].scores.items() if "value" in score]
 
+    @property
+    def computed(self) -> dict[str, Any]:
+        """What is known of its SLOW_NUMBERS by now, as plain JSON, to be given to ``remember`` another time."""
+        known = {name: vars(self)[name] for name in SLOW_NUMBERS if name in vars(self)}
+        return known | {"intervals": [vars(p).get("interval") for p in self.points]}
+
+    def remember(self, computed: dict[str, Any]) -> None:
+        """Take numbers for known that were ``computed`` from the same results before."""
+        intervals = computed["intervals"]
+        vars(self).update({name: computed[name] for name in SLOW_NUMBERS if name in computed})
+        for point, interval in zip(self.points, intervals, strict=True):
+            if interval is not None:
+                vars(point)["interval"] = interval
+
     def is_control_of(self, other: Curve) -> bool:
         """Whether this is one of the CONTROLS of another curve."""
         own = {name: value for name, value in self.config.items() if name != "control"}
@@ -225,13 +243,28 @@ class Curve:
         known = [name for name in next(iter(by_seed)) if all(name in of_seed for of_seed in by_seed)]
         return [{name: of_seed[name] for name in known} for of_seed in by_seed]
 
+    @property
+    def _pairs(self) -> bool:
+        """Whether there are several lengths, all on the same documents."""
+        return 1 < len(self.points) == len(self.paired_points)
+
     @cached_property
-    def widths(self) -> np.ndarray | None:
-        """Half-widths [K] of the intervals to compare the lengths by, see ``comparison_widths``. None if they do not
+    def widths(self) -> list[float] | None:
+        """Half-widths of the intervals to compare the K lengths by, see ``comparison_widths``. None if they do not
         pair."""
-        if len(self.points) < 2 or len(self.paired_points) < len(self.points):
-            return None
-        return comparison_widths(self.paired.draws)
+        return comparison_widths(self.paired.draws).tolist() if self._pairs else None
+
+    @cached_property
+    def band(self) -> list[list[float]] | None:
+        """Low and high ends of a band around the K losses that holds all at once, see ``stats.band``. None if they do
+        not pair."""
+        return [ends.tolist() for ends in band(self.paired.losses, self.paired.draws)] if self._pairs else None
+
+    @cached_property
+    def gains(self) -> list[dict[str, Any] | None]:
+        """``Point.gain_over`` P = 0 of each point; None for P = 0 itself, and where the two do not pair."""
+        zero = self.point(0)
+        return [p.gain_over(zero) if zero and p.n_tokens else None for p in self.points]
 
     @cached_property
     def contribution(self) -> list[dict[str, Any]]:
@@ -277,6 +310,28 @@ class Curve:
             flags.append(f"worse than {self.best_baseline}")
         flags += self.exhaustion.flags.get(point.n_tokens, [])
         return flags
+
+
+def paired_difference(first: Curve, second: Curve) -> dict[str, list] | None:
+    """By how many nats per scored token ``second`` is better than ``first`` at each length, paired by document.
+
+    Returns:
+        "lengths" that both have on the same documents, "values" [K], the loss of the first minus that of the second,
+        and "low" and "high" [K], the ends of a 95 % band over documents and seeds that holds all lengths at once. None
+        if there is no such length.
+    """
+    pairs = [
+        (p, other)
+        for p in first.points
+        if (other := second.point(p.n_tokens)) and p.pairs_with(other) and p.pairs_with(first.points[0])
+    ]
+    if not pairs:
+        return None
+    draws = two_level_draws([p.by_seed for pair in pairs for p in pair], pairs[0][0].counts)
+    values = np.array([p.loss - other.loss for p, other in pairs])
+    low, high = band(values, draws[:, ::2] - draws[:, 1::2])
+    named = {"values": values, "low": low, "high": high}
+    return {"lengths": [p.n_tokens for p, _ in pairs], **{name: ends.tolist() for name, ends in named.items()}}
 
 
 def curves(results: Iterable[Result]) -> list[Curve]:

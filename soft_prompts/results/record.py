@@ -155,12 +155,24 @@ class Result:
         Raises:
             SoftPromptsError: The file cannot be read or is not a result.
         """
+        return cls.of_content(content_of(path), path)
+
+    @classmethod
+    def of_content(cls, content: bytes, path: Path, checked: bool = False) -> Result:
+        """A result from what its file holds.
+
+        Args:
+            content: All of the file.
+            path: The file, to name it in errors.
+            checked: This content was found to be a result before, by the same version of the code.
+
+        Raises:
+            SoftPromptsError: It is not a result.
+        """
         try:
-            values = json.loads(_content(path))
-            if isinstance(values, dict):
+            values = json.loads(content.decode())
+            if isinstance(values, dict) and not checked:
                 _check_plain(values)
-        except OSError as error:
-            raise SoftPromptsError(f"could not read the result {path} ({error.strerror}).") from error
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of 5,000 digits, 10,000 brackets
             raise SoftPromptsError(f"{path} is not JSON ({error}); delete it, or redo the run with --force.") from error
         if not isinstance(values, dict) or "schema" not in values:
@@ -170,34 +182,37 @@ class Result:
                 f"{path} has schema version {str(values['schema'])[:60]}, this program reads 1 to {SCHEMA}; redo it "
                 f"with --force."
             )
-        if (checksum := values.pop("checksum", None)) is not None and checksum != _checksum(values):
+        checksum = values.pop("checksum", None)
+        if not checked and checksum is not None and checksum != _checksum(values):
             raise SoftPromptsError(
                 f"{path} is damaged or was edited: its checksum is wrong; redo the run with --force, or delete it."
             )
         version, values = values["schema"], completed(values)
-        _validate(values, path)
+        if not checked:
+            _validate(values, path)
         if version < 3:
             values = described(values)
         return cls(**{**values, "held_out": HeldOut(**values["held_out"])})
 
 
-def _content(path: Path) -> str:
-    """The text of a result file.
+def content_of(path: Path) -> bytes:
+    """All of a result file.
 
     Raises:
-        OSError: It cannot be read.
-        SoftPromptsError: It is no file, or larger than any result.
-        ValueError: It is not UTF-8.
+        SoftPromptsError: It cannot be read, is no file, or is larger than any result.
     """
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
-        raise SoftPromptsError(f"{path} is no file; move it away.")
-    if facts.st_size > LARGEST:
-        raise SoftPromptsError(
-            f"{path} has {facts.st_size:,} bytes, more than any result ({LARGEST:,}); delete it, or redo the run with "
-            f"--force."
-        )
-    return path.read_text(encoding="utf-8")
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+            raise SoftPromptsError(f"{path} is no file; move it away.")
+        if facts.st_size > LARGEST:
+            raise SoftPromptsError(
+                f"{path} has {facts.st_size:,} bytes, more than any result ({LARGEST:,}); delete it, or redo the run "
+                f"with --force."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise SoftPromptsError(f"could not read the result {path} ({error.strerror}).") from error
 
 
 def _check_plain(values: dict[str, Any]) -> None:

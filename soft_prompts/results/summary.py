@@ -71,6 +71,22 @@ class Summary:
     flags: list[str]
     """What makes the curve suspect, in words."""
 
+    @classmethod
+    def of_plain(cls, values: dict[str, Any]) -> Summary:
+        """A summary from what ``dataclasses.asdict`` made of it, also by way of JSON."""
+        contribution, bits = values["contribution"], values["bits"]
+        return cls(
+            **{
+                **values,
+                "contribution": contribution and Contribution(**contribution),
+                "distances": {what: Distance(**distance) for what, distance in values["distances"].items()},
+                "behaviour": {goal: Distance(**distance) for goal, distance in values["behaviour"].items()},
+                "bits": bits and EnoughBits(**{**bits, "lengths": tuple(bits["lengths"])}),
+                "saturation": Distance(**values["saturation"]),
+                "fragility": [HalfNoise(**half) for half in values["fragility"]],
+            }
+        )
+
     def __str__(self) -> str:
         said = self.contribution
         parts = [f"contribution {said}" if said.seen else str(said)] if said else []

@@ -290,30 +290,46 @@ def test_no_text_of_a_result_becomes_a_tag_an_attribute_or_a_script(tmp_path) ->
     (tmp_path / "hostile").mkdir()
     pages = [page(collect([folder], Filter())) for folder in (plain, hostile(tmp_path / "hostile"))]
     of_plain, of_hostile = map(tags, pages)
-    assert "alert(1)" in pages[1] and pages[1].count("<script") == 1
+    assert "alert(1)" in pages[1] and pages[1].count("<script") == pages[0].count("<script") == 4
     assert {tag for tag, *_ in of_hostile.tags} <= {tag for tag, *_ in of_plain.tags} | {"br"}
     names = [{name for _, *attributes in of.tags for name in attributes} for of in (of_hostile, of_plain)]
     assert names[0] <= names[1] and not any(name.startswith("on") for name in names[0])
     assert all(re.match(r"#|data:image/png;base64,", address) for address in of_hostile.addresses)
     assert not any("alert" in comment for comment in of_hostile.comments)
     scripts = [re.findall(r"<script>.*?</script>", html, re.DOTALL) for html in pages]
-    assert scripts[0] == scripts[1]
+    assert scripts[0] == scripts[1] and len(scripts[0]) == 3
+
+
+def test_no_text_of_a_result_ends_the_json_of_the_page(tmp_path) -> None:
+    """What a browser takes for the JSON: all up to the first </script>, whatever a comment in it says."""
+    (tmp_path / "hostile").mkdir()
+    html = page(collect([hostile(tmp_path / "hostile")], Filter()))
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script', html, re.DOTALL)
+    assert "<" not in content
+    (curve,) = json.loads(content)["curves"]
+    assert curve["experiment"] == MARKUP and curve["baselines"][MARKUP] == 0.5 and curve["anchor"]["name"] == MARKUP
+    assert MARKUP in curve["scores"] and set(curve["gains"]["documents"]) == {MARKUP}
 
 
 WATCH = """<script>window.ran = []; window.alert = x => ran.push(x);</script>"""
-REPORT = """<script>
-  const events = ["click", "mouseover", "error", "focus", "change"];
-  for (const tag of document.querySelectorAll("*"))
-    if (!tag.matches("a[href]")) for (const name of events) tag.dispatchEvent(new Event(name));
-  for (const link of document.querySelectorAll("a[href^='javascript:']")) ran.push(link.href);
-  setTimeout(() => document.title = JSON.stringify({ran, articles: document.querySelectorAll("article").length}), 500);
-</script>"""
+ACT = """new Promise(done => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+  for (const chart of document.querySelectorAll(".chart")) chart.scrollIntoView();
+  setTimeout(() => {
+    const events = ["click", "pointerover", "mouseover", "error", "focus", "focusin", "input"];
+    for (const tag of document.querySelectorAll("*"))
+      if (!tag.matches("a[href]")) for (const name of events) tag.dispatchEvent(new Event(name, {bubbles: true}));
+    for (const link of document.querySelectorAll("a[href^='javascript:']")) ran.push(link.href);
+    const n = (what) => document.querySelectorAll(what).length;
+    setTimeout(() => done({ran, articles: n("article"), charts: n("article svg[aria-label]")}), 500);
+  }, 1000);
+})"""
 
 
 def watched(html: str) -> str:
-    """A page that leaves in its title what scripts from elsewhere did: calls of alert, and links that are scripts."""
+    """A page that remembers what scripts from elsewhere did: calls of alert, and links that are scripts."""
     opening = re.search(r"<head>|<html[^>]*>", html).group(0)
-    return html.replace(opening, opening + WATCH, 1) + REPORT
+    return html.replace(opening, opening + WATCH, 1)
 
 
 @needs_browser
@@ -322,9 +338,9 @@ def test_no_text_of_a_result_runs_as_a_script_in_a_browser(tmp_path) -> None:
     (tmp_path / "hostile").mkdir()
     html = page(collect([hostile(tmp_path / "hostile")], Filter()))
     assert html.count("alert(1)") > 10
-    assert in_browser(watched(html), tmp_path) == {"ran": [], "articles": 1}
+    assert in_browser(watched(html), tmp_path, ACT) == {"ran": [], "articles": 1, "charts": 4}
     bare = f"<html><head></head><body><title>{MARKUP}<a href='javascript:alert(3)'>x</a><b onclick=alert(4)>y</b>"
-    assert {1, 2, 4, "javascript:alert(3)"} == set(in_browser(watched(bare), tmp_path)["ran"])
+    assert {1, 2, 4, "javascript:alert(3)"} == set(in_browser(watched(bare), tmp_path, ACT)["ran"])
 
 
 def test_a_hostile_report_writes_into_its_folder_only_and_its_tables_stay_tables(tmp_path) -> None:

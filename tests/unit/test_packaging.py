@@ -69,7 +69,7 @@ def test_what_is_asked_for_must_be_there(installed) -> None:
 
 
 def test_all_data_is_in_the_package(installed) -> None:
-    kinds = (".zst", ".json", ".jsonl", ".safetensors", ".html", ".jinja")
+    kinds = (".zst", ".json", ".jsonl", ".safetensors", ".html", ".jinja", ".js")
     for path in (ROOT / "soft_prompts").rglob("*"):
         if path.suffix in kinds:
             assert (installed / path.relative_to(ROOT)).is_file(), path

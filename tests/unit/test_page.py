@@ -21,7 +21,6 @@ from soft_prompts.report.tables import models_by_length, rows
 from soft_prompts.results.curve import Point, curves, without_controls
 from soft_prompts.results.record import HeldOut, Result
 from soft_prompts.results.summary import seeds_disagree, summarise
-from tests.unit.browser import in_browser, needs_browser
 from tests.unit.test_results import baseline, result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
@@ -278,10 +277,11 @@ def test_the_report_leaves_a_page_a_table_and_curves(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "conditional distance (95 % of" in done.stderr and "P=64" in done.stdout
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"report.html", "table.md", "curve-0-e.png", "curve-0-e.svg"}
+    assert {re.sub("[0-9a-f]{8}", "", name) for name in names} == {
+        *("report.html", "table.md", ".computed.json", "curve-e-m-.png", "curve-e-m-.svg")
+    }
     html = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r'(?:src|href)="(?!data:|#)', html)  # nothing is fetched
-    assert "<svg" in html and "currentColor" in html
     nothing = report(tmp_path / "r", "--model", "other")
     assert nothing.returncode == 2 and "no results in" in nothing.stderr
 
@@ -305,21 +305,3 @@ def test_samples_are_drawn_by_their_kind_in_any_experiment_and_no_text_is_taken_
     assert '<b class="good"> hello hello h</b>a' in html
     assert "<pre>A O B\nMoves:</pre>" in html
     assert "Be &lt;b&gt;kind&lt;/b&gt;." in html and "<script>alert" not in html
-
-
-@needs_browser
-def test_the_page_works_in_a_browser_and_fits_a_phone(tmp_path) -> None:
-    """A script in the page filters it, measures it at a phone's width, and writes its findings into the title."""
-    save_curve(tmp_path / "a", model="a")
-    save_curve(tmp_path / "b", model="b")
-    html = page(collect([tmp_path], Filter()))
-    probe = """<script>
-      const visible = () => [...document.querySelectorAll("article")].filter(a => a.offsetParent !== null).length;
-      const before = visible();
-      document.querySelector("select[name=model]").value = "b";
-      document.querySelector("form").dispatchEvent(new Event("change"));
-      const wide = document.documentElement.scrollWidth > window.innerWidth;
-      document.title = JSON.stringify({before, after: visible(), wide, width: window.innerWidth});
-    </script></html>"""
-    title = in_browser(html.replace("</html>", probe), tmp_path)
-    assert title == {"before": 2, "after": 1, "wide": False, "width": title["width"]}
