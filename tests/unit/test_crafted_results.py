@@ -308,21 +308,27 @@ def test_no_text_of_a_result_ends_the_json_of_the_page(tmp_path) -> None:
     assert "<" not in content
     (curve,) = json.loads(content)["curves"]
     assert curve["experiment"] == MARKUP and curve["baselines"][MARKUP] == 0.5 and curve["anchor"]["name"] == MARKUP
-    assert MARKUP in curve["scores"] and set(curve["gains"]["documents"]) == {MARKUP}
+    assert MARKUP in curve["scores"] and MARKUP in curve["gains"]["documents"]
 
 
 WATCH = """<script>window.ran = []; window.alert = x => ran.push(x);</script>"""
 ACT = """new Promise(done => {
   for (const part of document.querySelectorAll("details")) part.open = true;
-  for (const chart of document.querySelectorAll(".chart")) chart.scrollIntoView();
-  setTimeout(() => {
+  const n = (what) => document.querySelectorAll(what).length, charts = [...document.querySelectorAll(".chart")];
+  const act = () => {
     const events = ["click", "pointerover", "mouseover", "error", "focus", "focusin", "input"];
     for (const tag of document.querySelectorAll("*"))
       if (!tag.matches("a[href]")) for (const name of events) tag.dispatchEvent(new Event(name, {bubbles: true}));
     for (const link of document.querySelectorAll("a[href^='javascript:']")) ran.push(link.href);
-    const n = (what) => document.querySelectorAll(what).length;
     setTimeout(() => done({ran, articles: n("article"), charts: n("article svg[aria-label]")}), 500);
-  }, 1000);
+  };
+  let looks = 0;  // a chart is drawn when it is seen
+  const look = () => {
+    if (n("article svg[aria-label]") >= 3 || looks > 100) return act();
+    charts[looks++ % charts.length]?.scrollIntoView();
+    setTimeout(look, 200);
+  };
+  look();
 })"""
 
 
@@ -338,7 +344,7 @@ def test_no_text_of_a_result_runs_as_a_script_in_a_browser(tmp_path) -> None:
     (tmp_path / "hostile").mkdir()
     html = page(collect([hostile(tmp_path / "hostile")], Filter()))
     assert html.count("alert(1)") > 10
-    assert in_browser(watched(html), tmp_path, ACT) == {"ran": [], "articles": 1, "charts": 4}
+    assert in_browser(watched(html), tmp_path, ACT) == {"ran": [], "articles": 1, "charts": 3}
     bare = f"<html><head></head><body><title>{MARKUP}<a href='javascript:alert(3)'>x</a><b onclick=alert(4)>y</b>"
     assert {1, 2, 4, "javascript:alert(3)"} == set(in_browser(watched(bare), tmp_path, ACT)["ran"])
 
