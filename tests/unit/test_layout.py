@@ -9,6 +9,7 @@ from soft_prompts.models.gguf import READER
 from soft_prompts.models.names import SMOLLM2_COMMAND
 from soft_prompts.report.documents import MARK, filled
 from soft_prompts.results.record import load_results
+from soft_prompts.training.log import LOGGERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,10 @@ def test_what_is_said_to_be_installed_for_smollm2_is_what_make_real_installs() -
     assert READER in pins
     for page in ("pyproject.toml", "README.md"):
         assert READER in (ROOT / page).read_text(), page
+
+
+def test_the_readme_says_how_loggers_are_installed() -> None:
+    assert all(f"`pip install {pin}`" in (ROOT / "README.md").read_text() for pin in LOGGERS.values() if pin)
 
 
 def test_tables_in_the_documentation_are_those_of_the_committed_results() -> None:

@@ -260,7 +260,6 @@ def test_what_logs_is_asked_for_by_names_with_commas(tmp_path, monkeypatch) -> N
     assert sweep("tensorboard,trackio", tmp_path).logs.loggers == ("tensorboard", "trackio")
     assert sweep("none", tmp_path).logs.loggers == ()
     assert plan(sweep("none", tmp_path), "pocket") == plan(sweep("tensorboard", tmp_path), "pocket")  # no other result
-    assert all(f"`pip install {pin}`" in (ROOT / "README.md").read_text() for pin in LOGGERS.values() if pin)
     with pytest.raises(SoftPromptsError, match="--log is 'tensorbord', but must be some of tensorboard, tra"):
         sweep("tensorbord", tmp_path).check()
 
