@@ -324,7 +324,7 @@ ACT = """new Promise(done => {
   };
   let looks = 0;  // a chart is drawn when it is seen
   const look = () => {
-    if (n("article svg[aria-label]") >= 3 || looks > 100) return act();
+    if (charts.every(chart => !chart.clientWidth || chart.children.length) || looks > 100) return act();
     charts[looks++ % charts.length]?.scrollIntoView();
     setTimeout(look, 200);
   };
