@@ -116,7 +116,7 @@ PRESETS = {
     "pocket": POCKET,
     # Enough for 16 steps of GCG with its own width.
     "pocket-long": replace(POCKET, passes=8192, methods=("projected", "GCG", "narrow"), random_with=()),
-    SMOLLM2: Settings(models=(SMOLLM2,), targets=TARGETS[:10], passes=1024, methods=FEW, dtype="bfloat16"),
+    SMOLLM2: Settings(models=(SMOLLM2,), targets=TARGETS[:10], passes=256, methods=FEW, dtype="bfloat16"),
 }
 IDENTITY = ("targets", "passes", "banned", "plain_ascii", "no_overlap")
 """The options that a result depends on, beside model, method and length."""

@@ -86,7 +86,11 @@ class Legal:
 
     def nearest(self, rows: Tensor) -> Tensor:
         """The legal token that is nearest to each row by cosine: [n, D] -> int64 [n]."""
-        return self.only(rows.float() @ self.rows.T / self.rows.norm(dim=-1).clamp(min=1e-9)).argmax(-1)
+        return self.only(rows.float() @ self.rows.T / self._lengths).argmax(-1)
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        return self.rows.norm(dim=-1).clamp(min=1e-9)
 
     def read_back(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of texts."""

@@ -24,19 +24,28 @@ class _Descent:
         self._adam.step()
 
 
-def _looks(attempt: Attempt, prompt: Tensor, seen: set[tuple[int, ...]]) -> Asking:
-    """Look at the tokens that a search over embeddings has come to, unless that was done or it is too early."""
-    key = tuple(prompt.tolist())
-    if key in seen or attempt.done * LOOKS < len(seen) or not attempt.legal.survives(prompt[None])[0]:
-        return
-    seen.add(key)
-    losses = yield Losses(prompt[None])
-    attempt.note(losses.item(), prompt)
+class _Looks:
+    """Looks now and then at the tokens that a search over embeddings has come to."""
+
+    def __init__(self, attempt: Attempt):
+        self._attempt, self._taken, self._seen = attempt, 0, set()
+
+    def at(self, find: Callable[[], Tensor]) -> Asking:
+        """Note what ``find`` returns, unless it is too early or that was looked at before."""
+        if self._attempt.done * LOOKS < self._taken:
+            return
+        self._taken += 1
+        prompt = find()
+        key = tuple(prompt.tolist())
+        if key not in self._seen and self._attempt.legal.survives(prompt[None])[0]:
+            self._seen.add(key)
+            losses = yield Losses(prompt[None])
+            self._attempt.note(losses.item(), prompt)
 
 
 def soft(attempt: Attempt, start: Tensor, rate: float = 0.3) -> Asking:
     """Embeddings that are free while they are optimised. Its prompt is made of the tokens nearest to them."""
-    scale, seen = attempt.model.scale, set()
+    scale, looks = attempt.model.scale, _Looks(attempt)
     rows = attempt.embed(start) / scale
     descent = _Descent(rows, rate)
     while attempt.left:
@@ -44,7 +53,7 @@ def soft(attempt: Attempt, start: Tensor, rate: float = 0.3) -> Asking:
         loss, gradient = yield Slope(rows.detach() * scale)
         attempt.note_soft(loss)
         descent.step(gradient * scale, attempt.done)
-        yield from _looks(attempt, attempt.legal.nearest(rows.detach()), seen)
+        yield from looks.at(lambda: attempt.legal.nearest(rows.detach()))
 
 
 def projected(attempt: Attempt, start: Tensor, rate: float = 1.0) -> Asking:
@@ -66,7 +75,7 @@ def mixture(
 ) -> Asking:
     """Every row is a mixture of all legal tokens, softmax(logits / temperature). The temperature falls, so that each
     comes to be one token."""
-    legal, seen = attempt.legal, set()
+    legal, looks = attempt.legal, _Looks(attempt)
     logits = 0.01 * torch.randn((len(start), len(legal.rows)), generator=attempt.random).to(legal.rows.device)
     logits[torch.arange(len(start)), start] += 1
     descent = _Descent(logits, rate)
@@ -78,7 +87,7 @@ def mixture(
         loss, gradient = yield Slope(rows.detach())
         attempt.note_soft(loss)
         descent.step(torch.autograd.grad(rows, logits, gradient)[0], attempt.done)
-        yield from _looks(attempt, legal.only(logits.detach()).argmax(-1), seen)
+        yield from looks.at(lambda: legal.only(logits.detach()).argmax(-1))
 
 
 def mixed(logits: Tensor, temperature: float, tokens: Tensor) -> Tensor:
