@@ -196,7 +196,7 @@ def run(settings: Settings) -> None:
         loaded: list[LanguageModel] = []
         for n in settings.n_tokens:
             for method in settings.methods or METHODS:
-                path = folder / f"tokens-{n:04d}-{safe_name(method)}.json"
+                path = folder / f"search-{n:04d}-{safe_name(method)}.json"
                 if settings.force or not path.exists():
                     _search(settings, model, config, method, n, path, loaded)
         print(table(folder))
@@ -237,7 +237,7 @@ def found_in(folder: Path) -> list[dict[str, Any]]:
         SoftPromptsError: There are none, or a file is none.
     """
     results = []
-    for path in sorted(folder.rglob("tokens-*.json")):
+    for path in sorted(folder.rglob("search-*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             if result["config"]["experiment"] != EXPERIMENT:

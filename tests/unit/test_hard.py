@@ -213,7 +213,7 @@ def test_targets_are_strings_or_lists_of_them(tmp_path) -> None:
 
 
 def test_a_damaged_result_is_named(tmp_path) -> None:
-    (tmp_path / "tokens-0008-narrow.json").write_text(json.dumps({"config": {"experiment": "other"}}))
+    (tmp_path / "search-0008-narrow.json").write_text(json.dumps({"config": {"experiment": "other"}}))
     with pytest.raises(SoftPromptsError, match="cannot be read as a result"):
         table(tmp_path)
     with pytest.raises(SoftPromptsError, match="no results of prompt_generation"):

@@ -23,7 +23,7 @@ def test_the_page_has_the_committed_tables() -> None:
 def test_what_ships_as_results_was_made_with_the_presets_options(name) -> None:
     preset = PRESETS[name]
     configs = [
-        json.loads(path.read_text())["config"] for path in (RESULTS / "prompt_generation").rglob("tokens-*.json")
+        json.loads(path.read_text())["config"] for path in (RESULTS / "prompt_generation").rglob("search-*.json")
     ]
     same = [c for c in configs if c["model"] == "pocket" and c["passes"] == preset.passes]
     assert same and all([tuple(t) for t in config["targets"]] == targets_of(preset) for config in same)

@@ -91,6 +91,7 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # it may be set where the tests run
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)  # which HF_ENDPOINT sets at the start
     yield server
     server.shutdown()
