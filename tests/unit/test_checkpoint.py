@@ -297,7 +297,9 @@ def command(folders, games: Path, out: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "tests.chess_test", *of_model, *sizes, *few, "--device", "cpu"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_command_that_is_told_to_leave_saves_and_goes_on_when_called_again(
     folders, tmp_path, number: int, code: int
 ) -> None:

@@ -73,7 +73,7 @@ def test_of_two_commands_on_one_sweep_each_run_is_trained_once_and_both_show_all
         assert losses[result.n_tokens] == pytest.approx(result.held_out.loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_who_waits_for_a_process_that_ends_goes_on_from_its_checkpoint(folders, tmp_path, number: int) -> None:
     words = command(folders, write_games(tmp_path / "games.pgn", 60), tmp_path, 2000)
     first = begun(words)

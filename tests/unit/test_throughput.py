@@ -60,7 +60,7 @@ def test_the_operations_counted_are_those_that_are_needed(case: Case) -> None:
     assert needed - attention == pytest.approx(counter.total)
 
 
-@pytest.mark.parametrize("case", [TINY, replace(TINY, n_runs=3)])
+@pytest.mark.parametrize("case", [TINY, pytest.param(replace(TINY, n_runs=3), marks=pytest.mark.slow)])
 def test_all_take_their_turns_and_are_compared_with_the_first(case: Case) -> None:
     rows = race(case, 2, "cpu")
     assert rows[0].ratio == 1
@@ -86,6 +86,7 @@ def test_transformers_trainer_takes_part_in_one_case(monkeypatch) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.slow
 def test_memory_is_that_of_the_contender_whatever_its_parent_held() -> None:
     held = np.ones(2**27)  # 1 GiB
     del held
