@@ -1380,9 +1380,9 @@ FAULTS = [
     *of(
         "hard/search.py",
         "test_hard",
-        ("(gradient * rows).sum(-1, keepdim=True) - gradient @ legal.rows.T", "gradient @ legal.rows.T"),
+        ("(gradient * rows).sum(-1, keepdim=True) - gradient", "-gradient"),
         ("legal.only(-gradient @", "legal.only(gradient @"),
-        ("promised / spread - torch.log", "torch.log"),
+        ("gains / spread - torch.log", "torch.log"),
         ("better[losses.argsort()]", "better"),
         ("torch.stack(made[1:])", "torch.stack(made)"),
         ("(logits / temperature).softmax(-1)", "(logits * temperature).softmax(-1)"),

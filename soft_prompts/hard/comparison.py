@@ -93,8 +93,8 @@ def compare(
         Of each target, as plain JSON: target (its completions), random, method, n_tokens; the prompt's text and tokens;
         loss, nats per token of the completions behind the text, as it is read back; exact, whether the likeliest
         continuation is one of the completions; at_zero and at_start, the loss without a prompt and behind the
-        start; soft_loss, the lowest of embeddings, or None; found, whether the search found any prompt that survives
-        (else its start stands for it); history, [passes spent, lowest loss].
+        start; soft_loss, the lowest of embeddings, or None; spent, the passes; found, whether the search found any
+        prompt that survives (else its start stands for it); history, [passes spent, lowest loss].
 
     Raises:
         SoftPromptsError: A target is empty, or nothing is legal.
@@ -135,6 +135,7 @@ def _record(model: LanguageModel, target: Target, attempt: Attempt, method: str)
         "at_zero": at_zero,
         "at_start": at_start,
         "soft_loss": attempt.soft_loss if math.isfinite(attempt.soft_loss) else None,
+        "spent": attempt.spent,
         "found": math.isfinite(attempt.loss),
         "history": [[spent, round(loss, 4)] for spent, loss in attempt.history],
     }

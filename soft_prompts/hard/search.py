@@ -148,10 +148,9 @@ def narrow(attempt: Attempt, start: Tensor, widths: tuple[int, int] = (8, 128)) 
         rows = attempt.embed(prompt)
         loss, gradient = yield Slope(rows)
         attempt.note(loss, prompt)
-        # [n, V], by how much the loss falls with a token in the place of the prompt's own
-        promised = legal.only((gradient * rows).sum(-1, keepdim=True) - gradient @ legal.rows.T)
-        promised[torch.arange(len(prompt)), prompt] = -torch.inf
-        place, token = drawn(promised, 2 * width + len(refused), attempt.random)
+        gains = legal.only(promised(gradient, rows, legal.rows))
+        gains[torch.arange(len(prompt)), prompt] = -torch.inf
+        place, token = drawn(gains, 2 * width + len(refused), attempt.random)
         tried = changed(prompt, place, token)
         new = torch.tensor([tuple(row) not in refused for row in tried.tolist()], device=tried.device)
         tried = tried[new & legal.survives(tried)][: min(width, attempt.affordable)]
@@ -172,23 +171,37 @@ def narrow(attempt: Attempt, start: Tensor, widths: tuple[int, int] = (8, 128)) 
             width = min(widths[1], 2 * width)
 
 
-def drawn(promised: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw changes without replacement, each with a weight of exp(promised / spread), by Gumbel's trick. The spread is
+def promised(gradient: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """By how much the loss falls, by its slope, with each token in the place of each row.
+
+    Args:
+        gradient: [n, D], of the loss in the rows.
+        rows: [n, D].
+        tokens: [V, D].
+
+    Returns:
+        [n, V]
+    """
+    return (gradient * rows).sum(-1, keepdim=True) - gradient @ tokens.T
+
+
+def drawn(gains: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw changes without replacement, each with a weight of exp(gain / spread), by Gumbel's trick. The spread is
     that of the best changes of each place: these differ in weight, but not by orders of magnitude.
 
     Args:
-        promised: [n, V], by how much the loss would fall; -inf for what is no change.
+        gains: [n, V], by how much the loss would fall; -inf for what is no change.
         n: How many at most.
         random: Source of chance, on the CPU.
 
     Returns:
         Places and tokens, int64 [n] each.
     """
-    possible = promised.isfinite()
-    best = promised.topk(min(256, int(possible.sum(1).min()))).values
+    possible = gains.isfinite()
+    best = gains.topk(min(256, int(possible.sum(1).min()))).values
     spread = best.std().nan_to_num(0.0).clamp(min=1e-9)
-    uniform = torch.rand(promised.shape, generator=random).clamp(1e-9, 1 - 1e-7).to(promised.device)
-    keys = promised / spread - torch.log(-torch.log(uniform))
+    uniform = torch.rand(gains.shape, generator=random).clamp(1e-9, 1 - 1e-7).to(gains.device)
+    keys = gains / spread - torch.log(-torch.log(uniform))
     chosen = keys.flatten().topk(min(n, int(possible.sum()))).indices
     return chosen // keys.shape[1], chosen % keys.shape[1]
 

@@ -16,7 +16,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.hard.attempt import Attempt, Losses, Slope, rounds
 from soft_prompts.hard.comparison import METHODS, Target, compare
 from soft_prompts.hard.legal import Legal
-from soft_prompts.hard.search import changed, drawn, gcg, merged, mixed, narrow
+from soft_prompts.hard.search import changed, drawn, gcg, merged, mixed, narrow, promised
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SECRET
 from soft_prompts.tasks.base import Task
@@ -88,19 +88,27 @@ def test_what_searches_ask_for_together_is_what_each_would_be_told_alone_and_wha
     starts = [torch.tensor(ids(pocket, text)) for text in (" one two", " near the sea")]
     attempts = [
         Attempt(pocket, legal, iter([[first], [second]]), starts[0], 100),
-        Attempt(pocket, legal, iter([[second], [second, first]]), starts[1], 100),
+        Attempt(pocket, legal, repeat([second, first]), starts[1], 100),
     ]
-    assert sum(1 for _ in rounds([(asks, a) for a in attempts], Task(), 64)) == 2
-    assert [a.spent for a in attempts] == [3 + 2, 3 + 2 * 2]
-    for attempt, start, e in zip(attempts, starts, (first, second), strict=True):
+    other = Attempt(pocket, legal, repeat([first]), starts[1], 100)
+
+    def asks_the_other_way_round(attempt: Attempt, start: torch.Tensor):
+        told[id(other)] = [(yield Losses(start[None])), (yield Slope(attempt.embed(start)))]
+
+    searches = [*((asks, a) for a in attempts), (asks_the_other_way_round, other)]
+    assert sum(1 for _ in rounds(searches, Task(), 64)) == 2
+    assert [a.spent for a in (*attempts, other)] == [3 + 2, 3 * 2 + 2 * 2, 1 + 3]
+    naive = naive_loss(pocket, other.embed(starts[1]), first).item()
+    assert [told[id(other)][0].item(), told[id(other)][1][0]] == pytest.approx([naive, naive], abs=1e-5)
+    n, m = second.n_scored, first.n_scored
+    for attempt, start, (a, b) in zip(attempts, starts, ((1.0, 0.0), (m / (n + m), n / (n + m))), strict=True):
         loss, gradient = told[id(attempt)][0]
         rows = attempt.embed(start).requires_grad_()
-        naive = naive_loss(pocket, rows, e)
+        naive = a * naive_loss(pocket, rows, first) + b * naive_loss(pocket, rows, second)
         assert loss == pytest.approx(naive.item(), abs=1e-5)
         torch.testing.assert_close(gradient, torch.autograd.grad(naive, rows)[0], atol=1e-5, rtol=1e-3)
     backwards = [naive_loss(pocket, attempts[0].embed(s), second).item() for s in (starts[0], starts[0].flip(0))]
     assert told[id(attempts[0])][1].tolist() == pytest.approx(backwards, abs=1e-5)
-    n, m = second.n_scored, first.n_scored
     both = [naive_loss(pocket, attempts[1].embed(starts[1]), e).item() for e in (second, first)]
     assert told[id(attempts[1])][1][0].item() == pytest.approx((both[0] * n + both[1] * m) / (n + m), abs=1e-5)
 
@@ -128,14 +136,20 @@ def test_a_mixture_that_is_cold_is_its_token_and_a_token_is_nearest_to_itself(po
     assert legal.nearest(0.2 * legal.rows[prompt]).tolist() == prompt.tolist()  # by direction, not by length
 
 
+def test_what_a_change_promises_is_the_slope_times_the_way() -> None:
+    gradient, rows = torch.tensor([[1.0, 0.0], [0.0, -2.0]]), torch.tensor([[3.0, 5.0], [1.0, 1.0]])
+    tokens = torch.tensor([[3.0, 0.0], [0.0, 0.0], [1.0, 4.0]])
+    assert promised(gradient, rows, tokens).tolist() == [[0.0, 3.0, 2.0], [-2.0, -2.0, 6.0]]
+
+
 def test_changes_are_drawn_by_what_they_promise_and_none_twice() -> None:
-    promised = torch.tensor([[0.0, -torch.inf, 5.0], [0.0, 0.0, -torch.inf]])
+    gains = torch.tensor([[0.0, -torch.inf, 5.0], [0.0, 0.0, -torch.inf]])
     counts = np.zeros((2, 3))
     for seed in range(300):
-        place, token = drawn(promised, 1, torch.Generator().manual_seed(seed))
+        place, token = drawn(gains, 1, torch.Generator().manual_seed(seed))
         counts[place, token] += 1
     assert counts[0, 1] == counts[1, 2] == 0 and counts[0, 2] > 150 and counts[0, 0] > 0
-    place, token = drawn(promised, 99, torch.Generator().manual_seed(0))
+    place, token = drawn(gains, 99, torch.Generator().manual_seed(0))
     assert sorted(zip(place.tolist(), token.tolist(), strict=True)) == [(0, 0), (0, 2), (1, 0), (1, 1)]
 
 
@@ -168,6 +182,7 @@ def test_every_search_keeps_to_its_passes_and_what_it_says_of_its_prompt_is_so(p
     (one, two) = compare(pocket, targets, legal, method, n_tokens=3, passes=60)
     for record, passes in ((one, 60), (two, 120)):
         assert ids(pocket, record["text"]) == record["tokens"] and len(record["tokens"]) == 3
+        assert passes - 10 <= record["spent"] <= passes + 6
         prompt = pocket.vocabulary[torch.tensor(record["tokens"])].float()
         examples = [example(pocket, text) for text in record["target"]]
         naive = sum(naive_loss(pocket, prompt, e).item() * e.n_scored for e in examples) / record["target_tokens"]

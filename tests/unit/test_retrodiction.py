@@ -76,6 +76,12 @@ def test_of_a_kind_the_text_is_chosen_on_validation_documents(pocket, bench, mon
     monkeypatch.setattr(module, "candidates_for", lambda *_: {"words": candidates, "none": []})
     (only,) = retrodiction(bench, said(pocket, candidates[1]), TASK)["texts"]
     assert only["text"] == " e2e4 e7e5 g1f3" and only["tried"] == 3
+    prompt = said(pocket, ids(pocket, " a"))
+    (only,) = retrodiction(bench, prompt, TASK)["texts"]
+    by_validation = divergences(pocket, prompt, candidates, bench.validation, 4096).sum(1)
+    assert only["text"] == pocket.tokenizer.decode(candidates[by_validation.argmin()])
+    n = sum(e.n_scored for e in bench.validation)
+    assert only["validation_divergence"] == pytest.approx(by_validation.min() / n, rel=1e-4)
     with pytest.raises(SoftPromptsError, match="chosen on validation documents"):
         retrodiction(Bench(pocket, bench.encoding, bench.held_out, 4096), said(pocket, candidates[0]), TASK)
 
