@@ -20,12 +20,11 @@ Each line of mine.jsonl is a string or a list of strings; one prompt is searched
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,9 +32,9 @@ from soft_prompts.answers import do_or_print
 from soft_prompts.cli import command
 from soft_prompts.console import say
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable, safe_name, write_atomically
-from soft_prompts.models.names import SMOLLM2, model_files, model_name, split_revision
-from soft_prompts.options import settle
+from soft_prompts.files import check_writable, safe_name
+from soft_prompts.models.names import SMOLLM2, split_revision
+from soft_prompts.records import ModelOptions, load_records, place, save_record
 from soft_prompts.stats import rate, ratio
 from soft_prompts.stopwatch import CLOCK, in_words
 
@@ -73,11 +72,9 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ModelOptions):
     """Options of the command line."""
 
-    models: tuple[str, ...]
-    """Hub names (a revision behind @), folders, .gguf files, pocket and the others that ship, or smollm2."""
     targets: tuple[str, ...] = TARGETS
     """The strings; a space is put before each."""
     targets_file: str = ""
@@ -96,17 +93,6 @@ class Settings:
     """Printable ASCII only."""
     no_overlap: bool = False
     """No prompt may use its target's own tokens."""
-    out: Path = Path(".")
-    """Folder under which results/ is made."""
-    force: bool = False
-    """Search again what has a result."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the model. auto: bfloat16 where the GPU or processor multiplies it."""
-    device: str = "auto"
-    """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
-
-    def __post_init__(self) -> None:
-        settle(self)
 
 
 DEFAULT = Settings(models=("EleutherAI/pythia-410m-deduped",))
@@ -164,16 +150,8 @@ def targets_of(settings: Settings) -> list[tuple[str, ...]]:
 
 def config_of(settings: Settings, model: str) -> dict[str, Any]:
     """All that results depend on but for method and length, as plain JSON."""
-    from soft_prompts.models.device import pick_device, pick_dtype
-
-    return {
-        "experiment": EXPERIMENT,
-        "model": model_name(model),
-        "model_files": model_files(model),
-        "dtype": pick_dtype(settings.dtype, pick_device(settings.device)),
-        **{name: getattr(settings, name) for name in IDENTITY},
-        "targets": targets_of(settings),
-    }
+    own = {name: getattr(settings, name) for name in IDENTITY}
+    return {**settings.config(EXPERIMENT, model), **own, "targets": targets_of(settings)}
 
 
 def run(settings: Settings) -> None:
@@ -191,18 +169,25 @@ def run(settings: Settings) -> None:
     settle_process(pick_device(settings.device))
     for model in settings.models:
         config = config_of(settings, model)
-        digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-        folder = settings.out / "results" / EXPERIMENT / safe_name(config["model"]) / digest
+        folder = settings.out / "results" / place(config)
         loaded: list[LanguageModel] = []
         for n in settings.n_tokens:
             for method in settings.methods or METHODS:
                 path = folder / f"search-{n:04d}-{safe_name(method)}.json"
-                if settings.force or not path.exists():
+                if settings.force or not _is_done(path, with_random=method in settings.random_with):
                     _search(settings, model, config, method, n, path, loaded)
         print(table(folder))
         save_picture(folder)
         say(f"results and a picture of them: {folder}")
     say(f"time: {in_words(CLOCK.read())}")
+
+
+def _is_done(path: Path, with_random: bool) -> bool:
+    """Whether a result is there, with random strings if they are asked for."""
+    if not path.exists():
+        return False
+    (result,) = load_records(path.parent, path.name, EXPERIMENT, ["found"])
+    return not with_random or any(one["random"] for one in result["found"])
 
 
 def _search(
@@ -224,43 +209,20 @@ def _search(
         if method in settings.random_with:
             targets += [target.control(legal, seed) for seed, target in enumerate(targets)]
         found = compare(lm, targets, legal, method, n, settings.passes, settings.no_overlap)
-    values = {"config": config, "method": method, "n_tokens": n, "provenance": provenance(lm, {}, len(targets))}
-    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
-    of_targets = ",\n".join(json.dumps(one, allow_nan=False) for one in found)
-    write_atomically(path, ("{\n" + ",\n".join(lines) + f',\n"found": [\n{of_targets}\n]\n}}\n').encode())
-
-
-def found_in(folder: Path) -> list[dict[str, Any]]:
-    """The files of results below a folder, by model, length and search.
-
-    Raises:
-        SoftPromptsError: There are none, or a file is none.
-    """
-    results = []
-    for path in sorted(folder.rglob("search-*.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if result["config"]["experiment"] != EXPERIMENT:
-                raise ValueError("it is of another experiment")
-            result["found"][0]["history"]
-        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-            raise SoftPromptsError(f"{path} cannot be read as a result ({error}); delete it and run again.") from error
-        results.append(result)
-    if not results:
-        raise SoftPromptsError(f"there are no results of {EXPERIMENT} in {folder}.")
-    return results
+    origin = provenance(lm, {}, len(targets))
+    save_record(path, {"config": config, "method": method, "n_tokens": n, "provenance": origin, "found": found})
 
 
 def comparisons(folder: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, list[dict[str, Any]]]]]:
     """What can be compared: a title, the options, and what each search found.
 
     Raises:
-        SoftPromptsError: As ``found_in``.
+        SoftPromptsError: There are none, or a file is none.
     """
     from soft_prompts.hard.comparison import METHODS
 
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for result in found_in(folder):
+    for result in load_records(folder, "search-*.json", EXPERIMENT, ["method", "n_tokens", "found"]):
         key = json.dumps([result["config"], result["n_tokens"]])
         groups.setdefault(key, {})[result["method"]] = result
     for group in groups.values():

@@ -20,13 +20,11 @@ a table (.csv).
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -34,11 +32,11 @@ import tyro
 from soft_prompts.answers import do_or_print
 from soft_prompts.cli import command
 from soft_prompts.console import say
-from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable, safe_name, write_atomically
-from soft_prompts.models.names import SMOLLM2, model_files, model_name, split_revision
-from soft_prompts.options import recorded, settle
+from soft_prompts.files import check_writable, write_atomically
+from soft_prompts.models.names import SMOLLM2, split_revision
+from soft_prompts.options import recorded
 from soft_prompts.probes.vocabulary import VocabularyProbe
+from soft_prompts.records import ModelOptions, load_records, place, save_record
 from soft_prompts.stopwatch import CLOCK, in_words
 
 if TYPE_CHECKING:
@@ -52,23 +50,10 @@ SHOWN = 40
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ModelOptions):
     """Options of the command line."""
 
-    models: tuple[str, ...]
-    """Hub names (a revision behind @), folders, .gguf files, pocket and the others that ship, or smollm2."""
     probe: Annotated[VocabularyProbe, tyro.conf.arg(name="")] = field(default_factory=VocabularyProbe)
-    out: Path = Path(".")
-    """Folder under which results/ and runs/ are made."""
-    force: bool = False
-    """Look again at models that have a result."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the model. auto: bfloat16 where the GPU or processor multiplies it."""
-    device: str = "auto"
-    """auto (the GPU if there is one), cpu, cuda, cuda:1 ..."""
-
-    def __post_init__(self) -> None:
-        settle(self)
 
 
 DEFAULT = Settings(models=("EleutherAI/pythia-410m-deduped",))
@@ -78,21 +63,7 @@ PRESETS = {"pocket": POCKET, SMOLLM2: Settings(models=(SMOLLM2,), dtype="bfloat1
 
 def config_of(settings: Settings, model: str) -> dict[str, Any]:
     """All that a result depends on, as plain JSON."""
-    from soft_prompts.models.device import pick_device, pick_dtype
-
-    return {
-        "experiment": EXPERIMENT,
-        "model": model_name(model),
-        "model_files": model_files(model),
-        "dtype": pick_dtype(settings.dtype, pick_device(settings.device)),
-        "probe": recorded(settings.probe),
-    }
-
-
-def place(config: dict[str, Any]) -> Path:
-    """The folder of a result, below results/ and runs/ alike: experiment/model/<hash of the config>."""
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return Path(EXPERIMENT, safe_name(config["model"]), digest)
+    return {**settings.config(EXPERIMENT, model), "probe": recorded(settings.probe)}
 
 
 def run(settings: Settings) -> None:
@@ -131,9 +102,7 @@ def _look(settings: Settings, model: str, config: dict[str, Any]) -> None:
     csv.writer(text).writerows([list(found.by_token), *zip(*found.by_token.values(), strict=True)])
     write_atomically(settings.out / "runs" / place(config) / "tokens.csv", text.getvalue().encode())
     values = {"config": config, **found.record, "provenance": provenance(loaded, {}, 1)}
-    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items()]
-    content = "{\n" + ",\n".join(lines) + "\n}\n"
-    write_atomically(settings.out / "results" / place(config) / RESULT, content.encode())
+    save_record(settings.out / "results" / place(config) / RESULT, values)
 
 
 def found_in(folder: Path) -> list[dict[str, Any]]:
@@ -142,18 +111,8 @@ def found_in(folder: Path) -> list[dict[str, Any]]:
     Raises:
         SoftPromptsError: There are none, or a file is none.
     """
-    results = []
-    for path in sorted(folder.rglob(RESULT)):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if result["config"]["experiment"] != EXPERIMENT:
-                raise ValueError("it is of another experiment")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise SoftPromptsError(f"{path} cannot be read as a result ({error}); delete it and run again.") from error
-        results.append(result)
-    if not results:
-        raise SoftPromptsError(f"there are no results of {EXPERIMENT} in {folder}.")
-    return sorted(results, key=lambda result: result["config"]["model"])
+    found = load_records(folder, RESULT, EXPERIMENT, ["clusters", "undertrained"])
+    return sorted(found, key=lambda result: result["config"]["model"])
 
 
 def table(folder: Path) -> str:

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "cli": {"measure", "probing", "models", "tasks", "training", "results", "report", "sweep"},
     "experiments": set(),
     "answers": {"cli", "report", "results", "sweep"},
+    "records": {"models"},
     "model": {"models"},
 }
 """Room -> rooms below it that its modules may import, beside themselves and the ground."""

@@ -19,9 +19,10 @@ from soft_prompts.hard.legal import Legal
 from soft_prompts.hard.search import changed, drawn, gcg, merged, mixed, narrow, promised
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import SECRET
+from soft_prompts.records import save_record
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.calibration import Calibration, Secret
-from tests.prompt_generation_test import Settings, check, lowest, shared_passes, table, targets_of
+from tests.prompt_generation_test import Settings, _is_done, check, lowest, shared_passes, table, targets_of
 
 
 def ids(model, text: str) -> list[int]:
@@ -227,9 +228,23 @@ def test_targets_are_strings_or_lists_of_them(tmp_path) -> None:
         check(Settings(models=("pocket",), passes=0))
 
 
+def test_a_result_without_the_random_strings_that_are_asked_for_is_not_done(tmp_path) -> None:
+    path = tmp_path / "search-0008-narrow.json"
+    assert not _is_done(path, with_random=False)
+    found = [{"random": False, "history": []}]
+    save_record(path, {"config": {"experiment": "prompt_generation"}, "found": found})
+    assert json.loads(path.read_text())["found"] == found and path.read_text().count("\n") == 6
+    assert _is_done(path, with_random=False) and not _is_done(path, with_random=True)
+    save_record(path, {"config": {"experiment": "prompt_generation"}, "found": [*found, {"random": True}]})
+    assert _is_done(path, with_random=True)
+
+
 def test_a_damaged_result_is_named(tmp_path) -> None:
     (tmp_path / "search-0008-narrow.json").write_text(json.dumps({"config": {"experiment": "other"}}))
     with pytest.raises(SoftPromptsError, match="cannot be read as a result"):
+        table(tmp_path)
+    save_record(tmp_path / "search-0008-narrow.json", {"config": {"experiment": "prompt_generation"}, "method": "x"})
+    with pytest.raises(SoftPromptsError, match="it lacks n_tokens"):
         table(tmp_path)
     with pytest.raises(SoftPromptsError, match="no results of prompt_generation"):
         table(tmp_path / "none")
