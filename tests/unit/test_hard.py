@@ -59,6 +59,11 @@ def test_a_prompt_survives_if_its_text_is_read_back_as_the_same_tokens(pocket, l
     # Behind it stands what would be one token with its last one.
     assert legal.before([" ship"]).survives(torch.tensor([ids(pocket, " the")])).tolist() == [True]
     assert legal.before(["he"]).survives(torch.tensor([ids(pocket, " t")])).tolist() == [False]
+    # Its own tokens stay, but those of what stands behind it do not.
+    before, behind = ids(pocket, " lot agree"), ids(pocket, "b5al")
+    together = ids(pocket, " lot agreeb5al")
+    assert together[: len(before)] == before and together != before + behind
+    assert legal.before(["b5al"]).survives(torch.tensor([before])).tolist() == [False]
     prompt = legal.random(6, torch.Generator().manual_seed(1))
     assert len(prompt) == 6 and ids(pocket, pocket.tokenizer.decode(prompt)) == prompt.tolist()
 
