@@ -34,6 +34,8 @@ from tests import (
 )
 
 SWEEPS = (chess_test, skip_tokens_test, repetition_test, autoregressive_test, chat_detuning_test, pathfinding_test)
+SHARING = {"skip_tokens", "autoregressive", "chat_detuning"}
+"""Prompts without conditions, right behind the separator: a step reads them once for all documents."""
 TINYLLAMA = LlamaConfig(
     hidden_size=2048,
     num_hidden_layers=22,
@@ -140,7 +142,13 @@ def hours(sweep: Sweep, model: str, seeds_and_controls: bool) -> tuple[int, floa
         labels = {c["variant"] for c in reference()["curves"]}
         first = [r for r in runs if r.seed == sweep.seeds[0] and not r.control]
         runs = [r for r in first if r.task.variant().label in labels]
-    of_all = sum(r.recipe.steps * batch * size.operations(row + r.n_tokens, row - 1) for r in runs)
+    # Where documents stand behind the same prompt, separator and prompt are read once a step.
+    saved = batch - 1 if sweep.experiment in SHARING else 0
+    of_all = sum(
+        r.recipe.steps
+        * (batch * size.operations(row + r.n_tokens, row - 1) - saved * size.operations(1 + r.n_tokens, 0))
+        for r in runs
+    )
     return len(runs), of_all / speeds()[model] / 3600
 
 

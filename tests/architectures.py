@@ -327,6 +327,8 @@ class Found:
     """Whether texts continued in batches are those of single rows."""
     has_cache: bool = True
     """Whether it continues texts with a key-value cache."""
+    shares_starts: bool = False
+    """Whether it read the prompt once for all texts."""
 
     @property
     def exact(self) -> bool:
@@ -355,8 +357,9 @@ def try_architecture(name: str, folder: Path) -> Found:
         model = load(str(folder), device="cpu")
     except SoftPromptsError as error:
         return Found(name, refused=_reason(str(error)))
+    # The prompt is long, so that models that can read it once for all texts do.
     examples = [_random_text(model, n, seed) for seed, n in enumerate((40, 33, 9))]
-    prompt = SoftPrompt(model.vocabulary[5:10].float(), model.scale)
+    prompt = SoftPrompt(model.vocabulary[5:25].float(), model.scale)
     rows = (prompt.rows.detach().clone()).requires_grad_()
 
     def naive(e: Example) -> Tensor:
@@ -374,7 +377,7 @@ def try_architecture(name: str, folder: Path) -> Found:
     texts = behind.generate(starts, N_NEW)
     alone = [_continued(model, start.tokens, rows * model.scale) for start in starts]
     same = all(np.array_equal(a, b) for a, b in zip(texts, alone, strict=True))
-    return Found(name, "", float(loss), float(gradient), same, model.has_cache)
+    return Found(name, "", float(loss), float(gradient), same, model.has_cache, model.shares_starts)
 
 
 def _reason(refusal: str) -> str:

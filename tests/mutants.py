@@ -988,6 +988,32 @@ FAULTS = [
     ),
     *of(
         "engine/forward.py",
+        "test_shared_starts",
+        ("saved < WORTH_SHARING or batch.condition.shape[1]", "saved < WORTH_SHARING"),
+        ("n_start if alike and (predictor >= n_start - 1)", "n_start if alike and (predictor >= 0)"),
+        ("predictor = predictor - (n_start - 1)", "predictor = predictor - n_start"),
+        (
+            "return torch.cat([last[row_of], behind], 1)",
+            "return torch.cat([last[:1].expand(len(row_of), -1, -1), behind], 1)",
+        ),
+        ("(intervention, slice(i, i + 1)) for i", "(intervention, slice(i, i)) for i"),
+    ),
+    *of(
+        "models/fitness.py",
+        "test_shared_starts",
+        ("not model.has_cache or model.window or", "not model.has_cache or"),
+        ('"dynamic" in turning', "False"),
+        ("return all(_error(a, b) <= _tolerated(model, b)", "return any(_error(a, b) <= _tolerated(model, b)"),
+    ),
+    *of(
+        "hard/behaviour.py",
+        "test_soft_to_hard",
+        ("if interface == TEXT else attempt.rows", "if interface != TEXT else attempt.rows"),
+        ("temperatures=(1.0, 1.0)", "temperatures=(1.0, 0.01)"),
+        ("torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)"),
+    ),
+    *of(
+        "engine/forward.py",
         "test_memory",
         ("token_budget = MEMORY.allowed(token_budget)", "pass"),
     ),

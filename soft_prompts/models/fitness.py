@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,40 @@ def check_cache(model: LanguageModel) -> None:
                 f"reading {n} tokens through the key-value cache of {model.name!r} changes its logits by {worst:.3g} "
                 f"(tolerated: {tolerated:.2g})."
             )
+
+
+def shares_starts(model: LanguageModel) -> bool:
+    """Whether rows that begin alike may read their beginning once, with the same states and gradients behind it.
+
+    Not with sliding windows, of which a cache keeps a part, and not where positions turn by how long the whole row is.
+    """
+    config = model.lm.config.get_text_config()
+    turning = str([getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")])
+    if not model.has_cache or model.window or "dynamic" in turning or "longrope" in turning:
+        return False
+    rows = model.embed(_tokens(model, n_rows=2, n=N_LONG))
+    start, row_of = rows[:, : PROMPT.stop].clone(), torch.tensor([0, 1, 0], device=model.device)
+    texts = rows[:, PROMPT.stop :][[1, 1, 0]]
+
+    def at_once(start: Tensor) -> Tensor:
+        return model.body(torch.cat([start[row_of], texts], 1))[:, start.shape[1] :]
+
+    def in_parts(start: Tensor) -> Tensor:
+        read = model.reader()
+        read(start)
+        read.hand_out(row_of)
+        return read(texts.clone())
+
+    def found(states_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        leaf = start.clone().requires_grad_()
+        logits = model.head(states_of(leaf * 1.0))  # some models change the embeddings that they are given
+        return logits.detach(), torch.autograd.grad(logits.float().square().mean(), leaf)[0]
+
+    try:
+        wanted, got = found(at_once), found(in_parts)
+    except Exception:  # a model's own code may raise anything; then its rows are read one by one
+        return False
+    return all(_error(a, b) <= _tolerated(model, b) for a, b in zip(got, wanted, strict=True))
 
 
 # Some models change the embeddings that they are given, so each reading gets its own.

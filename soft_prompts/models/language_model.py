@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,6 +79,8 @@ class LanguageModel:
     """Token id that opens every sequence: BOS, or EOS if there is none."""
     has_cache: bool = True
     """Whether a key-value cache computes the same as reading anew. Without it every new token reads the whole text."""
+    shares_starts: bool = False
+    """Whether rows that begin alike may read their beginning once; see ``fitness.shares_starts``."""
 
     @property
     def device(self) -> torch.device:
@@ -127,27 +128,9 @@ class LanguageModel:
         """
         return self.lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state.to(self.device)
 
-    def reader(self) -> Callable[[Tensor], Tensor]:
-        """A function that reads texts piece by piece: it keeps what it read, and every call reads on behind that.
-
-        All rows of a piece have real tokens only. So there is no mask, positions count up, and a sliding window holds
-        the same tokens as in a row alone.
-
-        Returns:
-            Embeddings [B, n, D] of the next n tokens to their hidden states [B, n, D].
-        """
-        if self.has_cache:
-            cache = DynamicCache(config=self.lm.config)
-            return lambda piece: self.lm.base_model(
-                inputs_embeds=piece, past_key_values=cache, use_cache=True
-            ).last_hidden_state.to(self.device)
-        pieces: list[Tensor] = []
-
-        def read_anew(piece: Tensor) -> Tensor:
-            pieces.append(piece)
-            return self.body(torch.cat(pieces, 1))[:, -piece.shape[1] :]
-
-        return read_anew
+    def reader(self) -> Reader:
+        """What reads texts piece by piece."""
+        return Reader(self)
 
     @cached_property
     def vocabulary(self) -> Tensor:
@@ -188,3 +171,31 @@ class LanguageModel:
             "tokenizer": self.tokenizer_hash,
             "d_model": self.vocabulary.shape[1],
         }
+
+
+class Reader:
+    """Reads texts piece by piece: it keeps what it read, and every call reads on behind that.
+
+    All rows of a piece have real tokens only, but for what is padding to the end. So there is no mask, positions count
+    up, and a sliding window holds the same tokens as in a row alone.
+    """
+
+    def __init__(self, model: LanguageModel):
+        self._model, self._pieces = model, []
+        self._cache = DynamicCache(config=model.lm.config) if model.has_cache else None
+
+    def __call__(self, piece: Tensor) -> Tensor:
+        """Embeddings [B, n, D] of the next n tokens to their hidden states [B, n, D]."""
+        if self._cache is None:
+            self._pieces.append(piece)
+            return self._model.body(torch.cat(self._pieces, 1))[:, -piece.shape[1] :]
+        read = self._model.lm.base_model(inputs_embeds=piece, past_key_values=self._cache, use_cache=True)
+        return read.last_hidden_state.to(self._model.device)
+
+    def hand_out(self, row_of: Tensor) -> None:
+        """From now on there are as many rows as ``row_of``, int64 [B], has entries: each goes on from the row that it
+        names."""
+        if self._cache is None:
+            self._pieces = [piece[row_of] for piece in self._pieces]
+        else:
+            self._cache.reorder_cache(row_of)

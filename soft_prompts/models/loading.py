@@ -19,7 +19,7 @@ from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models import deltas, gguf
 from soft_prompts.models.device import pick_device, pick_dtype
-from soft_prompts.models.fitness import check_cache, check_fitness
+from soft_prompts.models.fitness import check_cache, check_fitness, shares_starts
 from soft_prompts.models.language_model import LanguageModel, n_entries
 from soft_prompts.models.names import LOCAL, changes_of, local_path, model_name, which_was_taken
 from soft_prompts.models.spread import spread
@@ -101,7 +101,8 @@ def load(
             f"model {name!r} cannot be measured with soft prompts: fed with embeddings, its own code stops with "
             f"{_in_short(error)}; choose another model."
         ) from error
-    return replace(model, has_cache=_has_cache(model))
+    model = replace(model, has_cache=_has_cache(model))
+    return replace(model, shares_starts=shares_starts(model))
 
 
 @contextmanager

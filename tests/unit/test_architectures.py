@@ -26,6 +26,8 @@ EXACT = (
 """One of each kind: learned, rotary and linear positions, windows, experts, states, scaled embeddings, scaled and
 capped logits, embeddings that the model changes in place, models without sdpa, models without a cache of our kind."""
 WITHOUT_A_CACHE = {"minimax", "mamba"}
+SHARING = {"gpt2", "opt, projected embeddings", "bloom", "granite", "xglm", "ctrl", "falcon_h1"}
+"""Those that read a prompt once for all texts: they have no windows, and gradients go through what they keep."""
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -33,6 +35,7 @@ def test_an_architecture_computes_what_single_rows_through_the_whole_model_do(na
     found = try_architecture(name, tmp_path)
     assert found.exact, found
     assert found.has_cache == (name not in WITHOUT_A_CACHE)
+    assert found.shares_starts == (name in SHARING)
 
 
 @pytest.mark.parametrize(
