@@ -121,6 +121,14 @@ def test_models_whose_rows_depend_on_their_length_or_on_a_window_do_not_share(tm
     as_it_is = Reader.hand_out
     monkeypatch.setattr(Reader, "hand_out", lambda self, row_of: as_it_is(self, row_of.flip(0) * 0))
     assert not fitness.shares_starts(models["plain"])
+
+    def backwards(self, row_of) -> None:
+        as_it_is(self, row_of)
+        for layer in self._cache.layers:
+            layer.values = 2 * layer.values.detach() - layer.values
+
+    monkeypatch.setattr(Reader, "hand_out", backwards)  # the states are right, and the prompt learns the opposite
+    assert not fitness.shares_starts(models["plain"])
     monkeypatch.setattr(Reader, "hand_out", lambda self, row_of: 1 / 0)
     assert not fitness.shares_starts(models["plain"])
 
