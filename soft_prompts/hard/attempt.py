@@ -59,8 +59,8 @@ class Attempt:
             start: int64 [n], a prompt that survives.
             passes: Forward passes of one text that may be spent; one with its gradient counts as FOR_A_GRADIENT.
             seed: Source of the search's chance.
-            keep_last: Keep the prompt that was noted last, not that of the lowest loss: losses of different texts do
-                not compare.
+            keep_last: Keep the prompt and the embeddings that were noted last, not those of the lowest loss: losses of
+                different texts do not compare.
         """
         self.model, self.legal, self._batches, self.start, self.passes = model, legal, batches, start, passes
         self._keep_last = keep_last
@@ -70,8 +70,8 @@ class Attempt:
         self.spent = 0
         self.loss, self.prompt = np.inf, start
         """The lowest loss noted, and the prompt that has it."""
-        self.soft_loss = np.inf
-        """The lowest loss of embeddings that need not be tokens."""
+        self.soft_loss, self.rows = np.inf, self.embed(start)
+        """The lowest loss of embeddings that need not be tokens, and those embeddings, float32 [n, D]."""
         self.history: list[tuple[int, float]] = []
         """Passes spent, and the lowest loss by then, whenever it fell."""
 
@@ -104,9 +104,10 @@ class Attempt:
             self.loss, self.prompt = loss, prompt.clone()
             self.history.append((self.spent, loss))
 
-    def note_soft(self, loss: float) -> None:
-        """Keep the lowest loss of embeddings."""
-        self.soft_loss = min(self.soft_loss, loss)
+    def note_soft(self, loss: float, rows: Tensor) -> None:
+        """Keep embeddings if their loss is the lowest so far."""
+        if loss < self.soft_loss or self._keep_last:
+            self.soft_loss, self.rows = loss, rows
 
 
 Asking = Generator["Slope | Losses", "tuple[float, Tensor] | Tensor", None]

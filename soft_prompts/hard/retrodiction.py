@@ -15,7 +15,7 @@ from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.hard.attempt import Attempt, rounds
+from soft_prompts.hard.behaviour import searched
 from soft_prompts.hard.legal import Legal
 from soft_prompts.hard.search import narrow
 from soft_prompts.interventions.base import Intervention
@@ -96,30 +96,20 @@ def candidates_for(bench: Bench, prompt: Intervention, task: Task) -> dict[str, 
     with torch.no_grad():
         rows = prompt(torch.from_numpy(documents[0].condition[None]).to(bench.model.device))[0]
     short = len(rows) <= LENGTH
+
+    def by_the_loss() -> list[list[int]]:
+        (attempt,) = searched(bench, task, legal, narrow, len(rows), [1], SEARCHED, SEARCHED_ON)
+        return [attempt.prompt.tolist()]
+
     found = {
         NOTHING: [[]],
         RANDOM: [legal.random(min(LENGTH, 2 * len(rows)), random).tolist() for _ in range(EACH)],
         "the prompt's nearest tokens": [legal.nearest(rows).tolist()] if short else [],
         "what the model says behind the prompt": [tokens.tolist() for tokens in said if len(tokens)],
         "openings of training documents": [e.tokens[e.insert_at :][:LENGTH].tolist() for e in documents],
-        "searched by the loss": [searched(bench, legal, len(rows), task)] if short else [],
+        "searched by the loss": by_the_loss() if short else [],
     }
     return {kind: [tokens for tokens in of if _typed(legal, tokens)] for kind, of in found.items()}
-
-
-def searched(bench: Bench, legal: Legal, n: int, task: Task) -> list[int]:
-    """A text of n tokens with a low loss on training documents."""
-
-    def some_at_a_time() -> Iterator[list[Example]]:
-        examples = task.examples("train", bench.encoding, 1)
-        while batch := list(islice(examples, SEARCHED_ON)):
-            yield batch
-
-    start = legal.random(n, torch.Generator().manual_seed(1))
-    attempt = Attempt(bench.model, legal, some_at_a_time(), start, SEARCHED, keep_last=True)
-    for _ in rounds([(narrow, attempt)], task, bench.token_budget):
-        pass
-    return attempt.prompt.tolist()
 
 
 def _typed(legal: Legal, tokens: list[int]) -> bool:

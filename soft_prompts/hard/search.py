@@ -52,8 +52,9 @@ def soft(attempt: Attempt, start: Tensor, rate: float = 0.3) -> Asking:
     descent = _Descent(rows, rate)
     while attempt.left:
         attempt.turn()
-        loss, gradient = yield Slope(rows.detach() * scale)
-        attempt.note_soft(loss)
+        free = rows.detach() * scale
+        loss, gradient = yield Slope(free)
+        attempt.note_soft(loss, free)
         descent.step(gradient * scale, attempt.done)
         yield from looks.at(lambda: attempt.legal.nearest(rows.detach()))
 
@@ -87,7 +88,7 @@ def mixture(
         with torch.enable_grad():
             rows = mixed(legal.only(logits), first * (last / first) ** attempt.done, legal.rows)
         loss, gradient = yield Slope(rows.detach())
-        attempt.note_soft(loss)
+        attempt.note_soft(loss, rows.detach())
         descent.step(torch.autograd.grad(rows, logits, gradient)[0], attempt.done)
         yield from looks.at(lambda: legal.only(logits.detach()).argmax(-1))
 
