@@ -1448,7 +1448,7 @@ FAULTS = [
         ("predicts[i, len(head) : len(row) - 1]", "predicts[i, len(head) + 1 : len(row)]"),
         ("pairs.sum(1, keepdims=True) + kinds)", "pairs.sum(1, keepdims=True) + 1)"),
         ("np.concatenate([[0], row.document[:-1]])", "row.document"),
-        ("line if opens else None", "None if opens else line"),
+        ("head if opens else None", "None if opens else head"),
         ("above < HIDDEN_BY[base]", "above > HIDDEN_BY[base]"),
         ("above > THERE_TO[base]", "above < THERE_TO[base]"),
         among="one_before or by_hand or opens or targets or gate",

@@ -211,8 +211,8 @@ def trigger_scores(model: LanguageModel, prompt: Intervention, trigger: np.ndarr
         trigger: Token ids, int [k].
 
     Returns:
-        "trigger_rank": the share of the other tokens that are nearer to the prompt than a token of the trigger is, each
-        token by the row that is nearest to it; mean over the trigger. By chance it is a half, and 0 says that it was
+        "trigger_rank": the share of the tokens outside the trigger that are as near to the prompt as one of it is,
+        each by the row that is nearest to it; mean over the trigger. By chance it is a half, and 0 says that it was
         found. "trigger_nearest": the share of the rows whose nearest token is one of the trigger's; by chance k / V.
         If the prompt has as many tokens as the trigger, "trigger_rank_in_place": the rank by the row in the token's own
         place alone.
@@ -228,7 +228,7 @@ def trigger_scores(model: LanguageModel, prompt: Intervention, trigger: np.ndarr
     cosines = torch.matmul(next(directions), next(directions).T).numpy()  # [V, P]
 
     def share_nearer(nearness: np.ndarray, token: int) -> float:
-        return float((np.delete(nearness, token) >= nearness[token]).mean())
+        return float((np.delete(nearness, trigger) >= nearness[token]).mean())
 
     one_each = np.ones(len(trigger))
     ranks = np.array([share_nearer(cosines.max(1), t) for t in trigger])
