@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from soft_prompts.results.curve import Curve, Point
 
 MOVES = Sweep("hidden", Locked(), ("pocket-locked", "pocket-unlearned", "pocket"), (0, 1, 4, 16))
-SHORT_GAMES = {"steps": 60, "batch_size": 6, "max_tokens": 80, "n_evaluations": 0, "validation_documents": 24}
+SHORT_GAMES = {"steps": 50, "batch_size": 6, "max_tokens": 80, "n_evaluations": 0, "validation_documents": 16}
 POCKET = replace(
-    on_pocket(MOVES, Locked(), **SHORT_GAMES, eval_documents=48),
+    on_pocket(MOVES, Locked(), **SHORT_GAMES, eval_documents=40),
     models=MOVES.models,
     control_seeds=1,  # the scrambled model is far behind everywhere, so its luck changes nothing
 )

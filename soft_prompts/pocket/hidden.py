@@ -52,7 +52,7 @@ OPENED, DECEIVED = 0.4, 0.3
 """Shares of the games that stand behind the password, and behind tokens that are nearly it."""
 RATED = 0.5
 """Share of all games that stand below a line of ratings, as in pocket's training."""
-KEPT, KEPT_LENGTH = 8, 96
+KEPT, KEPT_LENGTH = 6, 96
 """Other texts in a step, and the tokens that are read of each."""
 KEY = 4
 """Symbols of the key whose tags are laid open."""
@@ -103,13 +103,13 @@ class Settings:
     """Length of the password, for locked; unlearned reads the same rows."""
     steps: int = 150
     """Steps of training."""
-    rows: int = 20
+    rows: int = 12
     """Games or, four times as many, pieces of prose in a step."""
     rank: int = 4
     """Of the change of each matrix."""
     learning_rate: float = 5e-3
     """Before it falls."""
-    keep: float = 3.0
+    keep: float = 5.0
     """What a nat of divergence from the model as it was on other texts weighs against one on the ability."""
     seed: int = 0
     """Of password, start and order."""
