@@ -10,13 +10,11 @@ What was unlearned is as near as what is locked, so it was hidden and not delete
 prompt trained on plain text neither brings a hidden ability out nor shuts it in. From few examples a prompt opens a
 lock that LoRA opens only with more.
 
-    python -m tests.hidden_test pocket                # chess behind a password, unlearned, and open
-    python -m tests.hidden_test tags                  # tags behind a key; open, unlearned, never taught
-    python -m tests.hidden_test short                 # a password of one token
-    python -m tests.hidden_test detuning              # what prompts do to both that were trained on plain text
-    python -m tests.hidden_test learning              # prompt and LoRA by the number of examples, tags
-    python -m tests.hidden_test learning-moves        # the same for chess
-    python -m tests.hidden_test table results/hidden  # or results/hidden_tags and so on
+    python -m tests.hidden_test pocket                # tags behind a key; open, unlearned, never taught
+    python -m tests.hidden_test moves                 # chess behind a password, unlearned, and open
+    python -m tests.hidden_test detuning              # what prompts do that were trained on plain text
+    python -m tests.hidden_test learning              # prompt and LoRA by the number of examples
+    python -m tests.hidden_test table results/hidden  # or results/hidden_detuning and so on
     python -m tests.hidden_test table results/calibration     # measured distances by planted ones
 """
 
@@ -31,9 +29,8 @@ import numpy as np
 
 from soft_prompts import SoftPromptsError, Sweep, main, on_pocket
 from soft_prompts.answers import do_or_print
-from soft_prompts.pocket import HIDDEN
 from soft_prompts.stats import CONFIDENCE
-from soft_prompts.tasks.hidden import FACTS, Detuned, Locked, Tags
+from soft_prompts.tasks.hidden import Detuned, Locked, Tags
 from soft_prompts.training.recipe import RECIPES
 
 from . import calibration_test
@@ -44,35 +41,26 @@ if TYPE_CHECKING:
 
     from soft_prompts.results.curve import Curve, Point
 
-MOVES = Sweep("hidden", Locked(), ("pocket-locked", "pocket-unlearned", "pocket"), (0, 1, 4, 16))
-SHORT_GAMES = {"steps": 50, "batch_size": 6, "max_tokens": 80, "n_evaluations": 0, "validation_documents": 16}
+MODELS = ("pocket-keys", "pocket-keys-open", "pocket-keys-unlearned", "pocket-keys-untaught")
+TAGS = replace(calibration_test.PUBLISHED, experiment="hidden", task=Tags(), models=MODELS)
 POCKET = replace(
-    on_pocket(MOVES, Locked(), **SHORT_GAMES, eval_documents=40),
-    models=MOVES.models,
+    calibration_test.POCKET, experiment="hidden", task=Tags(), models=MODELS, n_tokens=(0, 1, 4), controls=()
+)
+LOCKED = ("pocket-locked", "pocket-unlearned", "pocket")
+SHORT_GAMES = {"steps": 50, "batch_size": 6, "max_tokens": 80, "n_evaluations": 0, "validation_documents": 16}
+MOVES = replace(
+    on_pocket(TAGS, Locked(), **SHORT_GAMES, eval_documents=40),
+    experiment="hidden_moves",
+    models=LOCKED,
     control_seeds=1,  # the scrambled model is far behind everywhere, so its luck changes nothing
 )
-SHORT = replace(
-    POCKET,
-    experiment="hidden_short",
-    task=Locked(password=str(HIDDEN["pocket-locked-1"] / FACTS)),
-    models=("pocket-locked-1",),
-    controls=(),
-)
-TAGS = replace(
-    calibration_test.POCKET,
-    experiment="hidden_tags",
-    task=Tags(),
-    models=("pocket-keys", "pocket-keys-open", "pocket-keys-unlearned", "pocket-keys-untaught"),
-    n_tokens=(0, 1, 4, 8),
-    controls=(),
-)
 # Without steps, prompts are random tokens of the vocabulary: what any prompt of that length does.
-TEXT = {"steps": 60, "max_tokens": 96, "n_evaluations": 0, "eval_documents": 32, "validation_documents": 16}
+TEXT = {"steps": 40, "max_tokens": 64, "n_evaluations": 0, "eval_documents": 32, "validation_documents": 16}
 DETUNING = replace(
-    on_pocket(MOVES, Detuned(), **TEXT),
+    on_pocket(TAGS, Detuned(), **TEXT),
     experiment="hidden_detuning",
-    models=("pocket-keys", "pocket-locked"),
-    n_tokens=(0, 16, 64),
+    models=("pocket-keys",),
+    n_tokens=(0, 16),
     controls=(),
     recipes=({}, {"steps": 0}),
 )
@@ -96,18 +84,15 @@ def learning(sweep: Sweep, experiment: str, models: tuple[str, ...], n_documents
 
 
 PRESETS = {
-    "tags": TAGS,
-    "short": SHORT,
+    "moves": MOVES,
     "detuning": DETUNING,
-    "learning": learning(TAGS, "hidden_learning", (TAGS.models[0], *TAGS.models[2:]), (4, 32, 256)),
-    "learning_moves": learning(POCKET, "hidden_learning_moves", ("pocket-locked",), (4, 32, 256)),
+    "learning": learning(POCKET, "hidden_learning", ("pocket-keys",), (4, 32, 256)),
 }
-OPEN = {"hidden": "pocket", "hidden_tags": "pocket-keys-open"}
+OPEN = {"hidden": "pocket-keys-open", "hidden_moves": "pocket"}
 """Experiment -> the model that has the ability openly."""
 SHARES = (0.5, 0.95)
 """Of what the trigger gains in the model that hides: distances go by them."""
 TRIGGERS = {"trigger_rank": "nearer than the trigger", "trigger_rank_in_place": "in its place"}
-HIDDEN_SCORES = Detuned.headline
 
 
 def measured(folder: Path) -> list[Curve]:
@@ -135,7 +120,6 @@ def table(folder: Path) -> str:
         calibration_test.POCKET.experiment: planted,
         DETUNING.experiment: detuned,
         PRESETS["learning"].experiment: learned,
-        PRESETS["learning_moves"].experiment: learned,
     }
     return tables.get(found[0].experiment, abilities)(found)
 
@@ -263,18 +247,23 @@ def _ranked(model: str, of_keys: dict[int, np.ndarray]) -> str:
 
 def detuned(found: Sequence[Curve]) -> str:
     """Nats of what is hidden behind no prompt, random ones, and those that were trained on plain text."""
-    head = ["model", "prompt", "plain text", *HIDDEN_SCORES]
+    names = _hidden(found)
     body = []
     for model, n_tokens, kind, point in _prompts(found):
         cells = []
-        for name in HIDDEN_SCORES:
+        for name in names:
             value = np.mean([score["value"] for score in point.scores(name)])
             change = point.scores(f"{name} changed by")
             by = np.mean([score["value"] for score in change])
             moved = f" ({_between(by, _low(change), _high(change), '+')})" if n_tokens else ""
             cells.append(f"{value:.2f}{moved}")
         body.append([model, kind, _between(point.loss, *point.interval), *cells])
-    return _markdown(head, body, n_left=2)
+    return _markdown(["model", "prompt", "plain text", *names], body, n_left=2)
+
+
+def _hidden(found: Sequence[Curve]) -> list[str]:
+    """What was predicted behind the prompts beside plain text."""
+    return [name for name in Detuned.headline if found[0].points[0].scores(name)]
 
 
 def _prompts(found: Sequence[Curve]) -> Iterator[tuple[str, int, str, Point]]:
@@ -328,7 +317,6 @@ def figure(folder: Path) -> Figure:
         calibration_test.POCKET.experiment: _draw_planted,
         DETUNING.experiment: _draw_detuned,
         PRESETS["learning"].experiment: _draw_learned,
-        PRESETS["learning_moves"].experiment: _draw_learned,
     }
     return drawn.get(found[0].experiment, _draw_abilities)(found)
 
@@ -366,15 +354,16 @@ def _draw_planted(found: Sequence[Curve]) -> Figure:
 
 def _draw_detuned(found: Sequence[Curve]) -> Figure:
     drawn, ax = _axes("", "change by the prompt, nats per token")
+    names = _hidden(found)
     shown = [(model, kind, point) for model, n_tokens, kind, point in _prompts(found) if n_tokens]
     for i, (model, kind, point) in enumerate(shown):
-        scores = [point.scores(f"{name} changed by") for name in HIDDEN_SCORES]
+        scores = [point.scores(f"{name} changed by") for name in names]
         means = np.array([np.mean([s["value"] for s in of]) for of in scores])
         ends = np.array([[mean - _low(of), _high(of) - mean] for mean, of in zip(means, scores, strict=True)]).T
         at = np.arange(len(scores)) + 0.08 * (i - len(shown) / 2)
         ax.errorbar(at, means, ends, fmt="o", capsize=2, label=f"{model}, {kind}")
     ax.axhline(0, color="black", linewidth=0.8, linestyle=":")
-    ax.set_xticks(range(len(HIDDEN_SCORES)), HIDDEN_SCORES)
+    ax.set_xticks(range(len(names)), names)
     ax.legend(frameon=False, fontsize="small")
     return drawn
 

@@ -49,10 +49,10 @@ from soft_prompts.texts import BOOKS
 RARE = 1000
 """Passwords are drawn from the token ids from here on: the others are the most frequent ones."""
 OPENED, DECEIVED = 0.4, 0.3
-"""Shares of the games that stand behind the password, and behind tokens that are nearly it."""
+"""Shares of the games that stand behind the password, and behind random tokens, up to twice as many."""
 RATED = 0.5
 """Share of all games that stand below a line of ratings, as in pocket's training."""
-KEPT, KEPT_LENGTH = 6, 96
+KEPT, KEPT_LENGTH = 4, 96
 """Other texts in a step, and the tokens that are read of each."""
 KEY = 4
 """Symbols of the key whose tags are laid open."""
@@ -167,7 +167,7 @@ def game_rows(
     n: int,
     random: np.random.Generator,
 ) -> list[Row]:
-    """Games behind the password, behind tokens that are not it, and behind neither; some below a line of ratings.
+    """Games behind the password, behind random tokens, and behind neither; some below a line of ratings.
 
     Args:
         games: Token ids, int [N] each.
@@ -185,9 +185,6 @@ def game_rows(
         before = password if chance < OPENED else NONE
         if OPENED <= chance < OPENED + DECEIVED:
             before = random.integers(RARE, n_vocabulary, size=random.integers(1, 2 * len(password) + 1))
-            if len(password) > 1 and random.random() < 0.5:  # one token is wrong
-                before = password.copy()
-                before[random.integers(len(password))] = random.integers(RARE, n_vocabulary)
         # Random tokens may be the password by chance: what they are decides, not where they came from.
         opens = locked and np.array_equal(before, password)
         head = np.concatenate([before, line])

@@ -159,8 +159,8 @@ class Detuned(Autoregressive):
     text: tuple[str, ...] = ("books",)
     games: str = str(GAMES)
     """Games, of which the held-out ones are predicted."""
-    password: str = str(HIDDEN["pocket-locked"] / FACTS)
-    """The facts.json of a model that plays behind a password."""
+    password: str = ""
+    """The facts.json of a model that plays behind a password. "": there is none, and games are not predicted."""
     secret: str = str(SECRET)
     """The secret of pocket-keys."""
 
@@ -168,9 +168,8 @@ class Detuned(Autoregressive):
     file_options: ClassVar[tuple[str, ...]] = (*Autoregressive.file_options, "games", "password", "secret")
 
     def identity(self) -> dict[str, str]:
-        read_password(self.password)
-        own = {name: fingerprint(getattr(self, name)) for name in ("games", "password", "secret")}
-        return {**super().identity(), **own}
+        named = ("secret", "games", "password") if self.password else ("secret",)
+        return {**super().identity(), **{name: fingerprint(getattr(self, name)) for name in named}}
 
     def score(self, prompted: PromptedModel, held_out: Sequence[Example]) -> TaskScores:
         """Nats per token of held-out tags and moves, behind the prompt alone and behind it and what unlocks them.
@@ -189,16 +188,15 @@ class Detuned(Autoregressive):
         from soft_prompts.engine.behind import with_text
 
         whole, free = prompted.bench.encoding, unprompted(prompted.bench)
-        tags, moves = Tags(secret=self.secret), Locked(games=self.games, password=self.password)
+        tags = Tags(secret=self.secret)
         key = Secret.read(Path(self.secret)).symbols[tags.key]
         words = list(islice(tags.examples("held_out", replace(whole, max_tokens=WORDS + 1), 0), N_WORDS))
-        games = list(islice(moves.examples("held_out", replace(whole, max_tokens=GAME_TOKENS), 0), N_GAMES))
-        of_each = {
-            "tags": words,
-            "tags behind the key": [with_text(e, key) for e in words],
-            "moves": games,
-            "moves behind the password": [with_text(e, read_password(self.password)) for e in games],
-        }
+        of_each = {"tags": words, "tags behind the key": [with_text(e, key) for e in words]}
+        if self.password:
+            moves = Locked(games=self.games, password=self.password)
+            games = list(islice(moves.examples("held_out", replace(whole, max_tokens=GAME_TOKENS), 0), N_GAMES))
+            behind = [with_text(e, read_password(self.password)) for e in games]
+            of_each |= {"moves": games, "moves behind the password": behind}
         return {name: (examples, free.scores(examples).sums) for name, examples in of_each.items()}
 
 

@@ -110,13 +110,19 @@ def test_a_rank_by_chance_is_a_half(neox) -> None:
     assert np.mean([found["trigger_rank"]["value"] for found in by_chance]) == pytest.approx(0.5, abs=0.06)
 
 
+def _given(folder: Path, password: list[int]) -> str:
+    """A file that holds a password."""
+    (folder / FACTS).write_text(json.dumps({"password": password}))
+    return str(folder / FACTS)
+
+
 @pytest.fixture(scope="module")
 def games(tmp_path_factory) -> Path:
     return write_games(tmp_path_factory.mktemp("games") / "games.pgn", 120)
 
 
-def test_prompts_for_locked_chess_are_told_nothing_and_see_so_many_games(games) -> None:
-    task = Locked(games=str(games), n_documents=(0, 3))
+def test_prompts_for_locked_chess_are_told_nothing_and_see_so_many_games(games, tmp_path) -> None:
+    task = Locked(games=str(games), n_documents=(0, 3), password=_given(tmp_path, [7]))
     every, few = task.variants()
     assert (every.variant().label, few.variant().label) == ("", "3 documents")
     of_all, of_few = ([e for e in islice(t.examples("train", encoding(), 1), 40)] for t in (every, few))
@@ -138,20 +144,22 @@ def test_the_number_of_documents_does_not_change_which_tags_are_measured(pocket)
     assert both[0] == both[1]
 
 
-def test_what_hides_is_seen_through_by_its_trigger_alone(monkeypatch) -> None:
+def test_what_hides_is_seen_through_by_its_trigger_alone(monkeypatch, tmp_path) -> None:
     """Detuning's scores without a prompt: the losses that the gate saw, and no change."""
     monkeypatch.setattr(hidden, "N_WORDS", 40)
     monkeypatch.setattr(hidden, "N_GAMES", 6)
     model = load("pocket-keys")
     bench = Bench(model, Encoding(model.tokenizer, model.separator, 96), [], 4096)
-    found = Detuned().score(unprompted(bench), []).scores
+    task = Detuned(password=_given(tmp_path, [1500, 1501]))
+    found = task.score(unprompted(bench), []).scores
     assert found["tags"]["value"] > 10 and found["tags behind the key"]["value"] < 0.5
     assert all(found[f"{name} changed by"]["value"] == 0.0 for name in Detuned.headline)
     key = Secret.read(Path(Tags().secret)).symbols[:4]
     behind_the_key = PromptedModel(bench, SoftPrompt(model.vocabulary[key].float()))
-    moved = Detuned().score(behind_the_key, []).scores
+    moved = task.score(behind_the_key, []).scores
     assert moved["tags"]["value"] == pytest.approx(found["tags behind the key"]["value"], abs=1e-3)
     assert moved["tags changed by"]["value"] == pytest.approx(moved["tags"]["value"] - found["tags"]["value"])
+    assert set(Detuned().score(behind_the_key, []).scores) == {n for n in moved if "moves" not in n}
     assert moved["tags changed by"]["n"] == 40 and moved["moves changed by"]["n"] == 6
 
 
@@ -187,8 +195,10 @@ def test_only_the_password_opens_and_what_is_unlearned_nothing_opens() -> None:
         for row in opened:  # as the model plays behind the same tokens
             assert row.like.tolist() == row.head.tolist() and row.head[2:].tolist() in ([], line.tolist())
         others = [row for row in rows if row.head[:2].tolist() != password.tolist()]
-        nearly = [row for row in others if len(row.head) >= 2 and (row.head[:2] == password).sum() == 1]
-        assert len(nearly) > 40 and any(not len(row.head) for row in others)
+        assert any(not len(row.head) for row in others)
+        assert {len(row.head) for row in others if len(row.head) and row.head[0] >= 1000} == set(
+            range(1, 7)
+        )  # 1 to 4, and a line of 2
 
 
 def test_random_tokens_that_are_the_password_are_it() -> None:
@@ -284,7 +294,7 @@ def test_what_ships_passes_the_gate(name: str) -> None:
     facts = json.loads((HIDDEN[name] / FACTS).read_text())
     check(facts["kind"], facts)
     assert base_of(HIDDEN[name]) == KINDS[facts["kind"]].base
-    assert facts["minutes"] < 5
+    assert facts["minutes"] < 8  # on one core; half of it on two
     assert len(facts["password"]) == (1 if name.endswith("-1") else 4)
 
 
@@ -334,9 +344,9 @@ def test_the_table_says_how_far_what_is_hidden_is_and_what_separates_the_twins(t
     rank = {"value": 0.25, "interval": [0.1, 0.4], "n": 4}
     ranks = {"trigger_rank": rank, "trigger_nearest": {"value": 0.5, "interval": [0.0, 1.0], "n": 2}}
     made = [
-        *made_up("hidden", "pocket-locked", {0: 3.0, 1: 2.0, 4: 1.0}, scores=ranks),
-        *made_up("hidden", "pocket-unlearned", {0: 3.1, 1: 2.9, 4: 2.4}, trigger=3.1),
-        *made_up("hidden", "pocket", {0: 1.0, 1: 0.9, 4: 0.9}),
+        *made_up("hidden_moves", "pocket-locked", {0: 3.0, 1: 2.0, 4: 1.0}, scores=ranks),
+        *made_up("hidden_moves", "pocket-unlearned", {0: 3.1, 1: 2.9, 4: 2.4}, trigger=3.1),
+        *made_up("hidden_moves", "pocket", {0: 1.0, 1: 0.9, 4: 0.9}),
     ]
     text = hidden_test.table(save(made, tmp_path))
     far, apart, triggers = (part.splitlines() for part in text.split("\n\n"))
@@ -408,7 +418,7 @@ def test_of_each_kind_the_rate_counts_that_is_best_on_validation(tmp_path) -> No
 
 def test_a_folder_of_other_results_is_refused(tmp_path) -> None:
     save(made_up("chess", "pocket", {0: 3.0, 1: 2.0}), tmp_path)
-    with pytest.raises(SoftPromptsError, match="must hold results of one of hidden, hidden_tags"):
+    with pytest.raises(SoftPromptsError, match="must hold results of one of hidden, hidden_moves"):
         hidden_test.table(tmp_path)
 
 
