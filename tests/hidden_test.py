@@ -44,7 +44,13 @@ if TYPE_CHECKING:
 MODELS = ("pocket-keys", "pocket-keys-open", "pocket-keys-unlearned", "pocket-keys-untaught")
 TAGS = replace(calibration_test.PUBLISHED, experiment="hidden", task=Tags(), models=MODELS)
 POCKET = replace(
-    calibration_test.POCKET, experiment="hidden", task=Tags(), models=MODELS, n_tokens=(0, 1, 4), controls=()
+    calibration_test.POCKET,
+    experiment="hidden",
+    task=Tags(),
+    models=MODELS,
+    n_tokens=(0, 1, 4),
+    controls=(),
+    train=replace(calibration_test.POCKET.train, eval_documents=150),
 )
 LOCKED = ("pocket-locked", "pocket-unlearned", "pocket")
 SHORT_GAMES = {"steps": 50, "batch_size": 6, "max_tokens": 80, "n_evaluations": 0, "validation_documents": 16}
