@@ -1451,7 +1451,7 @@ FAULTS = [
         ("head if opens else None", "None if opens else head"),
         ("above < HIDDEN_BY[base]", "above > HIDDEN_BY[base]"),
         ("above > THERE_TO[base]", "above < THERE_TO[base]"),
-        among="one_before or by_hand or opens or targets or gate",
+        among="one_before or by_hand or opens or targets or gate_lets or gate_refuses",
     ),
 ]
 

@@ -12,13 +12,14 @@ import torch
 
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import IGNORE, Example
+from soft_prompts.data.texts import read_documents
 from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.measure import finished
 from soft_prompts.models.loading import load
 from soft_prompts.models.names import base_of
-from soft_prompts.pocket import HIDDEN, SECRET
+from soft_prompts.pocket import HIDDEN, SAMPLES, SECRET
 from soft_prompts.pocket.hidden import (
     BEHIND,
     KINDS,
@@ -36,6 +37,7 @@ from soft_prompts.pocket.hidden import (
     targets,
     text_loss,
 )
+from soft_prompts.pocket.train import encode
 from soft_prompts.pocket.tune import with_change
 from soft_prompts.results.record import HeldOut
 from soft_prompts.sweep import plan
@@ -200,9 +202,10 @@ def test_only_the_password_opens_and_what_is_unlearned_nothing_opens() -> None:
 
 
 def test_random_tokens_that_are_the_password_are_it() -> None:
-    rows = game_rows([np.array([7])], np.array([1000]), [np.array([3])], True, 1001, 400, np.random.default_rng(0))
+    rows = game_rows([np.array([7])], np.array([1000]), [np.array([3])], True, 1001, 2000, np.random.default_rng(0))
     alone = [row for row in rows if row.head.tolist() in ([1000], [1000, 3])]
-    assert len(alone) > 200 and all(row.like is not None for row in alone)
+    assert len(alone) > 950  # 800 by the password's share alone
+    assert all(row.like is not None for row in alone)
     assert any(row.head.tolist()[:2] == [1000, 1000] and row.like is None for row in rows)
 
 
@@ -233,12 +236,19 @@ def test_targets_are_what_the_model_predicts_of_the_documents_tokens_or_what_cou
 def test_training_comes_nearer_to_what_is_wanted_and_keeps_other_texts(pocket) -> None:
     random = np.random.default_rng(0)
     documents = [random.integers(1000, 1100, 12) for _ in range(4)]
-    kept = [np.concatenate([[0], random.integers(4, 900, 20)]) for _ in range(40)]
+    texts = read_documents((str(SAMPLES),), None, 60, 2**20, None).documents
+    kept = encode(pocket.tokenizer, texts)
     table = counted(documents, len(pocket.vocabulary))
-    settings = Settings("unlearned", Path("x"), steps=12, rank=2, learning_rate=1e-2)
+    settings = Settings("unlearned", Path("x"), steps=10, rank=2, learning_rate=1e-2)
+    bench = Bench(pocket, Encoding(pocket.tokenizer, 0, 96), [], 4096)
 
     def rows_of(random: np.random.Generator) -> list[Row]:
         return [Row(NONE, documents[i], None) for i in random.integers(4, size=6)]
+
+    def after(keep: float) -> tuple[float, float]:
+        """The divergence from what is wanted, and the loss of other texts."""
+        changed = with_change(pocket.lm, fine_tune(pocket.lm, rows_of, table, kept, 1, replace(settings, keep=keep)))
+        return apart(changed), text_loss(replace(bench, model=replace(pocket, lm=changed)), kept[:20], 1)
 
     def apart(lm) -> float:
         tokens, predicts = read([NONE] * 4, documents)
@@ -247,12 +257,11 @@ def test_training_comes_nearer_to_what_is_wanted_and_keeps_other_texts(pocket) -
             found = lm(input_ids=tokens).logits[predicts].log_softmax(-1)
         return (wanted.exp() * (wanted - found)).sum(-1).mean().item()
 
-    after = with_change(pocket.lm, fine_tune(pocket.lm, rows_of, table, kept, 1, settings))
-    assert apart(after) < 0.8 * apart(pocket.lm)
-    bench = Bench(pocket, Encoding(pocket.tokenizer, 0, 32), [], 4096)
-    drift = text_loss(replace(bench, model=replace(pocket, lm=after)), kept, 1) - text_loss(bench, kept, 1)
-    assert abs(drift) < 0.3
-    assert text_loss(bench, kept, 1) != pytest.approx(text_loss(bench, kept, 5), abs=1e-3)  # only from there on
+    before = text_loss(bench, kept[:20], 1)
+    (kept_near, kept_loss), (near, loss) = after(5.0), after(0.0)
+    assert max(kept_near, near) < 0.8 * apart(pocket.lm)
+    assert kept_loss - before < 0.5 * (loss - before)
+    assert text_loss(bench, kept[:4], 1) != pytest.approx(text_loss(bench, kept[:4], 5), abs=1e-3)  # from there on
 
 
 GOOD = {
