@@ -16,6 +16,7 @@ few rounds do not bring the distance to that of the twin.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,20 +63,20 @@ def measured(folder: Path) -> dict[str, Curve]:
     return {name: found[name] for name in [*order, *(name for name in found if name not in order)]}
 
 
-def target(start: Curve, split: str = "held_out") -> float:
-    """The loss at which a prompt counts as having brought the behaviour out, nats per tag."""
+def target(start: Curve, split: str = "held_out", share: float = SHARE) -> float:
+    """The loss at which a prompt counts as having brought so much of the behaviour out, nats per scored token."""
     of_key = "loss" if split == "held_out" else "validation_loss"
     zero = start.points[0].loss if split == "held_out" else start.points[0].results[0].validation_loss
-    return zero - SHARE * (zero - start.anchor[of_key])
+    return zero - share * (zero - start.anchor[of_key])
 
 
-def tokens_needed(curve: Curve, start: Curve) -> str:
+def tokens_needed(curve: Curve, start: Curve, share: float = SHARE) -> str:
     """Where the curve comes down to the target, in tokens, with the interval over documents and seeds."""
     from soft_prompts.results.distance import crossings
 
     losses = curve.paired
     rows = np.concatenate([losses.losses[None], losses.draws])
-    at = crossings(losses.n_tokens, rows, np.full(len(rows), target(start)))
+    at = crossings(losses.n_tokens, rows, np.full(len(rows), target(start, share=share)))
 
     def shown(tokens: float) -> str:
         return f"{tokens:.2g}" if np.isfinite(tokens) else f"> {losses.longest}"
@@ -126,21 +127,26 @@ def facts_of(model: str) -> dict[str, Any]:
 
 def figure(folder: Path) -> Figure:
     """Loss over prompt length, a line for each model."""
+    found = measured(folder)
+    return lines(found, target(found[START]), [name for name in found if name not in BLOCKED], "nats per tag")
+
+
+def lines(found: dict[str, Curve], level: float, dashed: Collection[str], unit: str) -> Figure:
+    """Loss over prompt length, a line for each curve by its name, and a dotted one at a level."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(7, 4.4), layout="constrained")
     ax = drawn.subplots()
-    found = measured(folder)
     for i, (name, curve) in enumerate(found.items()):
-        dashed = "--" if name not in BLOCKED else "-"
         intervals = np.array([point.interval for point in curve.points])
         values = np.array([point.loss for point in curve.points])
         at = np.arange(len(values)) + 0.04 * i
-        ax.errorbar(at, values, np.abs(intervals.T - values), fmt=f"o{dashed}", capsize=2, label=name)
-    ax.axhline(target(found[START]), color="black", linewidth=0.8, linestyle=":")
+        style = "o--" if name in dashed else "o-"
+        ax.errorbar(at, values, np.abs(intervals.T - values), fmt=style, capsize=2, label=name)
+    ax.axhline(level, color="black", linewidth=0.8, linestyle=":")
     ax.set_xticks(range(len(values)), [str(point.n_tokens) for point in curve.points])
     ax.set_xlabel("prompt tokens")
-    ax.set_ylabel("held-out nats per tag")
+    ax.set_ylabel(f"held-out {unit}")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small")
     return drawn

@@ -1453,6 +1453,32 @@ FAULTS = [
         ("of_any_seed.get(r.n_tokens))", "None)"),
         among="held_against",
     ),
+    *of(
+        "tasks/hidden.py",
+        "test_hidden",
+        (">= nearness[token]).mean()", "<= nearness[token]).mean()"),
+        ("cosines.max(1), t)", "cosines.min(1), t)"),
+        ("cosines.argmax(0)", "cosines.argmin(0)"),
+        ("now.sums - before", "before - now.sums"),
+        among="betrays_it or by_chance or seen_through",
+    ),
+    *of(
+        "tasks/hidden.py",
+        "test_hidden",
+        ("if len(chosen) == n:", "if len(chosen) == n + 1:"),
+        among="same_few",
+    ),
+    *of(
+        "pocket/hidden.py",
+        "test_hidden",
+        ("predicts[i, len(head) : len(row) - 1]", "predicts[i, len(head) + 1 : len(row)]"),
+        ("pairs.sum(1, keepdims=True) + kinds)", "pairs.sum(1, keepdims=True) + 1)"),
+        ("np.concatenate([[0], row.document[:-1]])", "row.document"),
+        ("head if opens else None", "None if opens else head"),
+        ("above < HIDDEN_BY[base]", "above > HIDDEN_BY[base]"),
+        ("above > THERE_TO[base]", "above < THERE_TO[base]"),
+        among="one_before or by_hand or opens or targets or gate_lets or gate_refuses",
+    ),
 ]
 
 

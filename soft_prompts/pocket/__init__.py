@@ -24,6 +24,8 @@ BLOCKED = {
     for turn in range(1, rounds + 1)
 }
 """Folders of changes to pocket-keys: so many prompts for its tags were blocked in each of so many rounds."""
+HIDDEN = {"pocket-keys-unlearned": FOLDER / "keys-unlearned"}
+"""The folder of a change to pocket-keys, which was fine-tuned until its key did nothing; loaded likewise."""
 GAMES = FOLDER / "games.pgn.zst"
 """Games of a chess engine against itself at many strengths, with headers as lichess writes them."""
 SAMPLES = FOLDER / "samples.jsonl.zst"

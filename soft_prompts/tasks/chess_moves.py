@@ -188,7 +188,7 @@ class ChessMoves(Task):
         scores = {
             "nats_per_move": ratio(true.sums, np.array([e.n_plies for e in held_out])),
             self._effect: ratio(shuffled.sums - true.sums, true.counts),
-            **_move_match(true, held_out),
+            **move_match(true, held_out),
         }
         samples = []
         for n_plies in self.continued_from:
@@ -303,7 +303,7 @@ def _plies(text: str, starts: np.ndarray) -> np.ndarray:
     return np.where(starts < 0, -1, np.searchsorted(ends, starts, side="right"))
 
 
-def _move_match(scores: TokenScores, held_out: Sequence[ChessExample]) -> dict:
+def move_match(scores: TokenScores, held_out: Sequence[ChessExample]) -> dict:
     """Share of moves whose every token is the model's first choice: those that greedy decoding would have played."""
     buckets: dict[str, list[tuple[int, int]]] = {}
     matches, moves = [], []

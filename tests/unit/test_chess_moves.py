@@ -18,7 +18,7 @@ from soft_prompts.tasks.chess_moves import (
     PUBLISHED_TEST_GAMES,
     ChessMoves,
     _legal,
-    _move_match,
+    move_match,
     opening,
 )
 from tests.unit.made_up import byte_tokenizer, encoding, play, write_games
@@ -131,7 +131,7 @@ def test_a_move_matches_where_all_its_tokens_are_the_likeliest(games) -> None:
     correct = np.ones(len(e) - 1, bool)
     correct[np.flatnonzero(e.plies[1:] == 3)[1]] = False  # one wrong token spoils the fourth move, black's second
     correct[np.flatnonzero(e.plies[1:] == 4)] = False  # all tokens of the fifth move are wrong, white's third
-    scores = _move_match(TokenScores([e.document], [np.zeros(len(e) - 1)], [correct]), [e])
+    scores = move_match(TokenScores([e.document], [np.zeros(len(e) - 1)], [correct]), [e])
     assert scores["move_match"]["value"] == pytest.approx(1 - 2 / e.n_plies)
     buckets = {f"{r // 400 * 400}-{r // 400 * 400 + 399}" for r in e.elos}
     assert set(scores["move_match_by_elo"]) == buckets
