@@ -12,7 +12,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -195,7 +195,9 @@ def row_lengths(settings: Settings) -> list[int]:
     return [short] * ((n_steps - n_long) * settings.batch // short) + [long] * (n_long * settings.batch // long)
 
 
-def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+def make_stream(
+    settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenizerFast, shares: Mapping[str, float] = SHARES
+) -> np.ndarray:
     """The rows that the base model is trained on, end to end: every kind in its share, in shuffled epochs.
 
     A row holds whole games and mazes, because nobody can tell the position of a game without its opening. Prose stands
@@ -206,24 +208,25 @@ def make_stream(settings: Settings, texts: Corpus, tokenizer: PreTrainedTokenize
         settings: Options of the command line.
         texts: What is trained on.
         tokenizer: The tokenizer.
+        shares: Kind of text -> its share of the tokens; prose is among them.
 
     Returns:
         Token ids, uint16 [tokens].
     """
     dice = random.Random(settings.seed)
-    ready = {kind: encode(tokenizer, texts.train[kind]) for kind in SHARES}
+    ready = {kind: encode(tokenizer, texts.train[kind]) for kind in shares}
 
     def shuffled(kind: str) -> Iterator[np.ndarray]:
         while True:
             yield from dice.sample(ready[kind], len(ready[kind]))
 
-    sources = {kind: shuffled(kind) for kind in SHARES}
-    owed, rows, prose = dict.fromkeys(SHARES, 0.0), [], np.empty(0, np.uint16)
-    waiting = {kind: next(sources[kind]) for kind in SHARES if kind != "prose"}
+    sources = {kind: shuffled(kind) for kind in shares}
+    owed, rows, prose = dict.fromkeys(shares, 0.0), [], np.empty(0, np.uint16)
+    waiting = {kind: next(sources[kind]) for kind in shares if kind != "prose"}
     for length in row_lengths(settings):
         pieces, room = [], length
         for kind in dice.sample(sorted(waiting), len(waiting)):
-            owed[kind] += SHARES[kind] * length
+            owed[kind] += shares[kind] * length
             while owed[kind] > 0 and len(document := waiting[kind][:length]) <= room:
                 pieces.append(document)
                 room -= len(document)
