@@ -35,6 +35,7 @@ from soft_prompts.pocket.train import encode, mean_loss, padded
 from soft_prompts.pocket.tune import Deltas, divergence, new_delta, save_variant, tune, with_change, written
 from soft_prompts.tasks.calibration import Calibration
 from soft_prompts.texts import BOOKS
+from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
@@ -90,7 +91,7 @@ def trained_prompts(model: LanguageModel, task: Calibration, settings: Settings,
     if settings.random:
         made = [make_intervention(model, run, 0) for run in runs]
     else:
-        states = train(Bench(model, encoding, held_out, 4096, validation), runs, settings.out.parent / "prompts")
+        states = train(Bench(model, encoding, held_out, 4096, validation), runs, Logs(settings.out.parent / "prompts"))
         say(f"prompts of round {turn}: {', '.join(f'{s.validation_loss:.2f}' for s in states)} nats per tag")
         made = [s.intervention for s in states]
     with torch.no_grad():

@@ -15,7 +15,7 @@ from soft_prompts.models.deltas import changed, merge, save_delta
 from soft_prompts.models.loading import load
 from soft_prompts.models.names import base_of, model_files
 from soft_prompts.pocket import BLOCKED, SAMPLES
-from soft_prompts.pocket.blocked import Settings, fine_tune, stacked
+from soft_prompts.pocket.blocked import Settings, fine_tune, stacked, trained_prompts
 from soft_prompts.pocket.train import encode, mean_loss
 from soft_prompts.pocket.tune import divergence
 from soft_prompts.results.record import HeldOut
@@ -88,6 +88,16 @@ def test_bits_that_not_every_seed_reaches_are_none(tmp_path) -> None:
         r.save(tmp_path / f"tokens-{r.n_tokens:04d}-seed-{r.seed}.json")
     (curve,) = measured(tmp_path).values()
     assert bits_needed(curve, curve) == "none of these"
+
+
+def test_the_prompts_that_are_blocked_are_trained(tmp_path) -> None:
+    model, task = load("pocket-keys", "main", "float32", "cpu"), Calibration(key_tokens=(1,))
+    short = Settings(ensemble=2, n_tokens=1, prompt_steps=4, out=tmp_path / "blocked")
+    trained = trained_prompts(model, task, short, turn=1)
+    random = trained_prompts(model, task, replace(short, random=True), turn=1)
+    assert [p.shape for p in trained] == [p.shape for p in random] == [(1, 256)] * 2
+    assert not torch.equal(trained[0], trained[1]) and not torch.allclose(trained[0], random[0])
+    assert (tmp_path / "prompts").is_dir()  # where their curves are logged
 
 
 def test_two_changes_are_one() -> None:
