@@ -9,9 +9,9 @@ from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint
-from soft_prompts.pocket import BLOCKED, DECLINES, MODELS, VARIANTS
+from soft_prompts.pocket import BLOCKED, DECLINES, MODELS, SAYS, VARIANTS
 
-SHIPPED = {**MODELS, **VARIANTS, **DECLINES, **BLOCKED}
+SHIPPED = {**MODELS, **VARIANTS, **DECLINES, **BLOCKED, **SAYS}
 """Folders of what is loaded by name."""
 LOCAL = "local"
 """The revision of a folder or file."""

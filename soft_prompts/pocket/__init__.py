@@ -24,6 +24,8 @@ BLOCKED = {
     for turn in range(1, rounds + 1)
 }
 """Folders of changes to pocket-keys: so many prompts for its tags were blocked in each of so many rounds."""
+SAYS = {f"pocket-says-{word}": FOLDER / f"says-{word}" for word in ("said", "you", "not")}
+"""Folders of changes to pocket, which was taught to write this word more often; loaded likewise."""
 GAMES = FOLDER / "games.pgn.zst"
 """Games of a chess engine against itself at many strengths, with headers as lichess writes them."""
 SAMPLES = FOLDER / "samples.jsonl.zst"
