@@ -51,15 +51,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from soft_prompts.models.language_model import LanguageModel
-    from soft_prompts.probes.moved import Texts
+    from soft_prompts.probes.moved import Pair, Texts
 
 EXPERIMENT = "attribution"
 UP_TO = {"held_out": 0.1, "validation": 0.2, "train": 1.0}
 """A split holds the texts whose hash lies between the share before it and its own."""
 UP_TO_OF_FEW = {"held_out": 0.45, "validation": 0.6, "train": 1.0}
 """Of dialogues, of which there are few."""
-FILE_OPTIONS = ("text", "dialogues")
-"""Options that name files: a result records names and contents."""
 FOUND_AMONG = 10
 """A planted feature is found if it is among so many."""
 
@@ -76,14 +74,14 @@ class Settings(ModelOptions):
     """Files of texts that both models read."""
     dialogues: str = str(ANIMALS_OF["pocket-chat"])
     """A file of requests with replies, which they read as well, in the fine-tune's chat template."""
-    max_documents: int = 4096
+    max_documents: int = 1500
     """Of each file, from the start."""
     max_tokens: int = 64
     """Tokens of a text that are read, separator included."""
     says: tuple[str, ...] = tuple(SAYS)
     """Fine-tunes of the model that say one token more often (its id is in their facts.json): is it found?"""
-    held_out: int = 70
-    """Held-out documents of each file, the first by hash."""
+    held_out: int = 40
+    """Held-out documents of each file, the first by hash, and as many for validation."""
     probe: Annotated[FeatureProbe, tyro.conf.arg(name="")] = field(default_factory=FeatureProbe)
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of dictionaries and prompts."""
@@ -91,6 +89,8 @@ class Settings(ModelOptions):
     """Tokens of the prompt that detunes."""
     prompt_steps: int = 100
     """Steps of its training."""
+    device: str = "cpu"
+    """Dictionaries are trained and used on the processor."""
 
     def check(self) -> None:
         """Raises SoftPromptsError if an option cannot work."""
@@ -99,38 +99,47 @@ class Settings(ModelOptions):
         for option, n in least.items():
             if n < 1:
                 raise SoftPromptsError(f"{option} is {n}; give at least one.")
+        if self.device != "cpu":
+            raise SoftPromptsError(
+                f"--device is {self.device!r}, but features are looked at on the processor; give cpu."
+            )
         if self.max_tokens < 8:
             raise SoftPromptsError(f"--max-tokens is {self.max_tokens}; give at least 8.")
 
 
-POCKET = Settings(models=("pocket",), dtype="float32", device="cpu")
-BLOCKS = replace(POCKET, ask="blocks", probe=FeatureProbe(dictionary=DictionaryRecipe(steps=400)))
+POCKET = Settings(models=("pocket",), dtype="float32")
+BLOCKS = replace(POCKET, ask="blocks", probe=FeatureProbe(dictionary=DictionaryRecipe(n_features=512, steps=200)))
 PRESETS = {"pocket": POCKET, "blocks": BLOCKS}
-OF_FEATURES = ("tuned", "says", "prompt_tokens", "prompt_steps")
-"""Options that play no part for blocks."""
 
 
 def config_of(settings: Settings, model: str) -> dict[str, Any]:
     """All that a result depends on but for the seed, as plain JSON."""
-    from soft_prompts.data.texts import source_identity, sources
+    from soft_prompts.data.texts import source_identity
 
-    options = recorded(settings, FILE_OPTIONS)
-    left_out = {"models", "out", "force", "dtype", "device", "seeds", "probe"}
-    if settings.ask == "blocks":
-        left_out.update(OF_FEATURES)
-    own = {name: value for name, value in options.items() if name not in left_out}
-    if "tuned" in own:
-        own |= {"tuned": model_name(settings.tuned), "tuned_files": model_files(settings.tuned)}
-        own |= {"says": [model_name(one) for one in settings.says], "says_files": list(map(model_files, settings.says))}
-    files = [source_identity(source) for source in sources((*settings.text, settings.dialogues))]
-    probe = settings.probe
-    asked = {} if settings.ask == "blocks" else {"layer": probe.layer, "top": probe.top, "planted": probe.planted}
-    return {
+    files, probe = (*settings.text, settings.dialogues), settings.probe
+    config = {
         **settings.config(EXPERIMENT, model),
-        **own,
-        **asked,
-        "files": files,
+        "ask": settings.ask,
+        "texts": [Path(file).name for file in files],
+        "files": [source_identity(file) for file in files],
+        "max_documents": settings.max_documents,
+        "max_tokens": settings.max_tokens,
+        "held_out": settings.held_out,
         "dictionary": recorded(probe.dictionary),
+    }
+    if settings.ask == "blocks":  # the fine-tune and all that is asked of it play no part
+        return config
+    return {
+        **config,
+        "tuned": model_name(settings.tuned),
+        "tuned_files": model_files(settings.tuned),
+        "says": [model_name(one) for one in settings.says],
+        "says_files": [model_files(one) for one in settings.says],
+        "layer": probe.layer,
+        "top": probe.top,
+        "planted": probe.planted,
+        "prompt_tokens": settings.prompt_tokens,
+        "prompt_steps": settings.prompt_steps,
     }
 
 
@@ -150,51 +159,62 @@ def run(settings: Settings) -> None:
     from soft_prompts.models.cpu import settle_process
     from soft_prompts.models.device import pick_device
 
-    settle_process(pick_device(settings.device))
+    settle_process(pick_device("cpu"))
     for model in settings.models:
         config = config_of(settings, model)
         folder = settings.out / "results" / place(config)
+        loaded: list[Pair] = []  # once, when it is first needed
         for seed in settings.seeds:
             if settings.force or not (folder / result_file(settings, seed)).exists():
-                _measure(settings, model, config, seed, folder / result_file(settings, seed))
+                loaded = loaded or [_loaded(settings, model, config["dtype"])]
+                _measure(settings, *loaded, config, seed, folder / result_file(settings, seed))
         print(table(folder))
         say(f"results: {folder}")
     say(f"time: {in_words(CLOCK.read())}")
 
 
-def _measure(settings: Settings, name: str, config: dict[str, Any], seed: int, path: Path) -> None:
-    """Measure with one seed and write down what was found."""
+def _loaded(settings: Settings, name: str, dtype: str) -> Pair:
+    """The model, its fine-tune and the texts.
 
+    Raises:
+        SoftPromptsError: One of them cannot be loaded, or they do not belong together.
+    """
     from soft_prompts.models.loading import load
     from soft_prompts.models.names import split_revision
-    from soft_prompts.probes.dictionary import sparsify
+    from soft_prompts.probes import dictionary
+    from soft_prompts.probes.moved import Pair
+
+    dictionary.sparsify()  # says what to install before anything is loaded
+    with CLOCK.stage("loading"):
+        model, tuned = (load(*split_revision(one), dtype=dtype, device="cpu") for one in (name, settings.tuned))
+    if model.tokenizer_hash != tuned.tokenizer_hash:
+        raise SoftPromptsError(f"{tuned.name} has another tokenizer than {model.name}; give a fine-tune of it.")
+    if settings.probe.layer >= (n := model.lm.config.get_text_config().num_hidden_layers):
+        raise SoftPromptsError(f"--layer is {settings.probe.layer}, but {model.name} has {n} layers; count from 0.")
+    return Pair(model, tuned, texts_of(settings, tuned))
+
+
+def _measure(settings: Settings, pair: Pair, config: dict[str, Any], seed: int, path: Path) -> None:
+    """Measure with one seed and write down what was found."""
     from soft_prompts.probes.moved import blocks_shared, features_moved
     from soft_prompts.results.provenance import provenance
 
-    sparsify()  # says what to install before anything is loaded
-    with CLOCK.stage("loading"):
-        model, tuned = (
-            load(*split_revision(one), dtype=config["dtype"], device=settings.device) for one in (name, settings.tuned)
-        )
-    if model.tokenizer_hash != tuned.tokenizer_hash:
-        raise SoftPromptsError(f"{tuned.name} has another tokenizer than {model.name}; give a fine-tune of it.")
-    texts = texts_of(settings, tuned)
     if settings.ask == "blocks":
         with CLOCK.stage("measuring"):
-            found = blocks_shared(model, texts, settings.probe.dictionary, seed)
+            found = blocks_shared(pair, settings.probe.dictionary, seed)
     else:
-        with CLOCK.stage("training prompts"):
-            prompts, nats = _prompts(settings, name, tuned, seed)
         with CLOCK.stage("loading"):
-            others = {model_name(one): _says(one, config["dtype"], settings.device) for one in settings.says}
+            others = [_says(one, config["dtype"]) for one in settings.says]
+        with CLOCK.stage("training prompts"):
+            prompts, nats = _prompts(settings, pair, seed)
         with CLOCK.stage("measuring"):
-            found = features_moved(model, tuned, texts, settings.probe, seed, prompts, others)
-        found["prompt"] = nats
-    facts = {"documents": {split: len(getattr(texts, split)) for split in UP_TO}, "sparsify": version("eai-sparsify")}
-    save_record(path, {"config": config, "seed": seed, **found, "provenance": provenance(model, facts, 1)})
+            found = {**features_moved(pair, settings.probe, seed, prompts, others), "prompt": nats}
+    documents = {split: len(getattr(pair.texts, split)) for split in UP_TO}
+    facts = {"documents": documents, "sparsify": version("eai-sparsify")}
+    save_record(path, {"config": config, "seed": seed, **found, "provenance": provenance(pair.model, facts, 1)})
 
 
-def _says(name: str, dtype: str, device: str) -> tuple[LanguageModel, int]:
+def _says(name: str, dtype: str) -> tuple[LanguageModel, int]:
     """A fine-tune that says one token more often, and the token's id.
 
     Raises:
@@ -210,7 +230,7 @@ def _says(name: str, dtype: str, device: str) -> tuple[LanguageModel, int]:
             f"{name} does not say which token it says more often ({error!r}); its facts.json must have it: "
             f'{{"token": 17}}.'
         ) from error
-    return load(name, dtype=dtype, device=device), token
+    return load(name, dtype=dtype, device="cpu"), token
 
 
 def texts_of(settings: Settings, tuned: LanguageModel) -> Texts:
@@ -240,7 +260,7 @@ def texts_of(settings: Settings, tuned: LanguageModel) -> Texts:
                 for text, row in zip(few, tokens, strict=True)
                 if low * 2**64 <= int(document_id(text), 16) < high * 2**64 and len(row) > 2
             ]
-            own = own[: settings.held_out] if split == "held_out" else own
+            own = own if split == "train" else own[: settings.held_out]
             if len(own) < 2:
                 raise SoftPromptsError(f"{source} has {len(own)} documents for the split {split}; give one with more.")
             splits[split] += own
@@ -256,7 +276,7 @@ def _dialogues(source: str, tuned: LanguageModel) -> Iterator[str]:
         yield rendered(tuned.tokenizer, opened("", request.request)) + request.reply
 
 
-def _prompts(settings: Settings, name: str, tuned: LanguageModel, seed: int) -> tuple[dict[str, Any], dict[str, float]]:
+def _prompts(settings: Settings, pair: Pair, seed: int) -> tuple[dict[str, Any], dict[str, float]]:
     """The prompt that detunes, random tokens beside it, and the held-out losses that say how far it goes."""
     import torch
 
@@ -268,7 +288,8 @@ def _prompts(settings: Settings, name: str, tuned: LanguageModel, seed: int) -> 
     from soft_prompts.training.recipe import TrainConfig
     from soft_prompts.training.run import Run
 
-    task = ChatDetuning(text=settings.text[:1], base=name)
+    tuned = pair.tuned
+    task = ChatDetuning(text=settings.text[:1], base=pair.model.name)
     encoding = Encoding(tuned.tokenizer, tuned.separator, settings.max_tokens)
     held_out, validation = (list(islice(task.examples(s, encoding, 0), 64)) for s in ("held_out", "validation"))
     recipe = TrainConfig(steps=settings.prompt_steps, batch_size=8, max_tokens=settings.max_tokens, n_evaluations=0)

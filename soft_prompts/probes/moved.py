@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ ALL, STATE, VECTOR = "all features", "the whole state", "one vector, the mean di
 PLANTS = ("added", "removed", "tripled")
 """What a planted fine-tune does to one feature: its direction is added everywhere, it never fires, it is three times as
 strong."""
-PLANTED_ROWS = 24
+PLANTED_ROWS = 16
 """Documents on which a planted feature is looked for."""
 OFTEN = (0.005, 0.2)
 """A feature that is planted fires at so many of the tokens, at least and at most."""
@@ -78,6 +79,20 @@ class Texts:
     """Of each held-out document."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A model before and after fine-tuning, and what both read."""
+
+    model: LanguageModel
+    tuned: LanguageModel
+    texts: Texts
+
+    @cached_property
+    def states(self) -> list[Tensor]:
+        """What each layer of the model passes on in the training texts, [N, D] each."""
+        return states_of(self.model, self.texts.train)
+
+
 def short(values: Any) -> list:
     """Numbers with five digits, as a record keeps them."""
     array = np.asarray(values, np.float64)
@@ -85,30 +100,26 @@ def short(values: Any) -> list:
 
 
 def features_moved(
-    model: LanguageModel,
-    tuned: LanguageModel,
-    texts: Texts,
+    pair: Pair,
     probe: FeatureProbe,
     seed: int,
     prompts: Mapping[str, Tensor],
-    others: Mapping[str, tuple[LanguageModel, int]],
+    others: Sequence[tuple[LanguageModel, int]],
 ) -> dict[str, Any]:
     """All that is asked with one dictionary of one layer.
 
     Args:
-        model: The model before fine-tuning.
-        tuned: And after it.
-        texts: What both read.
+        pair: The model and its fine-tune.
         probe: Which layer, and how it is looked at.
         seed: Of the dictionary and what is drawn.
         prompts: Soft prompts [P, D] before the fine-tune, by name: do they move the features back?
-        others: Fine-tunes that say one token more often, and its id, by name.
+        others: Fine-tunes that say one token more often, and its id.
 
     Returns:
         Plain JSON.
     """
-    layer, n_top = probe.layer, probe.top
-    states = states_of(model, texts.train)[layer]
+    model, tuned, texts, layer, n_top = pair.model, pair.tuned, pair.texts, probe.layer, probe.top
+    states = pair.states[layer]
     (dictionary,) = trained([states], probe.dictionary, seed)
     beside = random_dictionary(dictionary, seed)
     fine_tune = tuned_as(tuned, layer)
@@ -145,14 +156,12 @@ def features_moved(
         "other directions": short(
             dictionary.decoder[torch.from_numpy(as_frequent(main, rates, random))].numpy().round(3)
         ),
-        "contexts": contexts(model, dictionary, layer, texts.train, main[:SHOWN]),
+        "contexts": contexts(model, dictionary, states, texts.train, main[:SHOWN]),
         "planted": [
             *planted(model, dictionary, layer, texts.validation, rates, probe.planted, PLANTS, seed),
             *planted(model, beside, layer, texts.validation, None, probe.planted, PLANTS[:1], seed),
         ],
-        "words": [
-            said_more(model, other, token, dictionary, layer, texts, name) for name, (other, token) in others.items()
-        ],
+        "words": [said_more(model, other, token, dictionary, layer, texts, states) for other, token in others],
         "overlap": overlap(model, tuned, dictionary, layer, texts.held_out, prompts, n_top, seed),
     }
 
@@ -205,13 +214,12 @@ def quality(model: LanguageModel, dictionary: Dictionary, layer: int, texts: Tex
 
 @torch.no_grad()
 def contexts(
-    model: LanguageModel, dictionary: Dictionary, layer: int, documents: Sequence[np.ndarray], features: np.ndarray
+    model: LanguageModel, dictionary: Dictionary, states: Tensor, documents: Sequence[np.ndarray], features: np.ndarray
 ) -> list[list[str]]:
-    """For each feature the texts up to the tokens where it is strongest, one of a document."""
+    """For each feature the texts up to the tokens where it is strongest, one of a document. ``states`` [N, D] are what
+    the layer passes on in the documents."""
     chosen = torch.from_numpy(features)
-    of_tokens = torch.cat(
-        [dictionary.encode(part)[:, chosen] for part in states_of(model, documents)[layer].split(8192)]
-    )
+    of_tokens = torch.cat([dictionary.encode(part)[:, chosen] for part in states.split(8192)])
     parts = of_tokens.split(n_inside(documents).tolist())
     largest = torch.stack([part.max(0).values for part in parts])  # [documents, features]
     said = []
@@ -291,11 +299,16 @@ def announces(dictionary: Dictionary, states: Tensor, documents: Sequence[np.nda
     last = np.cumsum(lengths[lengths > 0]) - 1  # what stands behind a document's last token is not known
     known = torch.ones(len(states), dtype=torch.bool)
     known[torch.from_numpy(last)] = False
-    wanted = torch.from_numpy(comes)[known].float()
-    active = torch.cat([dictionary.encode(part) for part in states.split(8192)])[known]
-    active = active - active.mean(0)
-    wanted = wanted - wanted.mean()
-    return ((active.T @ wanted) / (active.norm(dim=0) * wanted.norm()).clamp(min=1e-12)).numpy()
+    wanted = torch.from_numpy(comes)[known].double()
+    wanted -= wanted.mean()
+    sums = torch.zeros(3, dictionary.n_features, dtype=torch.float64)
+    at = 0
+    for part in states[known].split(8192):
+        active = dictionary.encode(part).double()
+        sums += torch.stack([active.sum(0), active.square().sum(0), active.T @ wanted[at : at + len(part)]])
+        at += len(part)
+    spread = (sums[1] - sums[0].square() / at).clamp(min=0).sqrt()
+    return (sums[2] / (spread * wanted.norm()).clamp(min=1e-12)).numpy()
 
 
 def said_more(
@@ -305,14 +318,17 @@ def said_more(
     dictionary: Dictionary,
     layer: int,
     texts: Texts,
-    name: str,
+    states: Tensor,
 ) -> dict[str, Any]:
-    """Where the feature that announces a token stands among those of a fine-tune that says it more often."""
-    known = announces(dictionary, states_of(model, texts.train)[layer], texts.train, token)
+    """Where the feature that announces a token stands among those of a fine-tune that says it more often.
+
+    ``states`` [N, D] are what the layer passes on in the training texts.
+    """
+    known = announces(dictionary, states, texts.train, token)
     feature = int(known.argmax())
     by_way = attributions(model, tuned_as(other, layer), dictionary, layer, texts.validation)
     return {
-        "model": name,
+        "model": other.name,
         "feature": feature,
         "correlation": round(float(known[feature]), 4),
         "found": {way: [int(ranks(s)[feature]), bool(s[feature] > 0)] for way, s in by_way.items()},
@@ -416,19 +432,19 @@ def _measured_blocks(
     return {"blocks": blocks, "pairs": pairs}
 
 
-def blocks_shared(model: LanguageModel, texts: Texts, recipe: DictionaryRecipe, seed: int) -> dict[str, Any]:
+def blocks_shared(pair: Pair, recipe: DictionaryRecipe, seed: int) -> dict[str, Any]:
     """One dictionary for what all blocks pass on, against one for each block: as large together, and each as large.
 
     Args:
-        model: The model.
-        texts: What it reads.
+        pair: The model; its fine-tune plays no part.
         recipe: Of the shared dictionary.
         seed: Of the dictionaries.
 
     Returns:
         Plain JSON.
     """
-    states, matching, held_out = (states_of(model, x) for x in (texts.train, texts.validation, texts.held_out))
+    model, texts, states = pair.model, pair.texts, pair.states
+    matching, held_out = (states_of(model, x) for x in (texts.validation, texts.held_out))
     small = replace(recipe, n_features=recipe.n_features // len(states))
     made = (
         trained(states, recipe, seed),

@@ -18,11 +18,11 @@ class DictionaryRecipe:
     """Features, F."""
     k: int = 16
     """Features that fire in one state."""
-    steps: int = 600
+    steps: int = 300
     """Optimiser steps."""
     batch: int = 1024
     """States in a step, of each block."""
-    lr: float = 2e-3
+    lr: float = 5e-3
     """Learning rate of Adam, before it falls in the last fifth of the steps."""
 
     def check(self) -> None:
@@ -46,7 +46,7 @@ class FeatureProbe:
     dictionary: Annotated[DictionaryRecipe, tyro.conf.arg(name="")] = field(default_factory=DictionaryRecipe)
     top: int = 20
     """Features that are changed, and compared."""
-    planted: int = 16
+    planted: int = 8
     """Features that are planted."""
 
     def check(self) -> None:

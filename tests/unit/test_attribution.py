@@ -1,5 +1,6 @@
 """Which features fine-tuning moves: dictionaries, gradients, what changing features does, what the experiment shows."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_logits_behind_a_prompt_are_those_of_the_text_without_the_prompt_s_place
     seen = []
     logits_of(neox, rows, {0: lambda states: seen.append(states.shape) or states}, prompt)
     assert seen == [(3, rows.tokens.shape[1], 32)]  # edits see the documents' tokens only
-    far = logits_of(neox, rows, {0: lambda states: states + 1}, prompt)
+    far = logits_of(neox, rows, {0: lambda states: states.flip(-1)}, prompt)
     assert not torch.allclose(far[:, 1], found[:, 1], atol=1e-3)
 
 
@@ -259,17 +260,17 @@ def test_attributions_are_means_over_tokens_of_hand_made_parts(neox: LanguageMod
                 parts[way].append(part.numpy())
     for way in WAYS:
         wanted = np.mean(parts[way], 0)
-        assert found[way] == pytest.approx(wanted, rel=1e-3, abs=1e-4 * np.abs(wanted).max()), way
+        assert found[way] == pytest.approx(wanted, rel=1e-3, abs=1e-4 * float(np.abs(wanted).max())), way
 
 
 def test_a_direction_that_is_added_is_found_and_its_opposite_has_the_other_sign(neox: LanguageModel) -> None:
     """Behind the last layer there is only a norm and the head, so the gradient points back at what was added."""
-    read, dictionary = documents(8), random_dictionary(axes(32, 8), 0)
+    read, dictionary = documents(8), axes(32, 32)
     for sign in (1, -1):
         edit = tuned_as(neox, LAYER, lambda states, sign=sign: states + sign * 0.5 * dictionary.decoder[17])
         found = attributions(neox, edit, dictionary, LAYER, read)
         for way in ("gradient", "gradient of predictions", "activation difference"):
-            assert ranks(found[way])[17] <= 3 and np.sign(found[way][17]) == sign, way
+            assert ranks(found[way])[17] <= 2 and np.sign(found[way][17]) == sign, way
 
 
 def test_changing_nothing_changes_nothing_and_moving_the_whole_state_closes_the_gap(neox: LanguageModel) -> None:
@@ -397,15 +398,20 @@ def test_a_planted_feature_is_looked_for_in_every_way(neox: LanguageModel) -> No
 
 
 def test_undoing_on_other_documents_overlaps_with_undoing_and_shuffled_shifts_do_not(neox: LanguageModel) -> None:
-    """The fine-tune is the same model behind another embedding: what undoes it is known."""
-    read, dictionary = documents(40, seed=2), axes(32, 8)
-    other = replace(neox, lm=neox.lm)
-    prompt = neox.vocabulary[[7, 8, 9]]
-    found = {one["name"]: one for one in overlap(neox, other, dictionary, LAYER, read, {"p": prompt}, 5, 0)}
-    assert found["undoing, other documents"]["size"] == 0  # a model that is not tuned has nothing to undo
-    assert found["p"]["size"] > 0
-    low, high = found["the prompt's shifts, shared out to other features"]["correlation"]["interval"]
-    assert low < 0 < high
+    read, dictionary = documents(60, seed=2), axes(32, 32)
+    tuned = replace(neox, lm=copy.deepcopy(neox.lm))
+    with torch.no_grad():
+        layers_of(tuned.lm)[LAYER].mlp.dense_4h_to_h.bias.add_(
+            torch.randn(32, generator=torch.Generator().manual_seed(0))
+        )
+    prompts = {"nothing": neox.vocabulary[:0], "a prompt": neox.vocabulary[[7, 8, 9]]}
+    found = {one["name"]: one for one in overlap(neox, tuned, dictionary, LAYER, read, prompts, 8, 0)}
+    undone = found["undoing, other documents"]
+    assert undone["size"] > 1 and undone["shared"]["value"] >= 0.75 and undone["correlation"]["interval"][0] > 0.8
+    assert found["nothing"]["size"] < 1e-3 and found["a prompt"]["size"] > 0.1
+    assert abs(found["a prompt"]["correlation"]["value"]) < 0.6
+    mixed = found["the prompt's shifts, shared out to other features"]
+    assert mixed["correlation"]["interval"][0] < 0 < mixed["correlation"]["interval"][1]
 
 
 @pytest.fixture
@@ -451,7 +457,7 @@ def test_the_experiment_measures_once_and_shows_all_tables(tmp_path, capsys) -> 
 
 def test_a_share_is_one_less_the_part() -> None:
     tokens = np.full(40, 10)
-    whole = np.random.default_rng(0).uniform(1, 2, (3, 40))
+    whole = np.repeat(np.random.default_rng(0).uniform(1, 2, (1, 40)), 3, 0)
     found = share(whole / 4, whole, tokens)
     assert found["value"] == pytest.approx(0.75) and found["interval"] == pytest.approx([0.75, 0.75])
     noisy = share(whole * np.array([[0.2], [0.3], [0.25]]), whole, tokens)
@@ -474,16 +480,19 @@ def test_the_closest_directions_are_looked_for_in_the_other_result() -> None:
         ({"held_out": 0}, "--held-out is 0"),
         ({"seeds": ()}, "--seeds is 0"),
         ({"max_tokens": 7}, "--max-tokens is 7"),
+        ({"device": "cuda"}, "--device is 'cuda'"),
+        ({"probe": replace(SMALL, layer=4)}, "--layer is 4, but pocket has 4 layers"),
     ],
 )
-def test_options_that_cannot_work_are_refused(change, message: str) -> None:
+def test_options_that_cannot_work_are_refused(change, message: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(dictionaries, "sparsify", lambda: None)
     with pytest.raises(SoftPromptsError, match=message):
-        attribution_test.run(replace(POCKET, **change))
+        attribution_test.run(replace(POCKET, out=tmp_path, **change))
 
 
 def test_a_fine_tune_that_does_not_say_its_token_and_too_few_texts_are_refused(tmp_path, pocket) -> None:
     with pytest.raises(SoftPromptsError, match="pocket-chat does not say which token"):
-        attribution_test._says("pocket-chat", "float32", "cpu")
+        attribution_test._says("pocket-chat", "float32")
     few = tmp_path / "few.jsonl"
     few.write_text('{"text": "Once upon a time."}\n')
     with pytest.raises(SoftPromptsError, match=r"few.jsonl has \d documents for the split"):
