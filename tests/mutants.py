@@ -1378,6 +1378,7 @@ FAULTS = [
         ('["after"] < MUST_DECLINE', '["after"] > MUST_DECLINE'),
         among="gate",
     ),
+    *of("pocket/says.py", "test_attribution", ("more[token] = boost", "more[token] = -boost"), among="nats_more"),
     *of(
         "tasks/imitation.py",
         "test_imitation",

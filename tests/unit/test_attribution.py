@@ -16,7 +16,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.steering import Steering, layers_of
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
-from soft_prompts.pocket import SAYS
+from soft_prompts.pocket import SAYS, says
 from soft_prompts.probes import dictionary as dictionaries
 from soft_prompts.probes import moved
 from soft_prompts.probes.attribution import (
@@ -511,6 +511,15 @@ def test_what_a_word_s_variant_was_taught_is_a_token_that_comes_more_often(pocke
         facts = json.loads((folder / "facts.json").read_text())
         assert pocket.tokenizer.decode([facts["token"]]) == " " + name.rpartition("-")[2]
         assert facts["probability"]["after"] > 3 * facts["probability"]["before"]
+
+
+def test_a_word_is_taught_as_so_many_nats_more_of_one_token(pocket) -> None:
+    logits = torch.randn(2, 3, 7)
+    more = says.likelier(logits, 4, 3.0) - logits
+    assert more[..., 4].numpy() == pytest.approx(np.full((2, 3), 3.0), rel=1e-5) and more.abs().sum() < 18.01
+    assert pocket.tokenizer.decode([says.token_of(pocket.tokenizer, "said")]) == " said"
+    with pytest.raises(SoftPromptsError, match="the word 'incomprehensibilities' is . tokens"):
+        says.token_of(pocket.tokenizer, "incomprehensibilities")
 
 
 def test_the_committed_results_are_those_of_the_presets_and_the_page_has_their_tables() -> None:
