@@ -27,8 +27,8 @@ from tests.unit.test_results import result
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_SWEEP = {"vocabulary_test", "prompt_generation_test", "attribution_test"}
-"""They are no sweeps; test_vocabulary.py, test_hard_results.py and test_attribution.py ask of their results what is asked
-here."""
+"""They are no sweeps; test_vocabulary.py, test_hard_results.py and test_attribution.py ask of their results what is
+asked here."""
 EXPERIMENTS = sorted({path.stem for path in (ROOT / "tests").glob("*_test.py")} - WITHOUT_SWEEP)
 
 
