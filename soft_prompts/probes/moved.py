@@ -61,7 +61,7 @@ PLANTED_ROWS = 16
 OFTEN = (0.005, 0.2)
 """A feature that is planted fires at so many of the tokens, at least and at most."""
 SHOWN, CONTEXTS, BEFORE = 10, 4, 10
-"""Top features whose contexts are shown, contexts of each, tokens of a context."""
+"""Top features whose contexts and directions are kept, contexts of each, tokens of a context."""
 N_DRAWS = 1000
 """Of an overlap's interval."""
 ARRANGED = ("one for all blocks", "one each, together as large", "one each, each as large")
@@ -152,10 +152,8 @@ def features_moved(
             ]
             for way in WAYS
         },
-        "directions": short(dictionary.decoder[torch.from_numpy(main)].numpy().round(3)),
-        "other directions": short(
-            dictionary.decoder[torch.from_numpy(as_frequent(main, rates, random))].numpy().round(3)
-        ),
+        "directions": _directions(dictionary, main[:SHOWN]),
+        "other directions": _directions(dictionary, as_frequent(main, rates, random)[:SHOWN]),
         "contexts": contexts(model, dictionary, states, texts.train, main[:SHOWN]),
         "planted": [
             *planted(model, dictionary, layer, texts.validation, rates, probe.planted, PLANTS, seed),
@@ -164,6 +162,10 @@ def features_moved(
         "words": [said_more(model, other, token, dictionary, layer, texts, states) for other, token in others],
         "overlap": overlap(model, tuned, dictionary, layer, texts.held_out, prompts, n_top, seed),
     }
+
+
+def _directions(dictionary: Dictionary, features: np.ndarray) -> list[list[float]]:
+    return [[round(x, 3) for x in row] for row in dictionary.decoder[torch.from_numpy(features)].tolist()]
 
 
 def _edits(name: str, dictionary: Dictionary, features: np.ndarray, scores: np.ndarray) -> dict[str, EditFor]:
