@@ -74,13 +74,13 @@ class Settings(ModelOptions):
     """Files of texts that both models read."""
     dialogues: str = str(ANIMALS_OF["pocket-chat"])
     """A file of requests with replies, which they read as well, in the fine-tune's chat template."""
-    max_documents: int = 1500
+    max_documents: int = 800
     """Of each file, from the start."""
     max_tokens: int = 64
     """Tokens of a text that are read, separator included."""
     says: tuple[str, ...] = tuple(SAYS)
     """Fine-tunes of the model that say one token more often (its id is in their facts.json): is it found?"""
-    held_out: int = 40
+    held_out: int = 24
     """Held-out documents of each file, the first by hash, and as many for validation."""
     probe: Annotated[FeatureProbe, tyro.conf.arg(name="")] = field(default_factory=FeatureProbe)
     seeds: tuple[int, ...] = (0, 1, 2)

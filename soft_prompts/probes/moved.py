@@ -56,7 +56,7 @@ ALL, STATE, VECTOR = "all features", "the whole state", "one vector, the mean di
 PLANTS = ("added", "removed", "tripled")
 """What a planted fine-tune does to one feature: its direction is added everywhere, it never fires, it is three times as
 strong."""
-PLANTED_ROWS = 16
+PLANTED_ROWS = 12
 """Documents on which a planted feature is looked for."""
 OFTEN = (0.005, 0.2)
 """A feature that is planted fires at so many of the tokens, at least and at most."""

@@ -46,7 +46,7 @@ class FeatureProbe:
     dictionary: Annotated[DictionaryRecipe, tyro.conf.arg(name="")] = field(default_factory=DictionaryRecipe)
     top: int = 20
     """Features that are changed, and compared."""
-    planted: int = 8
+    planted: int = 6
     """Features that are planted."""
 
     def check(self) -> None:
