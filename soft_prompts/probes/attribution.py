@@ -73,7 +73,14 @@ class _Edited(Intervention):
 def logits_of(
     model: LanguageModel, rows: Rows, edits: Mapping[int, Edit] | None = None, prompt: Tensor | None = None
 ) -> Tensor:
-    """The logits [B, T, V] at every token of some documents.
+    """The logits [B, T, V] at every token of some documents, from ``hidden_of``."""
+    return model.head(hidden_of(model, rows, edits, prompt))
+
+
+def hidden_of(
+    model: LanguageModel, rows: Rows, edits: Mapping[int, Edit] | None = None, prompt: Tensor | None = None
+) -> Tensor:
+    """The hidden states [B, T, D] at every token of some documents.
 
     Args:
         model: The frozen model.
@@ -97,7 +104,7 @@ def logits_of(
     around = {number: beside(edit) for number, edit in (edits or {}).items()}
     with changed(model.lm, [(_Edited(around), slice(0, len(embedded)))]):
         hidden = model.body(embedded)
-    return model.head(torch.cat([hidden[:, :1], hidden[:, 1 + n_tokens :]], 1))
+    return torch.cat([hidden[:, :1], hidden[:, 1 + n_tokens :]], 1)
 
 
 def listening(to: list[Tensor]) -> Edit:
@@ -116,7 +123,7 @@ def states_of(model: LanguageModel, documents: Sequence[np.ndarray], prompt: Ten
     heard: list[list[Tensor]] = [[] for _ in layers_of(model.lm)]
     for rows in rows_of(documents):
         passed_on: list[list[Tensor]] = [[] for _ in heard]
-        logits_of(model, rows, {number: listening(to) for number, to in enumerate(passed_on)}, prompt)
+        hidden_of(model, rows, {number: listening(to) for number, to in enumerate(passed_on)}, prompt)
         for to, (states,) in zip(heard, passed_on, strict=True):
             to.append(states[rows.inside])
     return [torch.cat(to) for to in heard]
