@@ -28,7 +28,7 @@ def test_no_file_or_folder_at_the_root_is_named_like_an_import() -> None:
 
 
 def test_every_requirement_has_an_exact_pin() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-real.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-real.txt", "requirements-features.txt"):
         lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r "))]
         assert lines
         assert all("==" in line for line in lines)

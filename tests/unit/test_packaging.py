@@ -63,9 +63,7 @@ def test_an_installed_experiment_runs_from_any_folder(installed) -> None:
 
 def test_what_is_asked_for_must_be_there(installed) -> None:
     said = run(installed, "ches")
-    assert (
-        said.returncode == 2 and "there is no experiment 'ches'; known: autoregressive, " in said.stderr + said.stdout
-    )
+    assert said.returncode == 2 and "there is no experiment 'ches'; known: attribution, " in said.stderr + said.stdout
 
 
 def test_all_data_is_in_the_package(installed) -> None:
