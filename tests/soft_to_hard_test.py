@@ -79,7 +79,7 @@ class Settings(ModelOptions):
 
 
 DEFAULT = Settings()
-POCKET = Settings(size="pocket", n_tokens=(1, 4), passes=1536, dtype="float32")
+POCKET = Settings(size="pocket", n_tokens=(1, 4), passes=1024, dtype="float32")
 PRESETS = {"pocket": POCKET, SMOLLM2: Settings(size="smollm2", n_tokens=(1, 4), seeds=(0,), passes=768)}
 IDENTITY = ("passes", "batch", "seeds")
 """The options that a result depends on, beside behaviour, model, interface and length."""
