@@ -268,25 +268,34 @@ def new_model(settings: Settings, entries: int) -> GPTNeoXForCausalLM:
     return GPTNeoXForCausalLM(config)
 
 
-def token_losses(model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every scored token but the first of a row, computed in bfloat16.
+def token_losses(
+    model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Cross-entropy of every scored token but the first of a row.
 
     Args:
         model: The model, with float32 weights.
         rows: Token ids, int64 [B, T].
         labels: int64 [B, T], the token wanted at each position, or -1 where nothing is scored.
+        dtype: What is computed in. Processors that cannot multiply bfloat16 need float32.
 
     Returns:
         Nats of the scored tokens, float32 [N].
     """
     # The gradients of these copies come back to the parameters in float32.
-    weights = {name: p.bfloat16() for name, p in model.named_parameters()}
+    weights = {name: p.to(dtype) for name, p in model.named_parameters()}
     logits = functional_call(model, weights, kwargs={"input_ids": rows, "use_cache": False}).logits[:, :-1]
     wanted = labels[:, 1:]
     return nn.functional.cross_entropy(logits[wanted >= 0].float(), wanted[wanted >= 0], reduction="none")
 
 
-def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tensor]]], rate: float, title: str) -> None:
+def fit(
+    model: GPTNeoXForCausalLM,
+    batches: list[Callable[[], tuple[Tensor, Tensor]]],
+    rate: float,
+    title: str,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
     """Train a model in place, and say now and then how far it is.
 
     Muon trains the matrices, AdamW the embeddings, norms and biases. The learning rate rises over the first 100 steps
@@ -297,6 +306,7 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
         batches: One function for each step. It makes the step's rows and labels, int64 [B, T] (see ``token_losses``).
         rate: The learning rate before it falls.
         title: What the progress bar says.
+        dtype: See ``token_losses``.
     """
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
@@ -313,7 +323,7 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
     with progress_bar(title, n) as advance:
         for step, batch in enumerate(batches, 1):
             rows, labels = batch()
-            loss = token_losses(model, rows, labels).mean()
+            loss = token_losses(model, rows, labels, dtype).mean()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
