@@ -52,6 +52,7 @@ PROSE = replace(
     on_pocket(DEFAULT, DEFAULT.task, **SPARSE, max_tokens=112),
     models=tuple(f"{MODELS}/{name}" for name in ("told-0", "untold-0")),
     control_seeds=1,
+    separator="<|endoftext|>",  # or one of the metatokens, which are special tokens too, might be taken for it
 )
 # Ratings say most of openings. No game is continued: that is not asked here.
 PLAYED = ChessMoves(

@@ -21,7 +21,7 @@ from soft_prompts.tasks.text import TextTask
 if TYPE_CHECKING:
     from soft_prompts.engine.prompted import Bench
 
-LIMITS = (10.0, 12.5, 15.0, 18.0, 22.0, 27.0, 40.0)
+LIMITS = (12.0, 15.5, 18.0, 23.0, 26.0, 31.0, 50.0)
 """Words per sentence from which on a text is in the next bin: eight bins of about equal size in the pieces of books and
 articles that pocket/metatokens.py makes."""
 N_BINS = len(LIMITS) + 1
