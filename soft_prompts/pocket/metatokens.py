@@ -68,15 +68,15 @@ class Settings:
     """Which of a small pair."""
     out: Path = Path("runs/metatokens")
     """Folder of the models, told-SEED and untold-SEED or pocket-untold, and of the documents to measure on."""
-    tokens: int = 3_000_000
+    tokens: int = 1_900_000
     """Tokens that the model with the metatokens reads, these included."""
     unmarked: float = 0.1
     """Share of the rows without a metatoken in both models, so that none is strange to the one that knows them."""
-    width: int = 128
+    width: int = 96
     """Width of embeddings and layers."""
     layers: int = 4
     """Layers."""
-    batch: int = 4096
+    batch: int = 2048
     """Tokens per step."""
     learning_rate: float = 8e-3
     """Learning rate before it falls."""
