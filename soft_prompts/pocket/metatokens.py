@@ -68,7 +68,7 @@ class Settings:
     """Which of a small pair."""
     out: Path = Path("runs/metatokens")
     """Folder of the models, told-SEED and untold-SEED or pocket-untold, and of the documents to measure on."""
-    tokens: int = 1_900_000
+    tokens: int = 1_200_000
     """Tokens that the model with the metatokens reads, these included."""
     unmarked: float = 0.1
     """Share of the rows without a metatoken in both models, so that none is strange to the one that knows them."""
@@ -78,7 +78,7 @@ class Settings:
     """Layers."""
     batch: int = 2048
     """Tokens per step."""
-    learning_rate: float = 8e-3
+    learning_rate: float = 4e-3
     """Learning rate before it falls."""
     measured: int = 8000
     """Pieces of prose that are written to be measured on; those of the training split were trained on, too."""
@@ -315,7 +315,7 @@ def train_pair(settings: Settings) -> None:
         started = time.perf_counter()
         model = train.new_model(settings.shape, len(tokenizer))
         of_steps = steps(known, tokenizer, settings, told)
-        train.fit(model, of_steps, settings.learning_rate, name, dtype)
+        train.fit(model, of_steps, settings.learning_rate, name, dtype, muon=dtype == torch.bfloat16)
         facts = {
             "told": told,
             "parameters": sum(p.numel() for p in model.parameters()),

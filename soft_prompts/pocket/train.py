@@ -295,6 +295,7 @@ def fit(
     rate: float,
     title: str,
     dtype: torch.dtype = torch.bfloat16,
+    muon: bool = True,
 ) -> None:
     """Train a model in place, and say now and then how far it is.
 
@@ -307,11 +308,14 @@ def fit(
         rate: The learning rate before it falls.
         title: What the progress bar says.
         dtype: See ``token_losses``.
+        muon: False: AdamW trains the matrices, too. Muon computes in bfloat16, whatever the dtype.
     """
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        if muon
+        else torch.optim.AdamW(matrices, rate, (0.9, 0.95), weight_decay=0.05, fused=True),
         torch.optim.AdamW(others, rate, (0.9, 0.95), weight_decay=0.0, fused=True),
     ]
     n, started, seen, recent = len(batches), time.perf_counter(), 0, []

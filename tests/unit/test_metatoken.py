@@ -73,7 +73,7 @@ def test_a_bin_begins_at_its_limit() -> None:
 
 
 def test_the_condition_is_that_of_the_whole_text_and_the_anchor_its_own_metatoken(tmp_path, monkeypatch) -> None:
-    texts = [f"Text {i} begins here{'. And' * (i % 5)} goes on and on {'again ' * (i % 40)}" for i in range(60)]
+    texts = [f"Text {i} begins here{'. And' * (i % 5)} goes on and on {'again ' * (i % 20)}" for i in range(60)]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps({"text": t}) + "\n" for t in texts))
     task = Sentences(text=(path,))
     known = {document_id(t.strip()): bin_of(t) for t in texts}
@@ -137,12 +137,14 @@ def files(tmp_path_factory) -> Settings:
     folder, dice = tmp_path_factory.mktemp("metatokens"), random.Random(0)
     lines = []
     for i in range(400):
-        words = [dice.choice(["sun", "moon", "sea", "wind"]) + ("." if i % 2 else "") for _ in range(60)]
+        # Other words too, so that the first word is known as soon as the metatoken is.
+        known = ["sun.", "moon.", "sea."] if i % 2 else ["wood", "stone", "iron"]
+        words = [dice.choice(known) for _ in range(60)]
         lines.append(json.dumps({"text": " ".join(words)}))
     (folder / "prose.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
     games = write_games(folder / "games.pgn", 80)
     out = folder / "out"
-    sizes = {"width": 32, "layers": 1, "tokens": 30_000, "batch": 512, "measured": 200}
+    sizes = {"width": 32, "layers": 1, "tokens": 30_000, "batch": 512, "learning_rate": 0.02, "measured": 200}
     return Settings((folder / "prose.jsonl.zst",), (games,), out=out, **sizes)
 
 
