@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -312,14 +311,15 @@ def train_pair(settings: Settings) -> None:
         name = f"{'told' if told else 'untold'}-{settings.seed}"
         if settings.only not in ("both", name.split("-")[0]):
             continue
-        started = time.perf_counter()
         model = train.new_model(settings.shape, len(tokenizer))
         of_steps = steps(known, tokenizer, settings, told)
-        train.fit(model, of_steps, settings.learning_rate, name, dtype, muon=dtype == torch.bfloat16)
+        kept = settings.out / f"{name}.safetensors"
+        muon = dtype == torch.bfloat16
+        seconds = train.fit(model, of_steps, settings.learning_rate, name, dtype, muon, kept)
         facts = {
             "told": told,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "minutes": round((time.perf_counter() - started) / 60, 1),
+            "minutes": round(seconds / 60, 1),
             "settings": {k: v for k, v in asdict(settings).items() if isinstance(v, int | float)},
             "documents": {kind: len(of) for kind, of in known.items()},
             "steps": len(of_steps),
@@ -357,11 +357,12 @@ def train_twin(settings: Settings) -> None:
     own = train.Settings(settings.prose, settings.games, (), settings.out)
     texts, tokenizer = train.read_corpus(own), AutoTokenizer.from_pretrained(MODELS["pocket"])
     batches = train.base_batches(own, train.make_stream(own, texts, tokenizer))
-    model, started = train.new_model(own, len(tokenizer)), time.perf_counter()
+    model = train.new_model(own, len(tokenizer))
     dtype = getattr(torch, pick_dtype("auto", torch.device("cpu")))
     of_steps = [lambda batch=batch: without_ratings(batch()[0], tokenizer) for batch in batches]
-    train.fit(model, of_steps, own.learning_rate, "pocket-untold", dtype)
-    facts = {"told": False, "minutes": round((time.perf_counter() - started) / 60, 1), "steps": len(of_steps)}
+    kept = settings.out / "pocket-untold.safetensors"
+    seconds = train.fit(model, of_steps, own.learning_rate, "pocket-untold", dtype, dtype == torch.bfloat16, kept)
+    facts = {"told": False, "minutes": round(seconds / 60, 1), "steps": len(of_steps)}
     train.save(model, tokenizer, settings.out / "pocket-untold", facts)
 
 

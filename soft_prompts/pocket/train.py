@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 import tyro
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
@@ -31,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 from soft_prompts.cli import run
 from soft_prompts.console import progress_bar, say
 from soft_prompts.data.documents import HELD_OUT_SHARE, document_id, is_held_out
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.pocket import corpus
 from soft_prompts.sweep import Sweep
@@ -58,6 +60,8 @@ SHARES = {"prose": 0.58, "game": 0.16, "stray": 0.2, "maze": 0.06}
 """Kind of text -> its share of the tokens."""
 CONTEXT = 512
 """Positions that the model is made for."""
+KEPT_EVERY = 60
+"""Seconds between two states of a training that are kept, if any is."""
 LONG_SHARE = 0.25
 """Share of the tokens that are trained on in rows of CONTEXT, at the end of training. Before, rows have half that
 length."""
@@ -296,7 +300,8 @@ def fit(
     title: str,
     dtype: torch.dtype = torch.bfloat16,
     muon: bool = True,
-) -> None:
+    kept: Path | None = None,
+) -> float:
     """Train a model in place, and say now and then how far it is.
 
     Muon trains the matrices, AdamW the embeddings, norms and biases. The learning rate rises over the first 100 steps
@@ -309,6 +314,14 @@ def fit(
         title: What the progress bar says.
         dtype: See ``token_losses``.
         muon: False: AdamW trains the matrices, too. Muon computes in bfloat16, whatever the dtype.
+        kept: A file in which the state is kept every KEPT_EVERY seconds, and from which training goes on if it was
+            interrupted. It is removed at the end. None: nothing is kept.
+
+    Returns:
+        Seconds that it took, those before an interruption included.
+
+    Raises:
+        SoftPromptsError: The file cannot be written, or is of another training.
     """
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
@@ -324,8 +337,12 @@ def fit(
         return min((step + 1) / min(100, n), 1.0, 2 * (1 - step / n))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+    done, before = resumed(kept, model, optimizers, n) if kept and kept.exists() else (0, 0.0)
+    for schedule in schedules * bool(done):
+        schedule.step(done)
+    last_kept = time.perf_counter()
     with progress_bar(title, n) as advance:
-        for step, batch in enumerate(batches, 1):
+        for step, batch in enumerate(batches[done:], done + 1):
             rows, labels = batch()
             loss = token_losses(model, rows, labels, dtype).mean()
             loss.backward()
@@ -341,6 +358,67 @@ def fit(
                 rate_now = seen / (time.perf_counter() - started)
                 say(f"step {step} of {n}: {np.mean(recent):.3f} nats per token, {rate_now:,.0f} tokens/s")
                 recent.clear()
+            if kept and time.perf_counter() - last_kept > KEPT_EVERY:
+                last_kept = time.perf_counter()
+                keep(kept, model, optimizers, {"step": step, "n_steps": n, "seconds": before + last_kept - started})
+    if kept:
+        kept.unlink(missing_ok=True)
+    return before + time.perf_counter() - started
+
+
+def _state(model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What training goes on from, by name: weights, and what the optimizers know of each of theirs."""
+    tensors = {f"weight {name}": p.data for name, p in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for j, of_one in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer {i} {j} {name}": value for name, value in of_one.items()}
+    return tensors
+
+
+def keep(
+    path: Path, model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer], progress: dict[str, float]
+) -> None:
+    """Write the state after a step, for ``resumed``.
+
+    Args:
+        path: The file.
+        model: The model that is trained.
+        optimizers: Its optimizers.
+        progress: "step", "n_steps" in all, and "seconds" so far.
+
+    Raises:
+        SoftPromptsError: The file cannot be written.
+    """
+    words = {name: str(number) for name, number in progress.items()}
+    write_atomically(path, safetensors.torch.save(_state(model, optimizers), words))
+
+
+def resumed(path: Path, model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer], n_steps: int) -> int:
+    """Put model and optimizers into the state that ``keep`` wrote.
+
+    Returns:
+        The steps that were taken.
+
+    Raises:
+        SoftPromptsError: The file is of a training of other sizes.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = dict(model.named_parameters())
+    same = all(tensors[f"weight {n}"].shape == p.shape for n, p in weights.items() if f"weight {n}" in tensors)
+    if not same or int(metadata["n_steps"]) != n_steps:
+        raise SoftPromptsError(f"{path} is of a training of another size; delete it to begin anew.")
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(tensors[f"weight {name}"])
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, *rest = name.split(" ")
+            if kind == "optimizer" and int(rest[0]) == i:
+                state.setdefault(int(rest[1]), {})[rest[2]] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(metadata["step"]), float(metadata["seconds"])
 
 
 def base_batches(settings: Settings, stream: np.ndarray) -> list[Callable[[], tuple[Tensor, Tensor]]]:

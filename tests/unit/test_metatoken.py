@@ -207,6 +207,29 @@ def test_documents_say_what_their_line_says_and_no_split_has_those_of_another(fi
     assert games == {document_id(d.text) for d in of_split(documents["game"], held_out=True)}
 
 
+@pytest.mark.parametrize("muon", [True, False])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch, files, muon: bool) -> None:
+    monkeypatch.setattr(train, "KEPT_EVERY", -1)
+    rows = [torch.randint(1, 60, (4, 8), generator=torch.Generator().manual_seed(i)) for i in range(6)]
+
+    def trained(steps: list, kept: Path | None) -> dict[str, torch.Tensor]:
+        model = train.new_model(files.shape, 64)
+        train.fit(model, steps, 0.01, "test", torch.float32, muon, kept)
+        return dict(model.state_dict())
+
+    def broken() -> None:
+        raise KeyboardInterrupt
+
+    steps = [lambda x=x: (x, x) for x in rows]
+    whole, kept = trained(steps, None), tmp_path / "kept.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        trained([*steps[:3], broken, *steps[4:]], kept)
+    with pytest.raises(SoftPromptsError, match="is of a training of another size; delete it"):
+        trained(steps[:5], kept)
+    resumed = trained([broken] * 3 + steps[3:], kept)  # the first three are not done again
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole) and not kept.exists()
+
+
 # --- pocket's own twin ---
 
 
