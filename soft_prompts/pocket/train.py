@@ -336,10 +336,8 @@ def fit(
     def factor(step: int) -> float:
         return min((step + 1) / min(100, n), 1.0, 2 * (1 - step / n))
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
     done, before = resumed(kept, model, optimizers, n) if kept and kept.exists() else (0, 0.0)
-    for schedule in schedules * bool(done):
-        schedule.step(done)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: factor(done + step)) for o in optimizers]
     last_kept = time.perf_counter()
     with progress_bar(title, n) as advance:
         for step, batch in enumerate(batches[done:], done + 1):
