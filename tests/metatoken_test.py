@@ -6,8 +6,8 @@ read the same without. Here prompts are told the same of every document and have
 Korbak et al. 2023, arXiv 2302.08582, train models with such tokens for human preferences.
 
 Expected: in the model that knows the metatokens, one prompt token does what the metatoken does: behind it the loss is
-as low, and the condition of another document costs as much. The twin needs longer prompts for a smaller effect. Of
-ratings a model this small makes no use, so there is nothing to be near to.
+as low, and the condition of another document costs as much. The twin needs longer prompts for a smaller effect, and a
+metatoken as text does nothing there. Of ratings a model this small makes no use, so there is nothing to be near to.
 
     python -m soft_prompts.pocket.metatokens --help     # makes the models; this comes first
     python -m tests.metatoken_test prose                # sentence lengths
@@ -133,7 +133,7 @@ def _losses(folder: Path) -> str:
     lengths = [point.n_tokens for point in next(iter(next(iter(found.values())).values())).points]
     prompts = [n for n in lengths if n]
     head = ["told of", "model", *(f"P={n}" for n in lengths), "the metatoken as text", "another's metatoken costs"]
-    head += [f"another's condition costs, P={n}" for n in prompts]
+    head += [*(f"another's condition costs, P={n}" for n in prompts), "counting", f"scrambled, P={prompts[-1]}"]
     lines = [_line(head), "| --- | --- |" + " ---: |" * (len(head) - 2)]
     for task, of in found.items():
         kind = "prose" if task == "Sentences" else "game"
@@ -146,9 +146,16 @@ def _losses(folder: Path) -> str:
                 f"{curve.anchor['loss']:.4f}",
                 _shown(facts["worth"][kind]["others"]) if "worth" in facts else "",
                 *(_shown(estimate([effects(p)], [], p.counts)) for p in curve.points if p.n_tokens),
+                f"{curve.baselines[curve.best_baseline]:.4f} ({curve.best_baseline})",
+                _scrambled(curve, prompts[-1]),
             ]
             lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _scrambled(curve: Curve, n_tokens: int) -> str:
+    point = curve.knows_nothing.point(n_tokens) if curve.knows_nothing else None
+    return f"{point.loss:.4f}" if point else ""
 
 
 def pairs(folder: Path) -> Iterator[tuple[str, Curve, Curve]]:
@@ -160,17 +167,17 @@ def pairs(folder: Path) -> Iterator[tuple[str, Curve, Curve]]:
 
 
 def _differences(folder: Path) -> str:
-    head = ["told of", "pair", "P", "above the metatoken", "twin, above the same", "twin - told", "effect, told - twin"]
+    head = ["told of", "pair", "P", "above its metatoken, told", "gain over P=0, told", "gain over P=0, twin"]
+    head.append("effect of the condition, told - twin")
     lines = [_line(head), "| --- | --- |" + " ---: |" * (len(head) - 2)]
     for task, told, twin in pairs(folder):
-        line = behind_line(told)
-        for point in told.points:
-            other = twin.point(point.n_tokens)
+        for point in told.points[1:]:
+            other, counts = twin.point(point.n_tokens), point.counts
             cells = [TOLD_OF[task][0], told.model, str(point.n_tokens)]
-            cells += [_shown(estimate([p.by_seed], [line], p.counts)) for p in (point, other)]
-            cells.append(_shown(estimate([other.by_seed], [point.by_seed], point.counts)))
-            both = [effects(point)], [effects(other)], point.counts
-            cells.append(_shown(estimate(*both)) if point.n_tokens else "")
+            cells.append(_shown(estimate([point.by_seed], [behind_line(told)], counts)))
+            for curve, own in ((told, point), (twin, other)):
+                cells.append(_shown(estimate([curve.points[0].by_seed], [own.by_seed], counts)))
+            cells.append(_shown(estimate([effects(point)], [effects(other)], counts)))
             lines.append(_line(cells))
     return "\n".join(lines)
 

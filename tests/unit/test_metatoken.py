@@ -352,9 +352,10 @@ def test_the_table_says_what_sets_a_pair_apart(tmp_path) -> None:
         "| sentence length | told-0 | 3.0000 | 2.5000 | 2.4000 | 0.5000 [0.4000, 0.6000] | 0.3000 ["
     )
     assert lines[3].startswith("| sentence length | untold-0 | 2.9000 | 2.8000 | 3.1000 |  | 0.1000 [")
-    differences = [[cell.split(" [")[0] for cell in line.strip("| ").split(" | ")] for line in lines[-2:]]
-    assert differences[0][:6] == ["sentence length", "told-0", "0", "0.6000", "0.5000", "-0.1000"]
-    assert differences[1] == ["sentence length", "told-0", "1", "0.1000", "0.4000", "0.3000", "0.2000"]
+    differences = [cell.split(" [")[0] for cell in lines[-1].strip("| ").split(" | ")]
+    assert lines[2].endswith("| 2.8000 (unigram) |  |")  # nothing was scrambled
+    # Its own metatoken is at 2.4, and each gains over its own loss at P=0: 3.0 and 2.9.
+    assert differences == ["sentence length", "told-0", "1", "0.1000", "0.5000", "0.1000", "0.2000"]
     curve = measured(tmp_path)["Sentences"]["told-0"]
     assert effects(curve.points[1]).shape == (3, 40)
     (drawn,) = metatoken_test.figure(tmp_path).axes
