@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 import tyro
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
@@ -31,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 from soft_prompts.cli import run
 from soft_prompts.console import progress_bar, say
 from soft_prompts.data.documents import HELD_OUT_SHARE, document_id, is_held_out
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.pocket import corpus
 from soft_prompts.sweep import Sweep
@@ -58,6 +60,8 @@ SHARES = {"prose": 0.58, "game": 0.16, "stray": 0.2, "maze": 0.06}
 """Kind of text -> its share of the tokens."""
 CONTEXT = 512
 """Positions that the model is made for."""
+KEPT_EVERY = 60
+"""Seconds between two states of a training that are kept, if any is."""
 LONG_SHARE = 0.25
 """Share of the tokens that are trained on in rows of CONTEXT, at the end of training. Before, rows have half that
 length."""
@@ -271,25 +275,36 @@ def new_model(settings: Settings, entries: int) -> GPTNeoXForCausalLM:
     return GPTNeoXForCausalLM(config)
 
 
-def token_losses(model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every scored token but the first of a row, computed in bfloat16.
+def token_losses(
+    model: GPTNeoXForCausalLM, rows: Tensor, labels: Tensor, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Cross-entropy of every scored token but the first of a row.
 
     Args:
         model: The model, with float32 weights.
         rows: Token ids, int64 [B, T].
         labels: int64 [B, T], the token wanted at each position, or -1 where nothing is scored.
+        dtype: What is computed in. Processors that cannot multiply bfloat16 need float32.
 
     Returns:
         Nats of the scored tokens, float32 [N].
     """
     # The gradients of these copies come back to the parameters in float32.
-    weights = {name: p.bfloat16() for name, p in model.named_parameters()}
+    weights = {name: p.to(dtype) for name, p in model.named_parameters()}
     logits = functional_call(model, weights, kwargs={"input_ids": rows, "use_cache": False}).logits[:, :-1]
     wanted = labels[:, 1:]
     return nn.functional.cross_entropy(logits[wanted >= 0].float(), wanted[wanted >= 0], reduction="none")
 
 
-def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tensor]]], rate: float, title: str) -> None:
+def fit(
+    model: GPTNeoXForCausalLM,
+    batches: list[Callable[[], tuple[Tensor, Tensor]]],
+    rate: float,
+    title: str,
+    dtype: torch.dtype = torch.bfloat16,
+    muon: bool = True,
+    kept: Path | None = None,
+) -> float:
     """Train a model in place, and say now and then how far it is.
 
     Muon trains the matrices, AdamW the embeddings, norms and biases. The learning rate rises over the first 100 steps
@@ -300,11 +315,23 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
         batches: One function for each step. It makes the step's rows and labels, int64 [B, T] (see ``token_losses``).
         rate: The learning rate before it falls.
         title: What the progress bar says.
+        dtype: See ``token_losses``.
+        muon: False: AdamW trains the matrices, too. Muon computes in bfloat16, whatever the dtype.
+        kept: A file in which the state is kept every KEPT_EVERY seconds, and from which training goes on if it was
+            interrupted. It is removed at the end. None: nothing is kept.
+
+    Returns:
+        Seconds that it took, those before an interruption included.
+
+    Raises:
+        SoftPromptsError: The file cannot be written, or is of another training.
     """
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        if muon
+        else torch.optim.AdamW(matrices, rate, (0.9, 0.95), weight_decay=0.05, fused=True),
         torch.optim.AdamW(others, rate, (0.9, 0.95), weight_decay=0.0, fused=True),
     ]
     n, started, seen, recent = len(batches), time.perf_counter(), 0, []
@@ -312,11 +339,13 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
     def factor(step: int) -> float:
         return min((step + 1) / min(100, n), 1.0, 2 * (1 - step / n))
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+    done, before = resumed(kept, model, optimizers, n) if kept and kept.exists() else (0, 0.0)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: factor(done + step)) for o in optimizers]
+    last_kept = time.perf_counter()
     with progress_bar(title, n) as advance:
-        for step, batch in enumerate(batches, 1):
+        for step, batch in enumerate(batches[done:], done + 1):
             rows, labels = batch()
-            loss = token_losses(model, rows, labels).mean()
+            loss = token_losses(model, rows, labels, dtype).mean()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -330,6 +359,67 @@ def fit(model: GPTNeoXForCausalLM, batches: list[Callable[[], tuple[Tensor, Tens
                 rate_now = seen / (time.perf_counter() - started)
                 say(f"step {step} of {n}: {np.mean(recent):.3f} nats per token, {rate_now:,.0f} tokens/s")
                 recent.clear()
+            if kept and time.perf_counter() - last_kept > KEPT_EVERY:
+                last_kept = time.perf_counter()
+                keep(kept, model, optimizers, {"step": step, "n_steps": n, "seconds": before + last_kept - started})
+    if kept:
+        kept.unlink(missing_ok=True)
+    return before + time.perf_counter() - started
+
+
+def _state(model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What training goes on from, by name: weights, and what the optimizers know of each of theirs."""
+    tensors = {f"weight {name}": p.data for name, p in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for j, of_one in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer {i} {j} {name}": value for name, value in of_one.items()}
+    return tensors
+
+
+def keep(
+    path: Path, model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer], progress: dict[str, float]
+) -> None:
+    """Write the state after a step, for ``resumed``.
+
+    Args:
+        path: The file.
+        model: The model that is trained.
+        optimizers: Its optimizers.
+        progress: "step", "n_steps" in all, and "seconds" so far.
+
+    Raises:
+        SoftPromptsError: The file cannot be written.
+    """
+    words = {name: str(number) for name, number in progress.items()}
+    write_atomically(path, safetensors.torch.save(_state(model, optimizers), words))
+
+
+def resumed(path: Path, model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer], n_steps: int) -> int:
+    """Put model and optimizers into the state that ``keep`` wrote.
+
+    Returns:
+        The steps that were taken.
+
+    Raises:
+        SoftPromptsError: The file is of a training of other sizes.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = dict(model.named_parameters())
+    same = all(tensors[f"weight {n}"].shape == p.shape for n, p in weights.items() if f"weight {n}" in tensors)
+    if not same or int(metadata["n_steps"]) != n_steps:
+        raise SoftPromptsError(f"{path} is of a training of another size; delete it to begin anew.")
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(tensors[f"weight {name}"])
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, *rest = name.split(" ")
+            if kind == "optimizer" and int(rest[0]) == i:
+                state.setdefault(int(rest[1]), {})[rest[2]] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(metadata["step"]), float(metadata["seconds"])
 
 
 def base_batches(settings: Settings, stream: np.ndarray) -> list[Callable[[], tuple[Tensor, Tensor]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from soft_prompts.data.documents import Encoding, Split
 from soft_prompts.data.example import Example
 from soft_prompts.options import recorded, settle
+from soft_prompts.stats import ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,6 +176,29 @@ class Task:
         If it raises an error, the run is saved without scores, and its provenance says why.
         """
         return TaskScores({}, continuations(prompted, held_out))
+
+
+def strangers(examples: Sequence[Example]) -> list[Example]:
+    """The same documents, each with the condition of another one, which is never its own."""
+    order = np.random.default_rng(0).permutation(len(examples))
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)  # in a ring of chance, each takes that of the one before it
+    return [replace(e, condition=examples[i].condition) for e, i in zip(examples, others, strict=True)]
+
+
+def effect_of_condition(true: TokenScores, of_others: TokenScores) -> dict[str, Any]:
+    """The use that is made of a condition, as a score.
+
+    Args:
+        true: Scores of documents behind prompts that are told their own conditions.
+        of_others: The same behind prompts that are told those of other documents.
+
+    Returns:
+        Nats per scored token that are lost by that, as ``stats.ratio`` gives them. "document_nats": nats that each
+            document loses, so that effects can be compared in pairs.
+    """
+    lost = of_others.sums - true.sums
+    return {**ratio(lost, true.counts), "document_nats": lost.round(4).tolist()}
 
 
 def continuations(prompted: PromptedModel, held_out: Sequence[Example], n: int = 4) -> list[dict[str, str]]:

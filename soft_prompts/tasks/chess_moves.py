@@ -21,7 +21,7 @@ from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.options import added_later
 from soft_prompts.stats import rate, ratio
-from soft_prompts.tasks.base import Anchor, Conditions, Task, TaskScores
+from soft_prompts.tasks.base import Anchor, Conditions, Task, TaskScores, effect_of_condition
 
 if TYPE_CHECKING:
     from soft_prompts.engine.evaluate import TokenScores
@@ -187,7 +187,7 @@ class ChessMoves(Task):
         shuffled = prompted.scores(strangers)
         scores = {
             "nats_per_move": ratio(true.sums, np.array([e.n_plies for e in held_out])),
-            self._effect: ratio(shuffled.sums - true.sums, true.counts),
+            self._effect: effect_of_condition(true, shuffled),
             **move_match(true, held_out),
         }
         samples = []

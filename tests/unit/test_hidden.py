@@ -421,7 +421,7 @@ def test_a_folder_of_other_results_is_refused(tmp_path) -> None:
 
 # --- what is committed ---
 
-COMMITTED = {"pocket": hidden_test.POCKET, "detuning": hidden_test.PRESETS["detuning"]}
+COMMITTED = {"pocket": hidden_test.POCKET, **{name: hidden_test.PRESETS[name] for name in ("detuning", "learning")}}
 
 
 @pytest.mark.parametrize("name", COMMITTED)
