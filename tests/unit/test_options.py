@@ -30,8 +30,7 @@ WITHOUT_SWEEP = {
     *("vocabulary_test", "prompt_generation_test", "soft_to_hard_test"),
     *("decay_test", "attribution_test", "metatoken_test"),
 }
-"""They are no sweeps, or their models do not ship; their own tests, and test_hard_results.py, ask of their results what is
-asked here."""
+"""They are no sweeps, or their models do not ship; their own tests ask of their results what is asked here."""
 EXPERIMENTS = sorted({path.stem for path in (ROOT / "tests").glob("*_test.py")} - WITHOUT_SWEEP)
 
 
