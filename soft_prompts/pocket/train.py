@@ -394,11 +394,13 @@ def keep(
     write_atomically(path, safetensors.torch.save(_state(model, optimizers), words))
 
 
-def resumed(path: Path, model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer], n_steps: int) -> int:
+def resumed(
+    path: Path, model: GPTNeoXForCausalLM, optimizers: Sequence[torch.optim.Optimizer], n_steps: int
+) -> tuple[int, float]:
     """Put model and optimizers into the state that ``keep`` wrote.
 
     Returns:
-        The steps that were taken.
+        The steps that were taken, and the seconds that they took.
 
     Raises:
         SoftPromptsError: The file is of a training of other sizes.
