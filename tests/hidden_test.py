@@ -384,7 +384,10 @@ def _draw_learned(found: Sequence[Curve]) -> Figure:
             ends = np.abs(np.array([point.interval for _, point in of_kind]).T - values)
             at = [n for n, _ in of_kind]
             ax.errorbar(at, values, ends, fmt=style, color=f"C{i}", capsize=2, label=f"{model}, {kind}")
+    sizes = sorted({n for _, n, _ in best})
     ax.set_xscale("log", base=2)
+    ax.set_xticks(sizes, [str(n) for n in sizes])
+    ax.minorticks_off()
     ax.legend(frameon=False, fontsize="small")
     return drawn
 
