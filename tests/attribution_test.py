@@ -535,7 +535,7 @@ def figure(folder: Path) -> Figure:
 
     results = found_in(folder, "features")
     tokens, whole = results[0]["tokens"], [result["gaps"][""] for result in results]
-    drawn = Figure(figsize=(11, 4.6), layout="constrained")
+    drawn = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = drawn.subplots(1, 2)
     names = list(
         dict.fromkeys(
@@ -563,12 +563,15 @@ def figure(folder: Path) -> Figure:
         right.plot([np.median(places) for places in found], np.arange(len(ways)) + 0.12 * (k - 1.5), "o", label=kind)
     right.axvline(FOUND_AMONG, color="black", linewidth=0.8, linestyle=":")
     right.set_xscale("log")
+    ticks = [10**i for i in range(4)]
+    right.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    right.minorticks_off()
     right.set_yticks(range(len(ways)), ways)
     right.invert_yaxis()
     right.set_xlabel("median place of the planted feature")
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.3, -0.14), ncols=4)
     return drawn
 
 
