@@ -443,7 +443,7 @@ def test_the_page_has_the_tables_of_the_committed_results() -> None:
 
 
 def test_the_committed_results_are_those_of_the_presets() -> None:
-    assert {step_of(m)[0] for m in POCKET.models} == {"pocket", *fading.ARMS}
+    assert {Path(step_of(m)[0]).name for m in POCKET.models} == {"pocket", *fading.ARMS}  # the folders are not here
     assert fading.Settings(()).kept == decay_test.STEPS
     found: dict[str, set] = {}
     for one in load_results([RESULTS / "decay"]):
