@@ -103,6 +103,7 @@ def elicited(pocket, tmp_path_factory) -> dict[int, TrainingState]:
     return {t.run.n_tokens: t for t in train(bench, runs, Logs(tmp_path_factory.mktemp("runs")))}
 
 
+@pytest.mark.slow  # `make demo` shows it, too
 def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> None:
     none, one, sixteen = scores = [elicited[n].scores for n in (0, 1, 16)]
     assert ratio(none.sums - one.sums, none.counts)["interval"][0] > 0
@@ -111,6 +112,7 @@ def test_elicitation_beats_no_prompt_and_more_tokens_beat_fewer(elicited) -> Non
     assert none.loss - widths[0] > one.loss + widths[1] and one.loss - widths[1] > sixteen.loss + widths[2]
 
 
+@pytest.mark.slow  # `make demo` shows it, too
 def test_a_conditional_prompt_uses_the_ratings(pocket, elicited) -> None:
     """The same games are predicted worse with the ratings of other games, paired by game."""
     prompt, sweep = elicited[16].intervention, tests.chess_test.POCKET
