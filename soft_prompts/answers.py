@@ -62,10 +62,15 @@ def do_or_print(
         folder = Path(sys.argv[2])
         print(table(folder))
         if figure:
-            from soft_prompts.report.plots import save_figure
-
-            save_figure(figure(folder), folder / PICTURE)
+            save_picture(figure, folder)
             print(f"\nthe same as a picture: {folder / PICTURE}")
+
+
+def save_picture(figure: Callable[[Path], Figure], folder: Path) -> None:
+    """Draw the answer in a folder of results, and save the picture there."""
+    from soft_prompts.report.plots import save_figure
+
+    save_figure(figure(folder), folder / PICTURE)
 
 
 def check_folder(folder: Path, experiments: Collection[str]) -> None:

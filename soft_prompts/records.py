@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import safe_name, write_atomically
+from soft_prompts.files import check_writable, safe_name, write_atomically
 from soft_prompts.models.names import model_files, model_name
 from soft_prompts.options import settle
 
@@ -32,6 +32,18 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         settle(self)
+
+    def begin(self) -> None:
+        """Refuse folders that cannot be written, and set the process up for the device.
+
+        Raises:
+            SoftPromptsError: A folder cannot be written, or there is no such device.
+        """
+        check_writable([self.out / name for name in ("results", "runs")])
+        from soft_prompts.models.cpu import settle_process
+        from soft_prompts.models.device import pick_device
+
+        settle_process(pick_device(self.device))
 
     def config(self, experiment: str, model: str) -> dict[str, Any]:
         """What every record on a model depends on, as plain JSON."""

@@ -37,7 +37,6 @@ from soft_prompts.console import say
 from soft_prompts.data.documents import document_id
 from soft_prompts.data.requests import read_requests
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable
 from soft_prompts.models.names import local_path, model_files, model_name
 from soft_prompts.options import recorded
 from soft_prompts.pocket import SAMPLES, SAYS
@@ -155,11 +154,8 @@ def run(settings: Settings) -> None:
         SoftPromptsError: An option cannot work, or a model cannot be loaded.
     """
     settings.check()
-    check_writable([settings.out / name for name in ("results", "runs")])
-    from soft_prompts.models.cpu import settle_process
-    from soft_prompts.models.device import pick_device
+    settings.begin()
 
-    settle_process(pick_device("cpu"))
     for model in settings.models:
         config = config_of(settings, model)
         folder = settings.out / "results" / place(config)

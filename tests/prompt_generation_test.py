@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soft_prompts.answers import do_or_print
+from soft_prompts.answers import do_or_print, save_picture
 from soft_prompts.cli import command
 from soft_prompts.console import say
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable, safe_name
+from soft_prompts.files import safe_name
 from soft_prompts.models.names import SMOLLM2, split_revision
 from soft_prompts.records import ModelOptions, load_records, place, save_record
 from soft_prompts.stats import rate, ratio
@@ -161,12 +161,9 @@ def run(settings: Settings) -> None:
         SoftPromptsError: An option cannot work, or a model cannot be loaded.
     """
     check(settings)
-    check_writable([settings.out / "results"])
+    settings.begin()
     from soft_prompts.hard.comparison import METHODS
-    from soft_prompts.models.cpu import settle_process
-    from soft_prompts.models.device import pick_device
 
-    settle_process(pick_device(settings.device))
     for model in settings.models:
         config = config_of(settings, model)
         folder = settings.out / "results" / place(config)
@@ -177,7 +174,7 @@ def run(settings: Settings) -> None:
                 if settings.force or not _is_done(path, with_random=method in settings.random_with):
                     _search(settings, model, config, method, n, path, loaded)
         print(table(folder))
-        save_picture(folder)
+        save_picture(figure, folder)
         say(f"results and a picture of them: {folder}")
     say(f"time: {in_words(CLOCK.read())}")
 
@@ -344,14 +341,6 @@ def lowest(one: dict[str, Any], at: np.ndarray) -> np.ndarray:
     spent = np.array([0, *(spent / len(one["target"]) for spent, _ in one["history"])])
     losses = np.minimum.accumulate([one["at_start"], *(loss for _, loss in one["history"])])
     return losses[np.searchsorted(spent, at, side="right") - 1]
-
-
-def save_picture(folder: Path) -> None:
-    """Draw the figure beside the results."""
-    from soft_prompts.answers import PICTURE
-    from soft_prompts.report.plots import save_figure
-
-    save_figure(figure(folder), folder / PICTURE)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from soft_prompts.answers import do_or_print
+from soft_prompts.answers import do_or_print, save_picture
 from soft_prompts.cli import command
 from soft_prompts.console import say
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable
 from soft_prompts.models.names import SMOLLM2
 from soft_prompts.records import ModelOptions, load_records, place, save_record
 from soft_prompts.stopwatch import CLOCK, in_words
@@ -119,18 +118,14 @@ def run(settings: Settings) -> None:
         SoftPromptsError: An option cannot work, or a model cannot be loaded.
     """
     check(settings)
-    check_writable([settings.out / "results"])
-    from soft_prompts.models.cpu import settle_process
-    from soft_prompts.models.device import pick_device
-
-    settle_process(pick_device(settings.device))
+    settings.begin()
     for behaviour in settings.behaviours:
         sweep = sweep_of(settings, behaviour)
         for model in sweep.models:
             _search(settings, sweep, behaviour, model)
     folder = settings.out / "results" / EXPERIMENT
     print(table(folder))
-    save_picture(folder)
+    save_picture(figure, folder)
     say(f"results and a picture of them: {folder}\ntime: {in_words(CLOCK.read())}")
 
 
@@ -145,16 +140,12 @@ def config_of(settings: Settings, sweep: Sweep, behaviour: str, model: str) -> d
 def _search(settings: Settings, sweep: Sweep, behaviour: str, model: str) -> None:
     """Search prompts for one behaviour of one model, and write down what was found. The model is loaded if any is
     missing."""
-    from soft_prompts.hard.behaviour import INTERFACES, prompt_of, searched
+    from soft_prompts.hard.behaviour import INTERFACES, Effort, prompt_of, searched
 
     config = config_of(settings, sweep, behaviour, model)
     folder = settings.out / "results" / place(config)
-    missing = [
-        (n, interface, path)
-        for n in settings.n_tokens
-        for interface in INTERFACES
-        if settings.force or not (path := folder / f"search-{n:04d}-{interface}.json").exists()
-    ]
+    wanted = {folder / f"search-{n:04d}-{name}.json": (n, name) for n in settings.n_tokens for name in INTERFACES}
+    missing = [(path, n, name) for path, (n, name) in wanted.items() if settings.force or not path.exists()]
     if not missing:
         return
     from soft_prompts.engine.evaluate import evaluate
@@ -172,11 +163,11 @@ def _search(settings: Settings, sweep: Sweep, behaviour: str, model: str) -> Non
     def said(attempt: Attempt) -> str:
         return lm.tokenizer.decode(attempt.prompt, clean_up_tokenization_spaces=False)
 
-    for n, interface, path in missing:
+    effort = Effort(settings.seeds, settings.passes, settings.batch)
+    for path, n, interface in missing:
         say(f"{behaviour} of {config['model']}: {interface}, {n} rows")
         with CLOCK.stage("searching"):
-            search = INTERFACES[interface], n, settings.seeds, settings.passes, settings.batch
-            attempts = searched(bench, sweep.task, legal, *search)
+            attempts = searched(bench, sweep.task, legal, INTERFACES[interface], n, effort)
         with CLOCK.stage("held-out"):
             prompts = [prompt_of(attempt, interface) for attempt in attempts]
             zero, *scores = evaluate(lm, [nothing, *prompts], bench.held_out, bench.token_budget)
@@ -310,14 +301,6 @@ def figure(folder: Path) -> Figure:
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     return drawn
-
-
-def save_picture(folder: Path) -> None:
-    """Draw the figure beside the results."""
-    from soft_prompts.answers import PICTURE
-    from soft_prompts.report.plots import save_figure
-
-    save_figure(figure(folder), folder / PICTURE)
 
 
 if __name__ == "__main__":

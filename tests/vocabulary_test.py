@@ -32,7 +32,7 @@ import tyro
 from soft_prompts.answers import do_or_print
 from soft_prompts.cli import command
 from soft_prompts.console import say
-from soft_prompts.files import check_writable, write_atomically
+from soft_prompts.files import write_atomically
 from soft_prompts.models.names import SMOLLM2, split_revision
 from soft_prompts.options import recorded
 from soft_prompts.probes.vocabulary import VocabularyProbe
@@ -73,11 +73,8 @@ def run(settings: Settings) -> None:
         SoftPromptsError: An option cannot work, or a model cannot be loaded.
     """
     settings.probe.check()
-    check_writable([settings.out / name for name in ("results", "runs")])
-    from soft_prompts.models.cpu import settle_process
-    from soft_prompts.models.device import pick_device
+    settings.begin()
 
-    settle_process(pick_device(settings.device))
     for model in settings.models:
         config = config_of(settings, model)
         folder = settings.out / "results" / place(config)

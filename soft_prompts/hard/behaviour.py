@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -28,9 +29,19 @@ INTERFACES: dict[str, Search] = {
 """What a prompt may be made of, from the widest to the narrowest: each holds all that stands below it."""
 
 
-def searched(
-    bench: Bench, task: Task, legal: Legal, search: Search, n: int, seeds: Sequence[int], passes: int, batch: int
-) -> list[Attempt]:
+@dataclass(frozen=True)
+class Effort:
+    """What a search may spend."""
+
+    seeds: Sequence[int]
+    """One for each attempt: of its start, and of the order of its documents."""
+    passes: int
+    """Forward passes of one document for each attempt."""
+    batch: int
+    """Documents in a step."""
+
+
+def searched(bench: Bench, task: Task, legal: Legal, search: Search, n: int, effort: Effort) -> list[Attempt]:
     """Prompts of n rows with a low loss on a task's training documents, all seeds in shared forward passes.
 
     Args:
@@ -39,9 +50,7 @@ def searched(
         legal: The tokens that count.
         search: How it looks.
         n: Rows of a prompt.
-        seeds: Of each attempt: its start, and the order of its documents.
-        passes: Forward passes of one document for each attempt.
-        batch: Documents in a step.
+        effort: How often it tries, and how long.
 
     Returns:
         The attempts, as they end.
@@ -49,14 +58,14 @@ def searched(
 
     def some_at_a_time(seed: int) -> Iterator[list[Example]]:
         examples = task.examples("train", bench.encoding, seed)
-        while documents := list(islice(examples, batch)):
+        while documents := list(islice(examples, effort.batch)):
             yield documents
 
     attempts = []
-    for seed in seeds:
+    for seed in effort.seeds:
         start = legal.random(n, torch.Generator().manual_seed(seed))
-        attempts.append(Attempt(bench.model, legal, some_at_a_time(seed), start, passes, keep_last=True))
-    with progress_bar(f"{n} rows, {len(seeds)} seeds", TICKS) as advance:
+        attempts.append(Attempt(bench.model, legal, some_at_a_time(seed), start, effort.passes, keep_last=True))
+    with progress_bar(f"{n} rows, {len(effort.seeds)} seeds", TICKS) as advance:
         shown = 0
         for _ in rounds([(search, attempt) for attempt in attempts], task, bench.token_budget):
             while shown < int(TICKS * min(attempt.done for attempt in attempts)):

@@ -15,7 +15,7 @@ from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
 from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.hard.behaviour import searched
+from soft_prompts.hard.behaviour import Effort, searched
 from soft_prompts.hard.legal import Legal
 from soft_prompts.hard.search import narrow
 from soft_prompts.interventions.base import Intervention
@@ -98,7 +98,7 @@ def candidates_for(bench: Bench, prompt: Intervention, task: Task) -> dict[str, 
     short = len(rows) <= LENGTH
 
     def by_the_loss() -> list[list[int]]:
-        (attempt,) = searched(bench, task, legal, narrow, len(rows), [1], SEARCHED, SEARCHED_ON)
+        (attempt,) = searched(bench, task, legal, narrow, len(rows), Effort((1,), SEARCHED, SEARCHED_ON))
         return [attempt.prompt.tolist()]
 
     found = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -14,13 +15,13 @@ from soft_prompts.data.documents import Encoding
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.prompted import Bench
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.hard.behaviour import INTERFACES, MIXTURE, SOFT, TEXT, prompt_of, searched
+from soft_prompts.hard.behaviour import INTERFACES, MIXTURE, SOFT, TEXT, Effort, prompt_of, searched
 from soft_prompts.hard.legal import Legal
 from soft_prompts.hard.search import mixture
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.records import save_record
 from soft_prompts.tasks.autoregressive import Autoregressive
-from tests.soft_to_hard_test import INTERFACE_NAMES, POCKET, Found, check, measured, shown, sweep_of, table
+from tests.soft_to_hard_test import INTERFACE_NAMES, POCKET, Found, check, measured, run, shown, sweep_of, table
 
 TASK = Autoregressive(text=(str(SAMPLES),))
 
@@ -38,7 +39,7 @@ def test_the_names_are_those_of_the_searches() -> None:
 
 def test_a_prompt_is_made_of_what_its_interface_allows(pocket, bench) -> None:
     legal = Legal.of(pocket)
-    found = {name: searched(bench, TASK, legal, INTERFACES[name], 2, (0, 1), 48, 2) for name in INTERFACES}
+    found = {name: searched(bench, TASK, legal, INTERFACES[name], 2, Effort((0, 1), 48, 2)) for name in INTERFACES}
     for name, attempts in found.items():
         assert len({tuple(a.start.tolist()) for a in attempts}) == 2 and all(48 <= a.spent < 60 for a in attempts)
         starts = [legal.random(2, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
@@ -61,7 +62,9 @@ def test_a_prompt_is_made_of_what_its_interface_allows(pocket, bench) -> None:
 
 
 def test_a_mixture_that_does_not_sharpen_keeps_the_rows_that_were_scored(pocket, bench) -> None:
-    (attempt,) = searched(bench, TASK, Legal.of(pocket), partial(mixture, temperatures=(1.0, 1.0)), 1, (0,), 12, 2)
+    (attempt,) = searched(
+        bench, TASK, Legal.of(pocket), partial(mixture, temperatures=(1.0, 1.0)), 1, Effort((0,), 12, 2)
+    )
     (scores,) = evaluate(pocket, [prompt_of(attempt, MIXTURE)], attempt.examples, 4096)
     assert scores.loss == pytest.approx(attempt.soft_loss, abs=1e-5)
 
@@ -139,3 +142,23 @@ def test_a_behaviour_is_one_task_of_its_experiment() -> None:
     assert sweep_of(POCKET, "looking ahead").task.skip == (1,)
     assert sweep_of(POCKET, "text").models == ("pocket-chat",)
     assert sweep_of(replace(POCKET, models=("pocket",)), "text").models == ("pocket",)
+
+
+def test_what_is_there_is_not_searched_again_unless_it_is_forced(pocket, tmp_path, capsys) -> None:
+    settings = replace(
+        POCKET, models=("pocket",), behaviours=("text",), n_tokens=(1,), seeds=(0,), passes=12, batch=2, out=tmp_path
+    )
+    run(settings)
+    files = sorted((tmp_path / "results").rglob("search-*.json"))
+    assert [path.stem for path in files] == [f"search-0001-{name}" for name in sorted(INTERFACE_NAMES)]
+    texts = [path.read_text() for path in files]
+    config, documents = (json.loads(texts[0])[name] for name in ("config", "documents"))
+    assert config["behaviour"] == "text" and config["passes"] == 12 and len(documents) == 64
+    assert (tmp_path / "results" / "soft_to_hard" / "answer.png").stat().st_size > 10_000
+    for path in files:
+        path.write_text(path.read_text().replace('"spent"', '"paid"'))
+    run(settings)
+    assert all('"paid"' in path.read_text() for path in files)
+    run(replace(settings, force=True))
+    assert not any('"paid"' in path.read_text() for path in files)
+    assert "text, pocket" in capsys.readouterr().out
