@@ -17,6 +17,7 @@ from soft_prompts.report import page as report_page
 from soft_prompts.report.__main__ import _write_page
 from soft_prompts.report.charts import charts
 from soft_prompts.report.collection import Filter, collect
+from soft_prompts.report.reference import published
 from soft_prompts.results.record import HeldOut
 from tests.unit.browser import Page, browser, needs_browser
 from tests.unit.test_page import LOSSES, measured, save_curve
@@ -137,6 +138,25 @@ def test_the_findings_say_their_numbers_to_hover_and_to_the_keyboard(opened, fol
     assert opened.run(labels) == [f"e · b: {said['b']}"]
     assert opened.run("[...document.querySelectorAll('article')].filter(a => a.offsetParent).length") == 1
     opened.choose("#only-model", "")
+
+
+@needs_browser
+def test_the_published_curve_is_drawn_behind_ours_with_its_own_numbers(tmp_path) -> None:
+    model = "EleutherAI/pythia-70m-deduped"
+    for n, loss in {0: 3.5, 4: 3.0}.items():
+        measured(n, loss, experiment="chess", model=model, **BESIDE).save(tmp_path / f"r/tokens-{n:04d}-seed-0.json")
+    (tmp_path / "report.html").write_text(report_page.page(collect([tmp_path / "r"], Filter())))
+    drawn = "[...document.querySelectorAll('article .chart [aria-label^=published]')].map(m => m.ariaLabel)"
+    with browser(tmp_path) as shown:
+        shown.open(tmp_path / "report.html")
+        shown.run("document.querySelector('article .chart').scrollIntoView()")
+        shown.wait(f"{drawn}.length > 0")
+        (curve,) = collect([tmp_path / "r"], Filter()).curves
+        theirs = published(curve)
+        said = {f"published (other documents and recipe), P = {n}: {loss:.3f}" for n, loss in theirs.items()}
+        assert set(shown.run(drawn)) == said and "P = 1024" in "".join(said)
+        ours = "[...document.querySelectorAll('article .chart [aria-label^=\"P = 4\"]')].length"
+        assert shown.run(ours) > 0
 
 
 @needs_browser

@@ -1,7 +1,13 @@
 """A trained prompt in use, and elsewhere: PEFT computes the same logits with it, to the bit."""
 
+import base64
+import io
 import json
+import re
+import threading
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -288,3 +294,57 @@ def test_scores_agree_with_those_of_an_evaluation(model, folders, tmp_path) -> N
     example = Example(tokens, np.concatenate([[IGNORE], tokens[1:]]), "d")
     (scores,) = evaluate(model, [prompted.prompt], [replace(example)], 4096)
     assert -sum(prompted.logprobs([TEXT])[0]) == pytest.approx(scores.sums[0], rel=1e-5)
+
+
+@contextmanager
+def server(lm, tokenizer, n_tokens: int):
+    """Answers as vLLM's and SGLang's servers do, which take the embeddings of a whole input; yields its port."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/v1/completions":  # vLLM: a tensor as torch.save writes it, in base 64
+                packed = io.BytesIO(base64.b64decode(asked["prompt_embeds"], validate=True))
+                rows, n = torch.load(packed, weights_only=True), asked["max_tokens"]
+            else:  # SGLang: numbers, row by row
+                assert self.path == "/generate"
+                rows, n = torch.tensor(asked["input_embeds"]), asked["sampling_params"]["max_new_tokens"]
+            assert n == 40 and rows.dim() == 2 and rows.is_floating_point()
+            for _ in range(n_tokens):
+                best = lm(inputs_embeds=rows[None]).logits[0, -1].argmax()
+                rows = torch.cat([rows, lm.get_input_embeddings()(best[None])])
+                ids.append(int(best))
+            text = tokenizer.decode(ids[-n_tokens:])
+            answer = json.dumps({"text": text, "choices": [{"text": text}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the screen."""
+
+    ids: list[int] = []
+    listening = HTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    try:
+        yield listening.server_port
+    finally:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+@pytest.mark.parametrize("at", ["localhost:8000", "localhost:30000"])
+def test_calls_of_servers_that_the_page_shows_get_the_answer_of_generate(at: str, folders, tmp_path, capsys) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (call,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if at in code]
+    model = load_model(str(folders["llama"]))
+    path, n_tokens = saved(model, tmp_path / "p.safetensors"), 5
+    main(Settings(path, tmp_path / "out", "embeds", str(folders["llama"]), text=TEXT))
+    prompted = soft_prompts.load(path, str(folders["llama"]))
+    with torch.no_grad(), server(model.lm, model.tokenizer, n_tokens) as port:
+        exec(call.replace("FOLDER", str(tmp_path / "out")).replace(at, f"127.0.0.1:{port}"), {})
+    assert capsys.readouterr().out.rstrip("\n") == prompted.generate(TEXT, n_tokens=n_tokens)
+    assert prompted.generate(TEXT, n_tokens) != soft_prompts.load(None, str(folders["llama"])).generate(TEXT, n_tokens)
