@@ -27,6 +27,8 @@ from tests import calibration_test
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from soft_prompts.results.dimensions import Dimensions
+
 MEASURES = {
     "rounded": [{}],
     "subspace": [{"subspace": 2**i} for i in range(5, 10)],
@@ -79,8 +81,42 @@ def slope(bits: dict[int, tuple[float, dict]]) -> float:
     return float(np.polyfit(np.log2(list(bits)), np.log2([found for found, _ in bits.values()]), 1)[0])
 
 
+def smooth_bits(folder: Path) -> dict[int, Dimensions]:
+    """Symbols of the key -> the fewest bits in a subspace, by a logistic curve through all numbers of directions."""
+    from soft_prompts.results import load_results
+    from soft_prompts.results.curve import curves
+    from soft_prompts.results.dimensions import dimensions
+    from soft_prompts.results.summary import SHARE
+
+    by_key: dict[int, list] = {}
+    for curve in curves(load_results([folder])):
+        if curve.recipe.get("subspace"):
+            by_key.setdefault(curve.task["key_tokens"][0], []).append(curve)
+    found = {key: dimensions(of_key, SHARE) for key, of_key in sorted(by_key.items())}
+    return {key: of_key for key, of_key in found.items() if of_key}
+
+
 def table(folder: Path) -> str:
-    """Markdown: for every key the fewest bits by each measure, and the recipe that they were found with."""
+    """Markdown: for every key the fewest bits by each measure, and the recipe that they were found with; then those of
+    a subspace by a logistic curve."""
+    return f"{_by_measure(folder)}\n\n{_smooth(smooth_bits(folder))}"
+
+
+def _smooth(found: dict[int, Dimensions]) -> str:
+    """The bits of each key with their interval, and how they grow with it."""
+    head = ["key", "subspace, 8 tokens, by a logistic curve"]
+    body = [[str(key), str(of_key)] for key, of_key in found.items()]
+    draws = np.stack([of_key.draws for of_key in found.values()], 1)
+    keys, seen = np.log2(list(found)), np.isfinite(draws).all(1)
+    low, high = np.quantile(np.polyfit(keys, np.log2(draws[seen].T), 1)[0], [0.025, 0.975])
+    value = slope({key: (of_key.bits, {}) for key, of_key in found.items()})
+    body.append(
+        ["slope", f"{value:.2f} [{low:.2f}, {high:.2f}], {1 - seen.mean():.0%} of the draws left out as beyond"]
+    )
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---:", "---"], *body])
+
+
+def _by_measure(folder: Path) -> str:
     measured = fewest_bits(folder)
     lines = ["| key | " + " | ".join(measured) + " |", "|" + " ---: |" * (1 + len(measured))]
     for key in sorted({key for of_measure in measured.values() for key in of_measure}):

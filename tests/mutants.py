@@ -358,6 +358,18 @@ FAULTS = [
         ("if min(wanted.values()) <= 0", "if max(wanted.values()) >= 99"),
     ),
     *of(
+        "results/dimensions.py",
+        "test_dimensions",
+        ("np.log(share / (1 - share)) / slopes", "np.log((1 - share) / share) / slopes"),
+        ("-slopes * (x[:, None] - middles)", "-(x[:, None] - middles)"),
+        ("x[-1] + 1, at", "x[-1] + 4, at"),
+        ("- 2 * shares @ tried", "- shares @ tried"),
+        ("losses + np.array([_increase", "losses - np.array([_increase"),
+        ("* n_bits + SCALE_BITS\n\n    validated", "+ SCALE_BITS\n\n    validated"),
+        ("n_bits = min(tried", "n_bits = max(tried"),
+        ("[zero.by_seed, *(p.by_seed for", "[zero.by_seed, *(p.by_seed[:1] for"),
+    ),
+    *of(
         "measure.py",
         "test_enough_bits",
         ("tolerance(max(gains", "tolerance(min(gains"),
