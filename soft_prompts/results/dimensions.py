@@ -1,5 +1,5 @@
-"""How many random directions, and so how many bits, a prompt needs: by a logistic curve through what some numbers of them
-reach, so that the answer is no power of two."""
+"""How many random directions, and so how many bits, a prompt needs: by a logistic curve through what some numbers of
+them reach, so that the answer is no power of two."""
 
 from __future__ import annotations
 

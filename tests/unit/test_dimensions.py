@@ -29,8 +29,8 @@ def test_more_than_a_doubling_beyond_what_was_tried_is_beyond() -> None:
 
 
 def results(middle: float, seeds: tuple[float, ...] = (0.0,), coarse: float = 0.0) -> list:
-    """L(0) is 5 and the anchor 1. Of 2^x directions, a share of the gap is closed that is logistic in x; one bit a number
-    loses ``coarse`` nats more, two bits nothing."""
+    """L(0) is 5 and the anchor 1. 2^x directions close a share of the gap that is logistic in x; one bit a number loses
+    ``coarse`` nats more, two bits nothing."""
     made = [point(0, 5.0)]
     for x in (5, 6, 7, 8):
         config = {**CONFIG, "train": {**CONFIG["train"], "subspace": 2**x}}
