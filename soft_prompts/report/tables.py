@@ -81,7 +81,7 @@ def under_changes(curve: Curve) -> list[list[str]]:
     halves = {half.n_tokens: str(half).partition(" (")[0] for half in half_noises(curve)}
     for point in curve.points:
         if point.n_tokens and (steep := steepness(point)):
-            kept = {name: f"{share:.0%}" for name, share in (shares_kept(point, without) if without else {}).items()}
+            kept = {name: str(share) for name, share in (shares_kept(point, without) if without else {}).items()}
             steep = {name: f"{value:.2g}" for name, value in steep.items()}
             found.append({"P": str(point.n_tokens), "half noise": halves.get(point.n_tokens, ""), **kept, **steep})
     names = list(dict.fromkeys(["P", "half noise"] + [n for of in reversed(found) for n in of]))

@@ -59,22 +59,30 @@ def half_noise(point: Point, without: Point) -> HalfNoise | None:
     measured = _measured(point)
     if not measured or not point.pairs_with(without):
         return None
-    checked = _checked(point, measured[0])
-    levels = zip(*(r.fragility["noise"] for r in measured), strict=True)
-    noisy = [np.array([level["document_losses"] for level in of_seeds]) for of_seeds in levels]
-    still = np.array([r.fragility["unmoved"]["document_losses"] for r in measured])
     sizes = np.array([level["size"] for level in measured[0].fragility["noise"]])
-    sums, counts = [without.by_seed[:, checked], still, *noisy], point.counts[checked]
-    losses = np.array([s.mean(0).sum() for s in sums]) / counts.sum()
-    draws = two_level_draws(sums, counts)
-    if np.quantile(draws[:, 0] - draws[:, 1], ENDS[0]) <= 0:
+    levels = [[r.fragility["noise"][k] for r in measured] for k in range(len(sizes))]
+    losses, draws = _losses(point, without, measured, levels)
+    if not _gains(draws):
         return None
-    at = _halves(losses[None], sizes)[0]
+    at = _halves(losses, sizes)[0]
     low, high = np.quantile(_halves(draws, sizes), ENDS, method="nearest")
     return HalfNoise(point.n_tokens, float(at), float(low), float(high), float(sizes[-1]))
 
 
-def shares_kept(point: Point, without: Point) -> dict[str, float]:
+@dataclass(frozen=True)
+class Share:
+    """What is left of a gain."""
+
+    value: float
+    interval: list[float] | None
+    """95 %, over documents and seeds. None: it is not certain that there is a gain, so a share of it has no bounds."""
+
+    def __str__(self) -> str:
+        between = f" [{100 * self.interval[0]:z.0f}, {100 * self.interval[1]:z.0f}]" if self.interval else ""
+        return f"{self.value:z.0%}{between}"
+
+
+def shares_kept(point: Point, without: Point) -> dict[str, Share]:
     """What of a point's gain is left under some changes, on the probed documents, averaged over the seeds.
 
     Returns:
@@ -83,20 +91,49 @@ def shares_kept(point: Point, without: Point) -> dict[str, float]:
     measured = _measured(point)
     if not measured or not point.pairs_with(without):
         return {}
-    checked = _checked(point, measured[0])
-    n = point.counts[checked].sum()
-    zero = without.sums[checked].sum() / n
-    gain = zero - np.mean([r.fragility["unmoved"]["loss"] for r in measured])
-    if gain <= 0:
-        return {}
-    kept: dict[str, list[float]] = {}
+    levels: dict[str, list[dict]] = {}
     for r in measured:
-        levels = {f"noise {level['size']:g}": level for level in r.fragility["noise"] if level["size"] in SHOWN}
-        levels |= {f"{level['share']:.0%} left out": level for level in r.fragility["left_out"]}
-        levels |= {"shuffled": r.fragility["shuffled"]} if r.fragility["shuffled"] else {}
-        for name, level in levels.items():
-            kept.setdefault(name, []).append((zero - level["loss"]) / gain)
-    return {name: float(np.mean(shares)) for name, shares in kept.items()}
+        of = {f"noise {level['size']:g}": level for level in r.fragility["noise"] if level["size"] in SHOWN}
+        of |= {f"{level['share']:.0%} left out": level for level in r.fragility["left_out"]}
+        of |= {"shuffled": r.fragility["shuffled"]} if r.fragility["shuffled"] else {}
+        for name, level in of.items():
+            levels.setdefault(name, []).append(level)
+    losses, draws = _losses(point, without, measured, list(levels.values()))
+    if losses[0, 0] <= losses[0, 1]:
+        return {}
+
+    def shares(of: np.ndarray) -> np.ndarray:
+        return (of[:, :1] - of[:, 2:]) / (of[:, :1] - of[:, 1:2])
+
+    low, high = np.quantile(shares(draws), ENDS, axis=0) if _gains(draws) else (None, None)
+    intervals = [None if low is None else [float(low[k]), float(high[k])] for k in range(len(levels))]
+    return {name: Share(float(x), of) for name, x, of in zip(levels, shares(losses)[0], intervals, strict=True)}
+
+
+def _losses(
+    point: Point, without: Point, measured: Sequence[Result], levels: Sequence[Sequence[dict]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nats per token on the probed documents: without a prompt, with it, and with it changed in K ways.
+
+    Args:
+        point: A prompt length.
+        without: No tokens, on the same documents.
+        measured: Its seeds.
+        levels: Of each change, what was recorded of each seed.
+
+    Returns:
+        The losses [1, 2 + K], and draws of them over documents and seeds [resamples, 2 + K].
+    """
+    checked = _checked(point, measured[0])
+    still = [r.fragility["unmoved"] for r in measured]
+    changed = [np.array([level["document_losses"] for level in of_seeds]) for of_seeds in (still, *levels)]
+    sums, counts = [without.by_seed[:, checked], *changed], point.counts[checked]
+    return np.array([[s.mean(0).sum() for s in sums]]) / counts.sum(), two_level_draws(sums, counts)
+
+
+def _gains(draws: np.ndarray) -> bool:
+    """Whether a prompt gains something on the probed documents, with 95 % confidence."""
+    return bool(np.quantile(draws[:, 0] - draws[:, 1], ENDS[0]) > 0)
 
 
 def steepness(point: Point) -> dict[str, float]:

@@ -16,7 +16,7 @@ from soft_prompts.probes.fragility import DRAWS, SIZES, Change, fragility, under
 from soft_prompts.report.tables import tables
 from soft_prompts.report.tables import under_changes as under_changes_table
 from soft_prompts.results.curve import curves
-from soft_prompts.results.fragility import half_noises, rank_correlation
+from soft_prompts.results.fragility import half_noises, rank_correlation, shares_kept
 from soft_prompts.results.record import HeldOut, Result
 from soft_prompts.results.summary import far_and_fragile, summarise
 from tests.unit.conftest import make_examples
@@ -252,17 +252,32 @@ def test_what_is_far_is_compared_with_what_is_fragile() -> None:
 def test_a_table_shows_what_of_the_gain_is_left() -> None:
     """From 3 nats without a prompt to 1 with it: at 1.5 nats, three quarters of the gain are left."""
     known = noisy({0.25: 1.5, 1.0: 2.0, 2.0: 3.5}, 1.0)
-    level = known["noise"][0]
-    known |= {"shuffled": {**level, "loss": 2.5}, "left_out": [{**level, "share": 0.5, "loss": 2.0}]}
+    shuffled, left_out = noisy({1.0: 2.5}, 1.0)["noise"][0], noisy({1.0: 2.0}, 1.0)["noise"][0]
+    known |= {"shuffled": shuffled, "left_out": [{**left_out, "share": 0.5}]}
     one = result(1, losses=(1.0, 1.0), fragility=noisy({0.25: 1.0, 1.0: 3.0, 2.0: 3.0}, 1.0))
     curve = curves([result(0, losses=(3.0, 3.0)), one, result(4, losses=(1.0, 1.0), fragility=known)])[0]
     header = ["P", "half noise", "noise 0.25", "noise 1", "50% left out", "shuffled", "slope", "curvature"]
-    first = ["1", "0.5 [0.5, 0.5]", "100%", "0%", "", "", "0.1", "1", "2"]
-    second = ["4", "1 [1, 1]", "75%", "50%", "50%", "25%", "0.1", "1", "2"]
+    first = ["1", "0.5 [0.5, 0.5]", "100% [100, 100]", "0% [0, 0]", "", "", "0.1", "1", "2"]
+    kept = ["75% [75, 75]", "50% [50, 50]", "50% [50, 50]", "25% [25, 25]"]
+    second = ["4", "1 [1, 1]", *kept, "0.1", "1", "2"]
     assert under_changes_table(curve) == [[*header, "along the gradient"], first, second]
     names = [name for name, _ in tables([curve])]
     assert names[1].endswith("share of the gain that is left if the prompt is changed")
     assert len(tables(curves([result(0), result(4)]))) == 1
+
+
+def test_a_share_has_an_interval_over_documents_and_seeds_where_a_gain_is_certain() -> None:
+    """On both documents of one seed noise takes half of the gain of 2 nats, of the other a quarter: 62.5 % are left."""
+    seeds = [result(4, seed, losses=(1.0, 1.0), fragility=noisy({1.0: x}, 1.0)) for seed, x in ((0, 2.0), (1, 1.5))]
+    zero, point = curves([result(0, losses=(3.0, 3.0)), *seeds])[0].points
+    share = shares_kept(point, zero)["noise 1"]
+    assert share.value == pytest.approx(0.625)
+    # The mean of two seeds has 1 degree of freedom: 12.7 times its standard error of 12.5 %.
+    assert share.interval == pytest.approx([0.625 - 12.7 * 0.125, 0.625 + 12.7 * 0.125], rel=0.02)
+    luck = result(4, losses=(1.0, 4.9), fragility=noisy({1.0: 2.975}, 2.95))
+    luck.fragility["unmoved"]["document_losses"] = [10.0, 49.0]  # better on one document, worse on the other
+    uncertain = shares_kept(*reversed(curves([result(0, losses=(3.0, 3.0)), luck])[0].points))["noise 1"]
+    assert uncertain.interval is None and str(uncertain) == "50%"
 
 
 def test_rank_correlation() -> None:
