@@ -73,28 +73,22 @@ def train(
 
     title = f"{runs[0].experiment} on {model.name}, {len(live)} prompts"
     with progress_bar(title, n_steps, done, ahead) as advance, SIGNALS.deferred(checkpoints is not None):
+        # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
         for step in range(done + 1 if done else 0, n_steps + 1):
-            # Step 0 trains nothing: it is the evaluation of the prompts that training starts from.
             for s in live if step else states:
                 s.begin(step)
             watched = [s for s in live if step in s.looks or step == s.last_step] if step else states
             if step:
                 # Every run's gradient on its own batch, all in shared forward passes; then a step of every optimiser.
                 batches = {seed: next(stream) for seed, stream in streams.items()}
-                examples = [batches[s.run.seed] for s in live]
-                interventions = [s.intervention for s in live]
-                losses = accumulate_gradients(model, task, interventions, examples, bench.token_budget, crew)
-                for s, loss, batch in zip(live, losses, examples, strict=True):
-                    s.spend(loss, batch)
-                norms = [s.update(step, batch) for s, batch in zip(live, examples, strict=True)]
+                losses, norms = _step(bench, task, live, [batches[s.run.seed] for s in live], step, crew)
                 advance(_best(states))
 
                 # Once in a while: log the training curves. Reading the numbers waits for the device, so not every step.
                 if step % LOG_EVERY == 0 or watched:
                     _share_time(live, clock.read())
-                    numbers = zip(live, losses.tolist(), torch.stack(norms).tolist(), strict=True)
-                    for state, loss, norm in numbers:
-                        _log(state, step, loss, norm, _prompt_norm(state.intervention, conditions, model.scale))
+                    for s, loss, norm in zip(live, losses.tolist(), norms.tolist(), strict=True):
+                        _log(s, step, loss, norm, _prompt_norm(s.intervention, conditions, model.scale))
 
             # Once in a while, and before and after training: look at the validation documents, off the clock.
             if watched:
@@ -109,9 +103,7 @@ def train(
             live = [s for s in states if step < s.last_step and not s.failure]
 
             # Now and then, and if somebody wants to leave: keep what there is.
-            # Whichever process was told to leave, all of them do after one step. When it is time, the first one knows.
-            due = crew.is_first and checkpoints is not None and checkpoints.due
-            leaving, due = crew.largest(SIGNALS.received or 0, int(due))
+            leaving, due = _asked(checkpoints, crew)
             if checkpoints and step and (due or watched or leaving):
                 _share_time(states, clock.read())
                 for s in states:
@@ -152,6 +144,36 @@ def _begin(
         found.restore(states)
         say(f"{runs[0].experiment} on {model.name}: going on from step {done}, where it was interrupted.")
     return states, done
+
+
+def _step(
+    bench: Bench,
+    task: Task,
+    live: Sequence[TrainingState],
+    examples: Sequence[Sequence[Example]],
+    step: int,
+    crew: Crew,
+) -> tuple[Tensor, Tensor]:
+    """Train every run on its own batch.
+
+    Returns:
+        The mean loss of each run, nats per token, and the norm of its gradient: float32 [R] each, on the device.
+    """
+    interventions = [s.intervention for s in live]
+    losses = accumulate_gradients(bench.model, task, interventions, examples, bench.token_budget, crew)
+    for s, loss, batch in zip(live, losses, examples, strict=True):
+        s.spend(loss, batch)
+    return losses, torch.stack([s.update(step, batch) for s, batch in zip(live, examples, strict=True)])
+
+
+def _asked(checkpoints: Checkpoints | None, crew: Crew) -> tuple[int, int]:
+    """By which signal somebody wants to leave (0: nobody does), and whether it is time for a checkpoint.
+
+    Whichever process was told to leave, all of them do after one step. When it is time, the first one knows.
+    """
+    due = crew.is_first and checkpoints is not None and checkpoints.due
+    leaving, due = crew.largest(SIGNALS.received or 0, int(due))
+    return leaving, due
 
 
 def accumulate_gradients(
