@@ -122,11 +122,16 @@ def _mean_score(scores: Sequence[dict]) -> str:
     return _cell({"value": float(np.mean([s["value"] for s in scores])), "interval": widest})
 
 
+COUNTED = {"lora": "; P is the rank of a LoRA", "steering": "; P is the number of steered layers"}
+"""Intervention -> what is said of its P, which is no number of tokens."""
+
+
 def title(curve: Curve) -> str:
-    """Experiment, model, and how much was trained and scored."""
+    """Experiment, model, how much was trained and scored, and what P is if it does not count tokens."""
+    counted = COUNTED.get(curve.recipe.get("intervention", ""), "")
     return (
         f"{curve.experiment} on {curve.model} ({len(curve.points[0].documents)} held-out documents, "
-        f"{curve.n_scored:,} scored tokens; {_steps(curve)} steps of {curve.recipe['batch_size']} documents)"
+        f"{curve.n_scored:,} scored tokens; {_steps(curve)} steps of {curve.recipe['batch_size']} documents{counted})"
     )
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from soft_prompts.report.tables import print_tables
+from soft_prompts.report.tables import print_tables, title
+from soft_prompts.results.curve import curves
+from tests.unit.test_results import result
 
 HEADER = ["P", "held-out loss", "seeds", "empty", "gain over 0", "legal after 40", "flags"]
 BODY = [
@@ -41,3 +43,15 @@ def test_baselines_stand_only_where_they_have_a_number(monkeypatch, capsys) -> N
     monkeypatch.setenv("COLUMNS", "60")
     print_tables([("a table", [HEADER, *BODY])])
     assert capsys.readouterr().out.count("trigram") == 1
+
+
+@pytest.mark.parametrize(
+    ("intervention", "said"), [("lora", "rank of a LoRA"), ("steering", "number of steered layers")]
+)
+def test_a_title_says_what_p_is_if_it_counts_no_tokens(intervention: str, said: str) -> None:
+    def titled(**train: str) -> str:
+        config = {"train": {"steps": 5, "batch_size": 2, **train}, "task": {"name": "T"}}
+        return title(curves([result(0, config=config), result(4, config=config)])[0])
+
+    assert titled(intervention=intervention).endswith(f"5 steps of 2 documents; P is the {said})")
+    assert titled().endswith("5 steps of 2 documents)") and titled(intervention="prompt") == titled()
