@@ -2,8 +2,8 @@
 
     python -m soft_prompts.report.documents README.md results/README.md
 
-fills what stands between `<!-- results/chess/pocket: move_match -->` (a folder below that of the command, and the
-scores to show) and `<!-- end -->`.
+fills what stands between `<!-- results/chess/pocket: move_match -->` (folders below that of the command, and the scores to
+show) and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from soft_prompts.report.collection import Filter, collect
 from soft_prompts.report.tables import as_markdown, in_markdown, tables
 from soft_prompts.results.curve import without_random_targets
 
-MARK = re.compile(r"<!-- (results/\S+?):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)
+MARK = re.compile(r"<!-- (results/\S+?(?: results/\S+?)*):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def filled(text: str, root: Path) -> str:
@@ -34,10 +34,11 @@ def filled(text: str, root: Path) -> str:
     """
 
     def fill(mark: re.Match) -> str:
-        folder, scores = mark[1], mark[2].split()
-        collection = collect([root / folder], Filter())
+        folders, scores = [root / folder for folder in mark[1].split()], mark[2].split()
+        collection = collect(folders, Filter())
         if not collection.shown:
-            raise SoftPromptsError(f"there are no results in {root / folder}: {' '.join(collection.missing)}")
+            names = " or ".join(map(str, folders))
+            raise SoftPromptsError(f"there are no results in {names}: {' '.join(collection.missing)}")
         for sentence in collection.unreadable:
             warn(sentence)
         parts = [as_markdown(name, cells) for name, cells in tables(collection.curves, scores)]
@@ -48,7 +49,7 @@ def filled(text: str, root: Path) -> str:
             if shown.summary and shown.curve in asked_for:
                 lines.append(in_markdown(f"- {name + ': ' if name else ''}{shown.summary}") + "\n")
         body = "\n".join([*parts, "".join(lines)]) if lines else "\n".join(parts)
-        return f"<!-- {folder}:{mark[2]} -->\n\n{body}\n<!-- end -->"
+        return f"<!-- {mark[1]}:{mark[2]} -->\n\n{body}\n<!-- end -->"
 
     return MARK.sub(fill, text)
 

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 
 from soft_prompts.engine.evaluate import TokenScores
+from soft_prompts.errors import SoftPromptsError
 from soft_prompts.report.collection import Filter, collect
+from soft_prompts.report.documents import filled
 from soft_prompts.report.export import frame
 from soft_prompts.report.page import page
 from soft_prompts.report.reference import published, reference
@@ -224,6 +226,20 @@ def test_the_overview_has_models_as_rows_and_lengths_as_columns() -> None:
     assert body[0][1].startswith("5.000 ±") and not body[0][-1]
     worse = models_by_length(curves([measured(0, 5.0), measured(1, 2.0), measured(4, 2.5)]))[0][1][1]
     assert worse[3].endswith("!") and worse[-1] == "P=4 worse than P=1"
+
+
+def test_a_page_shows_the_results_of_several_folders_as_one_table(tmp_path) -> None:
+    """A curve and, in another folder, its control."""
+    for name, more in {"own": {}, "other": {"control": "scrambled"}}.items():
+        config = {"train": {"steps": 5, "batch_size": 2}, "task": {"name": "T"}, **more}
+        save_curve(tmp_path / "results" / name, config=config)
+    alone, both = (f"<!-- {names}: -->\n<!-- end -->" for names in ("results/own", "results/own results/other"))
+    assert "| seeds | gain over 0 |" in filled(alone, tmp_path)
+    page = filled(f"before\n{both}\nbetween\n{alone}\nbehind", tmp_path)
+    assert "| P | held-out loss | paired | seeds | scrambled |" in page and page.count("| P | held-out loss") == 2
+    assert page.startswith("before\n<!-- results/own results/other: -->") and page.endswith("behind")
+    with pytest.raises(SoftPromptsError, match="no results in .*none or .*/nothing"):
+        filled("<!-- results/none results/nothing: -->\n<!-- end -->", tmp_path)
 
 
 def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path) -> None:
