@@ -2,8 +2,8 @@
 
     python -m soft_prompts.report.documents README.md results/README.md
 
-fills what stands between `<!-- results/chess/pocket: move_match -->` (folders below that of the command, and the scores to
-show) and `<!-- end -->`.
+fills what stands between `<!-- results/chess/pocket: move_match -->` (folders below that of the command, and the scores
+to show) and `<!-- end -->`.
 """
 
 from __future__ import annotations
