@@ -42,7 +42,8 @@ from soft_prompts.options import recorded
 from soft_prompts.pocket import SAMPLES, SAYS
 from soft_prompts.probes.recipe import DictionaryRecipe, FeatureProbe
 from soft_prompts.records import ModelOptions, load_records, place, save_record
-from soft_prompts.stats import rate, two_level_draws
+from soft_prompts.report.markdown import markdown_table, with_interval
+from soft_prompts.stats import estimated, rate, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
 from soft_prompts.texts import ANIMALS_OF, BOOKS
 
@@ -325,12 +326,6 @@ def table(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _rows(head: Sequence[str], body: Sequence[Sequence[str]], n_left: int = 1) -> str:
-    rules = [" --- " if i < n_left else " ---: " for i in range(len(head))]
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join(rules) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
-
-
 def share(parts: Sequence[Any], wholes: Sequence[Any], tokens: Sequence[int]) -> dict[str, Any]:
     """1 - part / whole with its interval over documents and seeds, such as the share of a gap that is closed.
 
@@ -341,21 +336,15 @@ def share(parts: Sequence[Any], wholes: Sequence[Any], tokens: Sequence[int]) ->
     """
     both = [np.asarray(x, float) for x in (parts, wholes)]
     draws = two_level_draws(both, np.asarray(tokens, float))
-    ends = np.quantile(1 - draws[:, 0] / draws[:, 1], [0.025, 0.975])
-    return {"value": float(1 - both[0].sum() / both[1].sum()), "interval": [float(x) for x in ends]}
-
-
-def _shown(of: dict[str, Any], form: str = ".0%") -> str:
-    low, high = of["interval"]
-    return f"{of['value']:{form}} [{low:{form}}, {high:{form}}]"
+    return estimated(1 - both[0].sum() / both[1].sum(), 1 - draws[:, 0] / draws[:, 1])
 
 
 def _quality(results: list[dict[str, Any]]) -> str:
     config, tokens = results[0]["config"], results[0]["tokens"]
     of = [result["dictionary"] for result in results]
-    explained = share([d["error"] for d in of], [d["variance"] for d in of], tokens)
+    explained = with_interval(share([d["error"] for d in of], [d["variance"] for d in of], tokens), ".0%")
     costs = [np.array([np.array(d[name]) - np.array(d["clean"]) for d in of]) for name in ("rebuilt", "mean state")]
-    recovered = share(*costs, tokens)
+    recovered = with_interval(share(*costs, tokens), ".0%")
     whole = np.array([result["gaps"][""] for result in results])
     kinds = np.array(results[0]["kinds"])
     apart = ", ".join(
@@ -366,7 +355,7 @@ def _quality(results: list[dict[str, Any]]) -> str:
     return (
         f"{config['dictionary']['n_features']:,} features of layer {config['layer']} of {config['model']}, "
         f"{config['dictionary']['k']} at a time, {len(results)} seeds; {len(tokens)} held-out documents, "
-        f"{sum(tokens):,} tokens. Variance explained: {_shown(explained)}. Loss recovered: {_shown(recovered)}. "
+        f"{sum(tokens):,} tokens. Variance explained: {explained}. Loss recovered: {recovered}. "
         f"Features that never fire there: {dead:.0%}; the median one fires at {median:.1%} of the tokens. "
         f"{config['tuned']} is away by {whole[0].sum() / sum(tokens):.3f} nats per token: {apart}."
     )
@@ -384,9 +373,9 @@ def _planted(results: list[dict[str, Any]]) -> str:
             own = [one["found"][way] for one in plants if one["plant"] == kind]
             among = rate(np.array([place <= FOUND_AMONG for place, _ in own]))
             right = sum(is_right for _, is_right in own) / len(own)
-            cells.append(f"{_shown(among)}, sign {right:.0%}")
+            cells.append(f"{with_interval(among, '.0%')}, sign {right:.0%}")
         body.append(cells)
-    return _rows(head, body)
+    return markdown_table(head, body)
 
 
 def _words(results: list[dict[str, Any]]) -> str:
@@ -402,7 +391,7 @@ def _words(results: list[dict[str, Any]]) -> str:
         for row, way in zip(body, ways, strict=True):
             places = ", ".join(f"{one['found'][way][0]}{'' if one['found'][way][1] else ' (-)'}" for one in own)
             row.append(f"{places}; {np.mean([one['of ten'][way] for one in own]):.1f} of ten")
-    return _rows(head, [known, *body])
+    return markdown_table(head, [known, *body])
 
 
 def _closed(results: list[dict[str, Any]]) -> str:
@@ -415,24 +404,22 @@ def _closed(results: list[dict[str, Any]]) -> str:
     for name in names:
         edits = [f"{name}: {one}" for one in what]
         shown = [
-            _shown(share([result["gaps"][edit] for result in results], whole, tokens), ".1%")
+            with_interval(share([result["gaps"][edit] for result in results], whole, tokens), ".1%")
             if edit in results[0]["gaps"]
             else ""
             for edit in edits
         ]
         body.append([name, *shown])
-    return _rows(head, body)
+    return markdown_table(head, body)
 
 
 def _features(results: list[dict[str, Any]]) -> str:
-    from soft_prompts.report.tables import in_markdown
-
     first = results[0]
     body = []
     for one, contexts in zip(first["tops"]["gradient"], first["contexts"], strict=False):
-        said = " / ".join(in_markdown(repr(text).strip("'\"").replace("`", "'")) for text in contexts[:3])
+        said = " / ".join(repr(text).strip("'\"").replace("`", "'") for text in contexts[:3])
         body.append([str(one["feature"]), f"{one['score']:+.2f}", f"{one['rate']:.1%}", said])
-    return _rows(["feature", "gradient", "fires", "strongest at"], body, 1)
+    return markdown_table(["feature", "gradient", "fires", "strongest at"], body)
 
 
 def closest(first: dict[str, Any], second: dict[str, Any], of: str, to: str) -> float:
@@ -469,13 +456,14 @@ def _overlap(results: list[dict[str, Any]]) -> str:
     for k, one in enumerate(results[0]["overlap"]):
         for result in results:
             of = result["overlap"][k]
-            shown = [_shown(of["shared"]), _shown(of["correlation"], ".2f")]
+            shown = [with_interval(of["shared"], ".0%"), with_interval(of["correlation"], ".2f")]
             body.append([one["name"], str(result["seed"]), f"{of['size']:.2f}", *shown])
     closed = [
         (r["prompt"]["without"] - r["prompt"]["behind"]) / (r["prompt"]["without"] - r["prompt"]["the model"])
         for r in results
     ]
-    return f"{_rows(head, body)}\n\nThe prompts close {', '.join(f'{x:.0%}' for x in closed)} of the gap in loss."
+    shares = ", ".join(f"{x:.0%}" for x in closed)
+    return f"{markdown_table(head, body)}\n\nThe prompts close {shares} of the gap in loss."
 
 
 def _rebuilt(results: list[dict[str, Any]]) -> str:
@@ -496,10 +484,10 @@ def _rebuilt(results: list[dict[str, Any]]) -> str:
                     costs = [np.array(b["rebuilt"]) - c for b, c in zip(blocks, clean, strict=True)]
                     worst = [np.array(r["mean state"][i]) - c for r, c in zip(results, clean, strict=True)]
                     of = share(costs, worst, tokens)
-                cells.append(_shown(of, ".1%"))
+                cells.append(with_interval(of, ".1%"))
             dead = np.mean([b["never fires"] for result in results for b in result["arranged"][name]["blocks"]])
             body.append([*cells, f"{dead:.0%}"])
-        tables.append(f"{what}:\n\n{_rows(head, body)}")
+        tables.append(f"{what}:\n\n{markdown_table(head, body)}")
     return "\n\n".join(tables)
 
 
@@ -518,11 +506,10 @@ def _together(results: list[dict[str, Any]]) -> str:
                     [f - np.array(one["both"]) for f, one in zip(fires, own, strict=True)], fires, results[0]["tokens"]
                 )
                 chance = np.sum([one["chance"] for one in own]) / fires.sum()
-                cells.append(f"{_shown(both)}, by chance {chance:.0%}")
+                cells.append(f"{with_interval(both, '.0%')}, by chance {chance:.0%}")
             body.append(cells)
-    return (
-        f"Features that fire at a token, and their match in the next block fires there, too:\n\n{_rows(head, body, 2)}"
-    )
+    said = "Features that fire at a token, and their match in the next block fires there, too:"
+    return f"{said}\n\n{markdown_table(head, body, texts=(0, 1))}"
 
 
 def figure(folder: Path) -> Figure:

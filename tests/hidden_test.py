@@ -29,7 +29,8 @@ import numpy as np
 
 from soft_prompts import SoftPromptsError, Sweep, main, on_pocket
 from soft_prompts.answers import do_or_print
-from soft_prompts.stats import CONFIDENCE
+from soft_prompts.report.markdown import markdown_table, with_interval
+from soft_prompts.stats import estimated
 from soft_prompts.tasks.hidden import Detuned, Locked, Tags
 from soft_prompts.training.recipe import RECIPES
 
@@ -130,17 +131,8 @@ def table(folder: Path) -> str:
     return tables.get(found[0].experiment, abilities)(found)
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], n_left: int = 1) -> str:
-    rules = [" --- " if i < n_left else " ---: " for i in range(len(head))]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "|".join(rules) + "|"] + [_line(row) for row in body])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _between(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+def _loss(point: Point) -> str:
+    return with_interval({"value": point.loss, "interval": point.interval}, ".2f")
 
 
 # --- how far it is ---
@@ -153,12 +145,12 @@ def abilities(found: Sequence[Curve]) -> str:
     head = ["model", "behind the trigger", *(f"P={n}" for n in lengths), *(f"tokens to {s:.0%}" for s in SHARES)]
     body = []
     for curve in found:
-        losses = [_between(point.loss, *point.interval) for point in curve.points]
+        losses = [_loss(point) for point in curve.points]
         needed = [tokens_needed(curve, start, share) for share in SHARES]
         body.append([curve.model, f"{curve.anchor['loss']:.2f}", *losses, *needed])
     if nothing := start.knows_nothing:
         body.append([f"{start.model}, scrambled", "", *(f"{p.loss:.2f}" for p in nothing.points), *[""] * len(SHARES)])
-    parts = [_markdown(head, body), *_apart(found), _triggers(found)]
+    parts = [markdown_table(head, body), *_apart(found), _triggers(found)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -174,9 +166,10 @@ def _apart(found: Sequence[Curve]) -> Iterator[str]:
     for curve, twin in pairs:
         apart = paired_difference(curve, twin)
         ends = zip(apart["values"], apart["low"], apart["high"], strict=True)
-        body.append([f"{curve.model} above {twin.model}", *(_between(*one, sign="+") for one in ends)])
+        shown = (with_interval({"value": x, "interval": (low, high)}, "+.2f") for x, low, high in ends)
+        body.append([f"{curve.model} above {twin.model}", *shown])
     if body:
-        yield _markdown(["nats per token", *(f"P={n}" for n in apart["lengths"])], body)
+        yield markdown_table(["nats per token", *(f"P={n}" for n in apart["lengths"])], body)
 
 
 def _triggers(found: Sequence[Curve]) -> str:
@@ -188,21 +181,18 @@ def _triggers(found: Sequence[Curve]) -> str:
                 nearest = sum(score["value"] for score in point.scores("trigger_nearest")) * point.n_tokens
                 n_rows = f"{round(nearest)} of {len(point.results) * point.n_tokens}"
                 body.append([curve.model, str(point.n_tokens), *(_share(point, name) for name in TRIGGERS), n_rows])
-    return _markdown(["model", "P", *TRIGGERS.values(), "rows nearest to it"], body) if body else ""
+    return markdown_table(["model", "P", *TRIGGERS.values(), "rows nearest to it"], body) if body else ""
 
 
 def _share(point: Point, name: str) -> str:
     scores = point.scores(name)
-    return f"{np.mean([s['value'] for s in scores]):.0%} [{_low(scores):.0%}, {_high(scores):.0%}]" if scores else ""
+    return with_interval(_of_seeds(scores), ".0%") if scores else ""
 
 
-def _low(scores: Sequence[dict[str, Any]]) -> float:
-    """The lower end of the widest that the seeds' intervals say: they hold the documents' luck and the seeds'."""
-    return min(score["interval"][0] for score in scores)
-
-
-def _high(scores: Sequence[dict[str, Any]]) -> float:
-    return max(score["interval"][1] for score in scores)
+def _of_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the seeds, and all that their intervals hold: the documents' luck and the seeds'."""
+    low, high = min(s["interval"][0] for s in scores), max(s["interval"][1] for s in scores)
+    return {"value": float(np.mean([s["value"] for s in scores])), "interval": (low, high)}
 
 
 # --- planted distances ---
@@ -219,7 +209,7 @@ def planted(found: Sequence[Curve]) -> str:
             by_model.setdefault(curve.model, {})[k] = places(curve)
     head = ["model", "planted", f"measured, {SHARES[-1]:.0%} of the gap to the key"]
     said = [_ranked(model, of_keys) for model, of_keys in by_model.items() if len(of_keys) > 1]
-    return "\n\n".join([_markdown(head, body), *said])
+    return "\n\n".join([markdown_table(head, body), *said])
 
 
 def places(curve: Curve) -> np.ndarray:
@@ -244,8 +234,8 @@ def rank_correlation(planted: Sequence[int], measured: np.ndarray) -> np.ndarray
 
 def _ranked(model: str, of_keys: dict[int, np.ndarray]) -> str:
     of_draws = rank_correlation(list(of_keys), np.stack(list(of_keys.values()), 1))
-    low, high = np.quantile(of_draws[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return f"{model}: rank correlation of planted and measured {_between(of_draws[0], low, high)}, {len(of_keys)} keys."
+    shown = with_interval(estimated(of_draws[0], of_draws[1:]), ".2f")
+    return f"{model}: rank correlation of planted and measured {shown}, {len(of_keys)} keys."
 
 
 # --- detuning ---
@@ -260,11 +250,10 @@ def detuned(found: Sequence[Curve]) -> str:
         for name in names:
             value = np.mean([score["value"] for score in point.scores(name)])
             change = point.scores(f"{name} changed by")
-            by = np.mean([score["value"] for score in change])
-            moved = f" ({_between(by, _low(change), _high(change), '+')})" if n_tokens else ""
+            moved = f" ({with_interval(_of_seeds(change), '+.2f')})" if n_tokens else ""
             cells.append(f"{value:.2f}{moved}")
-        body.append([model, kind, _between(point.loss, *point.interval), *cells])
-    return _markdown(["model", "prompt", "plain text", *names], body, n_left=2)
+        body.append([model, kind, _loss(point), *cells])
+    return markdown_table(["model", "prompt", "plain text", *names], body, texts=(0, 1))
 
 
 def _hidden(found: Sequence[Curve]) -> list[str]:
@@ -290,11 +279,11 @@ def learned(found: Sequence[Curve]) -> str:
     body = []
     for model, n, best in _best(found):
         gain = best["prompt"].gain_over(best["LoRA"])
-        cells = [_between(best[kind].loss, *best[kind].interval) for kind in KINDS]
+        cells = [_loss(best[kind]) for kind in KINDS]
         zero = next(c.points[0] for c in found if c.model == model)
-        body.append([model, str(n), f"{zero.loss:.2f}", *cells, _between(gain["value"], *gain["interval"], sign="+")])
+        body.append([model, str(n), f"{zero.loss:.2f}", *cells, with_interval(gain, "+.2f")])
     head = ["model", "examples", "no prompt", f"prompt of {SIZE}", f"LoRA of rank {SIZE}", "LoRA above prompt"]
-    return _markdown(head, body)
+    return markdown_table(head, body)
 
 
 def _best(found: Sequence[Curve]) -> Iterator[tuple[str, int, dict[str, Point]]]:
@@ -363,10 +352,10 @@ def _draw_detuned(found: Sequence[Curve]) -> Figure:
     names = _hidden(found)
     shown = [(model, kind, point) for model, n_tokens, kind, point in _prompts(found) if n_tokens]
     for i, (model, kind, point) in enumerate(shown):
-        scores = [point.scores(f"{name} changed by") for name in names]
-        means = np.array([np.mean([s["value"] for s in of]) for of in scores])
-        ends = np.array([[mean - _low(of), _high(of) - mean] for mean, of in zip(means, scores, strict=True)]).T
-        at = np.arange(len(scores)) + 0.08 * (i - len(shown) / 2)
+        changes = [_of_seeds(point.scores(f"{name} changed by")) for name in names]
+        means = np.array([one["value"] for one in changes])
+        ends = np.abs(np.array([one["interval"] for one in changes]).T - means)
+        at = np.arange(len(changes)) + 0.08 * (i - len(shown) / 2)
         ax.errorbar(at, means, ends, fmt="o", capsize=2, label=f"{model}, {kind}")
     ax.axhline(0, color="black", linewidth=0.8, linestyle=":")
     ax.set_xticks(range(len(names)), names)

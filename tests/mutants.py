@@ -831,7 +831,7 @@ FAULTS = [
         ("before = e.tokens[: e.insert_at]", "before = e.tokens[:1]"),
     ),
     *of(
-        "report/tables.py",
+        "report/markdown.py",
         "test_crafted_results",
         ('.replace("<", "&lt;")', ""),
         ('.replace("|", "\\\\|")', ""),
