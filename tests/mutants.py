@@ -1546,7 +1546,7 @@ FAULTS = [
     ),
     *of(
         "pocket/overlap.py",
-        "test_decay",
+        "test_overlap",
         ("(a + b) % DIGITS], -1)", "(a - b) % DIGITS], -1)"),
         ("forth[:, :, ::-1], sign", "forth, sign"),
         ("other = 1 - order if", "other = order if"),
@@ -1558,7 +1558,7 @@ FAULTS = [
     ),
     *of(
         "pocket/fading.py",
-        "test_decay",
+        "test_decay test_overlap",
         ("min(1.0, step / pace.warmup, fall)", "min(1.0, pace.warmup / step, fall)"),
         ("fall = 2 * (1 - (step - 1) / n_steps)", "fall = 1 - (step - 1) / n_steps"),
         ("logits.flatten(0, 1), batch[:, 1:]", "logits.flatten(0, 1), batch[:, :-1]"),
