@@ -15,7 +15,6 @@ From few examples a prompt does more than a LoRA. One token opens a password, si
     python -m tests.hidden_test moves                 # chess behind a password, on models that you make first:
     python -m soft_prompts.pocket.hidden --kind locked --out runs/locked      # and the same with unlearned
     python -m tests.hidden_test table results/hidden  # or results/hidden_detuning and so on
-    python -m tests.hidden_test table results/calibration     # measured distances by planted ones
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ import numpy as np
 from soft_prompts import SoftPromptsError, Sweep, main, on_pocket
 from soft_prompts.answers import do_or_print
 from soft_prompts.report.markdown import markdown_table, with_interval
-from soft_prompts.stats import estimated
 from soft_prompts.tasks.hidden import Detuned, Locked, Tags
 from soft_prompts.training.recipe import RECIPES
 
@@ -113,7 +111,7 @@ def measured(folder: Path) -> list[Curve]:
     from soft_prompts.results.curve import curves, without_controls
 
     found = without_controls(curves(load_results([folder])))
-    known = {sweep.experiment: sweep for sweep in (POCKET, *PRESETS.values(), calibration_test.POCKET)}
+    known = {sweep.experiment: sweep for sweep in (POCKET, *PRESETS.values())}
     if len({curve.experiment for curve in found}) != 1 or found[0].experiment not in known:
         raise SoftPromptsError(f"{folder} must hold results of one of {', '.join(known)}, and of nothing else.")
     place = {Path(model).name: i for i, model in enumerate(known[found[0].experiment].models)}
@@ -124,7 +122,6 @@ def table(folder: Path) -> str:
     """Markdown: what was measured in a folder of results of one experiment."""
     found = measured(folder)
     tables = {
-        calibration_test.POCKET.experiment: planted,
         DETUNING.experiment: detuned,
         PRESETS["learning"].experiment: learned,
     }
@@ -193,49 +190,6 @@ def _of_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean over the seeds, and all that their intervals hold: the documents' luck and the seeds'."""
     low, high = min(s["interval"][0] for s in scores), max(s["interval"][1] for s in scores)
     return {"value": float(np.mean([s["value"] for s in scores])), "interval": (low, high)}
-
-
-# --- planted distances ---
-
-
-def planted(found: Sequence[Curve]) -> str:
-    """The distance that was measured of each key by its length, and the rank correlation of the two."""
-    body, by_model = [], {}
-    for curve in found:
-        k = curve.task["key_tokens"][0]
-        distance = curve.paired.distance_to_anchor(SHARES[-1])
-        body.append([curve.model, str(k), str(distance)])
-        if not distance.why:
-            by_model.setdefault(curve.model, {})[k] = places(curve)
-    head = ["model", "planted", f"measured, {SHARES[-1]:.0%} of the gap to the key"]
-    said = [_ranked(model, of_keys) for model, of_keys in by_model.items() if len(of_keys) > 1]
-    return "\n\n".join([markdown_table(head, body), *said])
-
-
-def places(curve: Curve) -> np.ndarray:
-    """Where a curve comes to its share of the gap to the anchor, in tokens: the value, then the draws."""
-    from soft_prompts.results.distance import crossings
-
-    losses = curve.paired
-    rows = np.concatenate([losses.losses[None], losses.draws])
-    targets = rows[:, 0] - SHARES[-1] * (rows[:, 0] - curve.anchor["loss"])
-    return crossings(losses.n_tokens, rows, targets)
-
-
-def rank_correlation(planted: Sequence[int], measured: np.ndarray) -> np.ndarray:
-    """Spearman's, of planted distances [K] and each row of measured ones [rows, K]."""
-    from scipy.stats import rankdata
-
-    x, y = rankdata(planted)[None], rankdata(measured, axis=1)
-    x, y = (ranks - ranks.mean(1, keepdims=True) for ranks in (x, y))
-    spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return (x * y).sum(1) / np.where(spread > 0, spread, 1.0)
-
-
-def _ranked(model: str, of_keys: dict[int, np.ndarray]) -> str:
-    of_draws = rank_correlation(list(of_keys), np.stack(list(of_keys.values()), 1))
-    shown = with_interval(estimated(of_draws[0], of_draws[1:]), ".2f")
-    return f"{model}: rank correlation of planted and measured {shown}, {len(of_keys)} keys."
 
 
 # --- detuning ---
@@ -309,7 +263,6 @@ def figure(folder: Path) -> Figure:
     """What the table says, drawn."""
     found = measured(folder)
     drawn = {
-        calibration_test.POCKET.experiment: _draw_planted,
         DETUNING.experiment: _draw_detuned,
         PRESETS["learning"].experiment: _draw_learned,
     }
@@ -330,21 +283,6 @@ def _axes(x: str, y: str) -> tuple[Figure, Any]:
     ax.set_ylabel(y)
     ax.spines[["top", "right"]].set_visible(False)
     return drawn, ax
-
-
-def _draw_planted(found: Sequence[Curve]) -> Figure:
-    drawn, ax = _axes("tokens of the key", "tokens of the prompt that reaches 95 % of its gain")
-    for model in dict.fromkeys(curve.model for curve in found):
-        reached = [
-            (c.task["key_tokens"][0], c.paired.distance_to_anchor(SHARES[-1])) for c in found if c.model == model
-        ]
-        shown = [(k, d.at, d.at - d.low, d.high - d.at) for k, d in reached if d.value is not None]
-        if shown:
-            k, at, down, up = np.array(shown).T
-            ax.errorbar(k, at, [down, np.where(np.isfinite(up), up, 0)], fmt="o", capsize=2, label=model)
-            ax.plot(k, k, "k:", linewidth=0.8)
-    ax.legend(frameon=False)
-    return drawn
 
 
 def _draw_detuned(found: Sequence[Curve]) -> Figure:
