@@ -22,6 +22,7 @@ import numpy as np
 
 from exploratory_tests import learned_test
 from soft_prompts.answers import run_or_print
+from soft_prompts.report.markdown import markdown_table
 from tests import calibration_test
 
 if TYPE_CHECKING:
@@ -118,16 +119,16 @@ def _smooth(found: dict[int, Dimensions]) -> str:
 
 def _by_measure(folder: Path) -> str:
     measured = fewest_bits(folder)
-    lines = ["| key | " + " | ".join(measured) + " |", "|" + " ---: |" * (1 + len(measured))]
+    body = []
     for key in sorted({key for of_measure in measured.values() for key in of_measure}):
         cells = []
         for of_measure in measured.values():
             bits, recipe = of_measure.get(key, (math.inf, {}))
             by = "".join(f" ({name} {value:g})" for name, value in recipe.items())
             cells.append(f"{bits:,.0f}{by}" if key in of_measure else "not reached")
-        lines.append(f"| {key} | {' | '.join(cells)} |")
+        body.append([str(key), *cells])
     slopes = [f"{slope(of_measure):z.2f}" if len(of_measure) > 1 else "" for of_measure in measured.values()]
-    return "\n".join([*lines, f"| slope | {' | '.join(slopes)} |"])
+    return markdown_table(["key", *measured], [*body, ["slope", *slopes]], texts=())
 
 
 def figure(folder: Path) -> Figure:

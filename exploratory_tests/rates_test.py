@@ -17,6 +17,7 @@ from exploratory_tests.rivals_test import BEHAVIOURS as RIVALS
 from exploratory_tests.rivals_test import between_rivals
 from soft_prompts import Sweep
 from soft_prompts.answers import run_or_print
+from soft_prompts.report.markdown import markdown_table
 from tests import autoregressive_test, chess_test, repetition_test
 
 RATES = (0.03, 0.1, 0.3, 1.0)
@@ -52,15 +53,14 @@ def table(folder: Path) -> str:
             name = behaviours[r.config["task"]["name"], (r.model,)]
             of_both = (r.validation_loss, r.held_out.loss)
             losses.setdefault((name, r.n_tokens), {})[r.config["train"]["lr"]] = of_both
-    lines = ["| behaviour | P | " + " | ".join(map(str, RATES)) + " |", "| --- |" + " ---: |" * (1 + len(RATES))]
+    body = []
     for name, n_tokens in sorted(losses, key=lambda one: (list(BEHAVIOURS).index(one[0]), one[1])):
         by_rate = losses[name, n_tokens]
         best = min(by_rate, key=lambda rate: by_rate[rate][0])
         shown = {rate: f"{held_out:.3f}" for rate, (_, held_out) in by_rate.items()}
         cells = [f"**{shown[rate]}**" if rate == best else shown.get(rate, "") for rate in RATES]
-        behaviour = name.replace("_", " on ")
-        lines.append(f"| {behaviour} | {n_tokens} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        body.append([name.replace("_", " on "), str(n_tokens), *cells])
+    return markdown_table(["behaviour", "P", *map(str, RATES)], body)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from soft_prompts import Sweep
 from soft_prompts.answers import run_or_print
 from soft_prompts.options import recorded
+from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.training.recipe import RECIPES
 from tests import (
     autoregressive_test,
@@ -76,10 +77,8 @@ def table(folder: Path) -> str:
     from soft_prompts.results.curve import curves
 
     found = curves(load_results([folder]))
-    lines = [
-        "| behaviour | P | default | a quarter of the steps | nordby2024 | peft | until flat | growing |",
-        "|" + " --- |" * 8,
-    ]
+    head = ["behaviour", "P", "default", "a quarter of the steps", "nordby2024", "peft", "until flat", "growing"]
+    body = []
     for name, sweep in BEHAVIOURS.items():
         of_task = [c for c in found if c.experiment == "rivals" and c.task["name"] == type(sweep.task).__name__]
         wanted = [recorded(replace(sweep.train, **changes)) for changes in sweep.recipes]
@@ -89,15 +88,12 @@ def table(folder: Path) -> str:
             if point.n_tokens:
                 others = [rival and rival.point(point.n_tokens) for rival in rivals]
                 cells = [_behind(point.gain_over(other)) if other else "" for other in others]
-                lines.append(f"| {name} | {point.n_tokens} | {point.loss:.3f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                body.append([name, str(point.n_tokens), f"{point.loss:.3f}", *cells])
+    return markdown_table(head, body, texts=range(len(head)))
 
 
 def _behind(gain: dict | None) -> str:
-    if gain is None:
-        return ""
-    low, high = gain["interval"]
-    return f"{gain['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return with_interval(gain, "+.3f") if gain else ""
 
 
 if __name__ == "__main__":

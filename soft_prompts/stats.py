@@ -114,8 +114,17 @@ def seed_variance(sums: np.ndarray, counts: np.ndarray) -> float:
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> list[float]:
     """Percentile bootstrap interval [low, high], 95 %, of sum(sums) / sum(counts), clustered by document; see
     ``resampled``."""
-    draws = resampled(np.asarray(sums, np.float64), np.asarray(counts, np.float64), n_resamples, seed)
+    return interval_of(resampled(np.asarray(sums, np.float64), np.asarray(counts, np.float64), n_resamples, seed))
+
+
+def interval_of(draws: np.ndarray) -> list[float]:
+    """The 95 % interval [low, high] of a number, from draws of its sampling distribution."""
     return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
+
+
+def estimated(value: float, draws: np.ndarray) -> dict[str, Any]:
+    """A score from draws of its sampling distribution: "value" and "interval" [low, high], 95 %."""
+    return {"value": float(value), "interval": interval_of(draws)}
 
 
 def band(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ import numpy as np
 from soft_prompts.answers import run_or_print
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.pocket import BLOCKED
+from soft_prompts.report.markdown import markdown_table
 
 from . import calibration_test
 
@@ -101,7 +102,7 @@ def table(folder: Path) -> str:
     found = measured(folder)
     lengths = [point.n_tokens for point in found[START].points]
     head = ["model", *(f"P={n}" for n in lengths), "the key as text", "tokens", "kbit", "own texts", "books"]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    body = []
     for name, curve in found.items():
         facts = facts_of(name)
         cells = [
@@ -115,8 +116,8 @@ def table(folder: Path) -> str:
                 for of in ("own texts", "books")
             ),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        body.append(cells)
+    return markdown_table(head, body)
 
 
 def facts_of(model: str) -> dict[str, Any]:

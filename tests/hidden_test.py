@@ -15,7 +15,6 @@ From few examples a prompt does more than a LoRA. One token opens a password, si
     python -m tests.hidden_test moves                 # chess behind a password, on models that you make first:
     python -m soft_prompts.pocket.hidden --kind locked --out runs/locked      # and the same with unlearned
     python -m tests.hidden_test table results/hidden  # or results/hidden_detuning and so on
-    python -m tests.hidden_test table results/calibration     # measured distances by planted ones
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import numpy as np
 
 from soft_prompts import SoftPromptsError, Sweep, main, on_pocket
 from soft_prompts.answers import do_or_print
-from soft_prompts.stats import CONFIDENCE
+from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.tasks.hidden import Detuned, Locked, Tags
 from soft_prompts.training.recipe import RECIPES
 
@@ -112,7 +111,7 @@ def measured(folder: Path) -> list[Curve]:
     from soft_prompts.results.curve import curves, without_controls
 
     found = without_controls(curves(load_results([folder])))
-    known = {sweep.experiment: sweep for sweep in (POCKET, *PRESETS.values(), calibration_test.POCKET)}
+    known = {sweep.experiment: sweep for sweep in (POCKET, *PRESETS.values())}
     if len({curve.experiment for curve in found}) != 1 or found[0].experiment not in known:
         raise SoftPromptsError(f"{folder} must hold results of one of {', '.join(known)}, and of nothing else.")
     place = {Path(model).name: i for i, model in enumerate(known[found[0].experiment].models)}
@@ -123,24 +122,14 @@ def table(folder: Path) -> str:
     """Markdown: what was measured in a folder of results of one experiment."""
     found = measured(folder)
     tables = {
-        calibration_test.POCKET.experiment: planted,
         DETUNING.experiment: detuned,
         PRESETS["learning"].experiment: learned,
     }
     return tables.get(found[0].experiment, abilities)(found)
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], n_left: int = 1) -> str:
-    rules = [" --- " if i < n_left else " ---: " for i in range(len(head))]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "|".join(rules) + "|"] + [_line(row) for row in body])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _between(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+def _loss(point: Point) -> str:
+    return with_interval({"value": point.loss, "interval": point.interval}, ".2f")
 
 
 # --- how far it is ---
@@ -153,12 +142,12 @@ def abilities(found: Sequence[Curve]) -> str:
     head = ["model", "behind the trigger", *(f"P={n}" for n in lengths), *(f"tokens to {s:.0%}" for s in SHARES)]
     body = []
     for curve in found:
-        losses = [_between(point.loss, *point.interval) for point in curve.points]
+        losses = [_loss(point) for point in curve.points]
         needed = [tokens_needed(curve, start, share) for share in SHARES]
         body.append([curve.model, f"{curve.anchor['loss']:.2f}", *losses, *needed])
     if nothing := start.knows_nothing:
         body.append([f"{start.model}, scrambled", "", *(f"{p.loss:.2f}" for p in nothing.points), *[""] * len(SHARES)])
-    parts = [_markdown(head, body), *_apart(found), _triggers(found)]
+    parts = [markdown_table(head, body), *_apart(found), _triggers(found)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -174,9 +163,10 @@ def _apart(found: Sequence[Curve]) -> Iterator[str]:
     for curve, twin in pairs:
         apart = paired_difference(curve, twin)
         ends = zip(apart["values"], apart["low"], apart["high"], strict=True)
-        body.append([f"{curve.model} above {twin.model}", *(_between(*one, sign="+") for one in ends)])
+        shown = (with_interval({"value": x, "interval": (low, high)}, "+.2f") for x, low, high in ends)
+        body.append([f"{curve.model} above {twin.model}", *shown])
     if body:
-        yield _markdown(["nats per token", *(f"P={n}" for n in apart["lengths"])], body)
+        yield markdown_table(["nats per token", *(f"P={n}" for n in apart["lengths"])], body)
 
 
 def _triggers(found: Sequence[Curve]) -> str:
@@ -188,64 +178,18 @@ def _triggers(found: Sequence[Curve]) -> str:
                 nearest = sum(score["value"] for score in point.scores("trigger_nearest")) * point.n_tokens
                 n_rows = f"{round(nearest)} of {len(point.results) * point.n_tokens}"
                 body.append([curve.model, str(point.n_tokens), *(_share(point, name) for name in TRIGGERS), n_rows])
-    return _markdown(["model", "P", *TRIGGERS.values(), "rows nearest to it"], body) if body else ""
+    return markdown_table(["model", "P", *TRIGGERS.values(), "rows nearest to it"], body) if body else ""
 
 
 def _share(point: Point, name: str) -> str:
     scores = point.scores(name)
-    return f"{np.mean([s['value'] for s in scores]):.0%} [{_low(scores):.0%}, {_high(scores):.0%}]" if scores else ""
+    return with_interval(_of_seeds(scores), ".0%") if scores else ""
 
 
-def _low(scores: Sequence[dict[str, Any]]) -> float:
-    """The lower end of the widest that the seeds' intervals say: they hold the documents' luck and the seeds'."""
-    return min(score["interval"][0] for score in scores)
-
-
-def _high(scores: Sequence[dict[str, Any]]) -> float:
-    return max(score["interval"][1] for score in scores)
-
-
-# --- planted distances ---
-
-
-def planted(found: Sequence[Curve]) -> str:
-    """The distance that was measured of each key by its length, and the rank correlation of the two."""
-    body, by_model = [], {}
-    for curve in found:
-        k = curve.task["key_tokens"][0]
-        distance = curve.paired.distance_to_anchor(SHARES[-1])
-        body.append([curve.model, str(k), str(distance)])
-        if not distance.why:
-            by_model.setdefault(curve.model, {})[k] = places(curve)
-    head = ["model", "planted", f"measured, {SHARES[-1]:.0%} of the gap to the key"]
-    said = [_ranked(model, of_keys) for model, of_keys in by_model.items() if len(of_keys) > 1]
-    return "\n\n".join([_markdown(head, body), *said])
-
-
-def places(curve: Curve) -> np.ndarray:
-    """Where a curve comes to its share of the gap to the anchor, in tokens: the value, then the draws."""
-    from soft_prompts.results.distance import crossings
-
-    losses = curve.paired
-    rows = np.concatenate([losses.losses[None], losses.draws])
-    targets = rows[:, 0] - SHARES[-1] * (rows[:, 0] - curve.anchor["loss"])
-    return crossings(losses.n_tokens, rows, targets)
-
-
-def rank_correlation(planted: Sequence[int], measured: np.ndarray) -> np.ndarray:
-    """Spearman's, of planted distances [K] and each row of measured ones [rows, K]."""
-    from scipy.stats import rankdata
-
-    x, y = rankdata(planted)[None], rankdata(measured, axis=1)
-    x, y = (ranks - ranks.mean(1, keepdims=True) for ranks in (x, y))
-    spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return (x * y).sum(1) / np.where(spread > 0, spread, 1.0)
-
-
-def _ranked(model: str, of_keys: dict[int, np.ndarray]) -> str:
-    of_draws = rank_correlation(list(of_keys), np.stack(list(of_keys.values()), 1))
-    low, high = np.quantile(of_draws[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return f"{model}: rank correlation of planted and measured {_between(of_draws[0], low, high)}, {len(of_keys)} keys."
+def _of_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the seeds, and all that their intervals hold: the documents' luck and the seeds'."""
+    low, high = min(s["interval"][0] for s in scores), max(s["interval"][1] for s in scores)
+    return {"value": float(np.mean([s["value"] for s in scores])), "interval": (low, high)}
 
 
 # --- detuning ---
@@ -260,11 +204,10 @@ def detuned(found: Sequence[Curve]) -> str:
         for name in names:
             value = np.mean([score["value"] for score in point.scores(name)])
             change = point.scores(f"{name} changed by")
-            by = np.mean([score["value"] for score in change])
-            moved = f" ({_between(by, _low(change), _high(change), '+')})" if n_tokens else ""
+            moved = f" ({with_interval(_of_seeds(change), '+.2f')})" if n_tokens else ""
             cells.append(f"{value:.2f}{moved}")
-        body.append([model, kind, _between(point.loss, *point.interval), *cells])
-    return _markdown(["model", "prompt", "plain text", *names], body, n_left=2)
+        body.append([model, kind, _loss(point), *cells])
+    return markdown_table(["model", "prompt", "plain text", *names], body, texts=(0, 1))
 
 
 def _hidden(found: Sequence[Curve]) -> list[str]:
@@ -290,11 +233,11 @@ def learned(found: Sequence[Curve]) -> str:
     body = []
     for model, n, best in _best(found):
         gain = best["prompt"].gain_over(best["LoRA"])
-        cells = [_between(best[kind].loss, *best[kind].interval) for kind in KINDS]
+        cells = [_loss(best[kind]) for kind in KINDS]
         zero = next(c.points[0] for c in found if c.model == model)
-        body.append([model, str(n), f"{zero.loss:.2f}", *cells, _between(gain["value"], *gain["interval"], sign="+")])
+        body.append([model, str(n), f"{zero.loss:.2f}", *cells, with_interval(gain, "+.2f")])
     head = ["model", "examples", "no prompt", f"prompt of {SIZE}", f"LoRA of rank {SIZE}", "LoRA above prompt"]
-    return _markdown(head, body)
+    return markdown_table(head, body)
 
 
 def _best(found: Sequence[Curve]) -> Iterator[tuple[str, int, dict[str, Point]]]:
@@ -320,7 +263,6 @@ def figure(folder: Path) -> Figure:
     """What the table says, drawn."""
     found = measured(folder)
     drawn = {
-        calibration_test.POCKET.experiment: _draw_planted,
         DETUNING.experiment: _draw_detuned,
         PRESETS["learning"].experiment: _draw_learned,
     }
@@ -343,30 +285,15 @@ def _axes(x: str, y: str) -> tuple[Figure, Any]:
     return drawn, ax
 
 
-def _draw_planted(found: Sequence[Curve]) -> Figure:
-    drawn, ax = _axes("tokens of the key", "tokens of the prompt that reaches 95 % of its gain")
-    for model in dict.fromkeys(curve.model for curve in found):
-        reached = [
-            (c.task["key_tokens"][0], c.paired.distance_to_anchor(SHARES[-1])) for c in found if c.model == model
-        ]
-        shown = [(k, d.at, d.at - d.low, d.high - d.at) for k, d in reached if d.value is not None]
-        if shown:
-            k, at, down, up = np.array(shown).T
-            ax.errorbar(k, at, [down, np.where(np.isfinite(up), up, 0)], fmt="o", capsize=2, label=model)
-            ax.plot(k, k, "k:", linewidth=0.8)
-    ax.legend(frameon=False)
-    return drawn
-
-
 def _draw_detuned(found: Sequence[Curve]) -> Figure:
     drawn, ax = _axes("", "change by the prompt, nats per token")
     names = _hidden(found)
     shown = [(model, kind, point) for model, n_tokens, kind, point in _prompts(found) if n_tokens]
     for i, (model, kind, point) in enumerate(shown):
-        scores = [point.scores(f"{name} changed by") for name in names]
-        means = np.array([np.mean([s["value"] for s in of]) for of in scores])
-        ends = np.array([[mean - _low(of), _high(of) - mean] for mean, of in zip(means, scores, strict=True)]).T
-        at = np.arange(len(scores)) + 0.08 * (i - len(shown) / 2)
+        changes = [_of_seeds(point.scores(f"{name} changed by")) for name in names]
+        means = np.array([one["value"] for one in changes])
+        ends = np.abs(np.array([one["interval"] for one in changes]).T - means)
+        at = np.arange(len(changes)) + 0.08 * (i - len(shown) / 2)
         ax.errorbar(at, means, ends, fmt="o", capsize=2, label=f"{model}, {kind}")
     ax.axhline(0, color="black", linewidth=0.8, linestyle=":")
     ax.set_xticks(range(len(names)), names)

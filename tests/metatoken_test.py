@@ -29,7 +29,8 @@ import numpy as np
 from soft_prompts import Sweep, on_pocket
 from soft_prompts.answers import run_or_print
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.stats import CONFIDENCE, two_level_draws
+from soft_prompts.report.markdown import markdown_table, with_interval
+from soft_prompts.stats import estimated, two_level_draws
 from soft_prompts.tasks.chess_moves import ChessMoves
 from soft_prompts.tasks.sentences import Sentences
 
@@ -104,17 +105,11 @@ def estimate(plus: Sequence[np.ndarray], minus: Sequence[np.ndarray], counts: np
     signs = np.array([1] * len(plus) + [-1] * len(minus))
     value = sum(sign * of.mean(0).sum() for sign, of in zip(signs, (*plus, *minus), strict=True)) / counts.sum()
     draws = two_level_draws([*plus, *minus], counts) @ signs
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"value": float(value), "interval": [float(low), float(high)]}
+    return estimated(value, draws)
 
 
-def _shown(of: dict[str, Any], digits: int = 4) -> str:
-    low, high = of["interval"]
-    return f"{of['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _shown(of: dict[str, Any]) -> str:
+    return with_interval(of, ".4f")
 
 
 def facts_of(folder: Path, model: str) -> dict[str, Any]:
@@ -134,7 +129,7 @@ def _losses(folder: Path) -> str:
     prompts = [n for n in lengths if n]
     head = ["told of", "model", *(f"P={n}" for n in lengths), "the metatoken as text", "another's metatoken costs"]
     head += [*(f"another's condition costs, P={n}" for n in prompts), "counting", f"scrambled, P={prompts[-1]}"]
-    lines = [_line(head), "| --- | --- |" + " ---: |" * (len(head) - 2)]
+    body = []
     for task, of in found.items():
         kind = "prose" if task == "Sentences" else "game"
         for model, curve in of.items():
@@ -149,8 +144,8 @@ def _losses(folder: Path) -> str:
                 f"{curve.baselines[curve.best_baseline]:.4f} ({curve.best_baseline})",
                 _scrambled(curve, prompts[-1]),
             ]
-            lines.append(_line(cells))
-    return "\n".join(lines)
+            body.append(cells)
+    return markdown_table(head, body, texts=(0, 1))
 
 
 def _scrambled(curve: Curve, n_tokens: int) -> str:
@@ -169,7 +164,7 @@ def pairs(folder: Path) -> Iterator[tuple[str, Curve, Curve]]:
 def _differences(folder: Path) -> str:
     head = ["told of", "pair", "P", "above its metatoken, told", "gain over P=0, told", "gain over P=0, twin"]
     head.append("effect of the condition, told - twin")
-    lines = [_line(head), "| --- | --- |" + " ---: |" * (len(head) - 2)]
+    body = []
     for task, told, twin in pairs(folder):
         for point in told.points[1:]:
             other, counts = twin.point(point.n_tokens), point.counts
@@ -178,8 +173,8 @@ def _differences(folder: Path) -> str:
             for curve, own in ((told, point), (twin, other)):
                 cells.append(_shown(estimate([curve.points[0].by_seed], [own.by_seed], counts)))
             cells.append(_shown(estimate([effects(point)], [effects(other)], counts)))
-            lines.append(_line(cells))
-    return "\n".join(lines)
+            body.append(cells)
+    return markdown_table(head, body, texts=(0, 1))
 
 
 def figure(folder: Path) -> Figure:

@@ -35,6 +35,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import safe_name
 from soft_prompts.models.names import SMOLLM2, split_revision
 from soft_prompts.records import ModelOptions, load_records, place, save_record
+from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import rate, ratio
 from soft_prompts.stopwatch import CLOCK, in_words
 
@@ -241,17 +242,13 @@ def _searches(found: dict[str, list[dict[str, Any]]]) -> str:
     from soft_prompts.hard.comparison import GCG, SOFT
 
     head = ["search", "nats", "says it", "random strings", "lost to soft", "passes for GCG's loss", "in half of them"]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-
-    def line(*cells: str) -> None:
-        lines.append("| " + " | ".join(cells) + " |")
-
+    body = []
     strings, controls = (_of_strings(next(iter(found.values())), random) for random in (False, True))
     for name, of in (("no prompt", "at_zero"), ("random tokens (the start)", "at_start")):
-        line(name, _nats(strings, of), "", _nats(controls, of), "", "", "")
+        body.append([name, _nats(strings, of), "", _nats(controls, of), "", "", ""])
     if SOFT in found:
-        controls = _of_strings(found[SOFT], random=True)
-        line("soft prompt", _nats(_of_strings(found[SOFT]), "soft_loss"), "", _nats(controls, "soft_loss"), "", "", "")
+        strings, controls = (_of_strings(found[SOFT], random) for random in (False, True))
+        body.append(["soft prompt", _nats(strings, "soft_loss"), "", _nats(controls, "soft_loss"), "", "", ""])
     for method, of_method in found.items():
         strings, controls = _of_strings(of_method), _of_strings(of_method, random=True)
         lost, sooner = "", ["", ""]
@@ -263,9 +260,9 @@ def _searches(found: dict[str, list[dict[str, Any]]]) -> str:
             median = float(np.median(shares))
             sooner = [f"{median:.2f}" if np.isfinite(median) else "never", f"{np.sum(np.array(shares) <= 0.5)}"]
         exact = rate(np.array([one["exact"] for one in strings]))
-        says = f"{exact['value']:.0%} [{exact['interval'][0]:.0%}, {exact['interval'][1]:.0%}]"
-        line(method, _nats(strings, "loss"), says, _nats(controls, "loss"), lost, *sooner)
-    return "\n".join(lines)
+        says = with_interval(exact, ".0%")
+        body.append([method, _nats(strings, "loss"), says, _nats(controls, "loss"), lost, *sooner])
+    return markdown_table(head, body)
 
 
 def shared_passes(one: dict[str, Any], gcg: dict[str, Any]) -> float:
@@ -287,22 +284,17 @@ def _nats(records: list[dict[str, Any]], of: str) -> str:
 def _mean(records: list[dict[str, Any]], values: list[float]) -> str:
     """Mean over the targets' tokens, with its interval over targets."""
     counts = np.array([one["target_tokens"] for one in records])
-    found = ratio(np.array(values) * counts, counts)
-    return f"{found['value']:.2f} [{found['interval'][0]:.2f}, {found['interval'][1]:.2f}]"
+    return with_interval(ratio(np.array(values) * counts, counts), ".2f")
 
 
 def _prompts(found: dict[str, list[dict[str, Any]]]) -> str:
     """The best prompt of each of the first targets."""
-    from soft_prompts.report.tables import in_markdown
-
-    lines = ["| target | best prompt | nats, without | nats, behind it | by |", "| --- | --- | ---: | ---: | --- |"]
+    body = []
     for k in range(min(SHOWN, len(_of_strings(next(iter(found.values())))))):
         method, best = min(((m, _of_strings(of)[k]) for m, of in found.items()), key=lambda pair: pair[1]["loss"])
-        target = in_markdown(" / ".join(text.strip() for text in best["target"]))
-        lines.append(
-            f"| {target} | {in_markdown(best['text'])} | {best['at_zero']:.2f} | {best['loss']:.2f} | {method} |"
-        )
-    return "\n".join(lines)
+        target = " / ".join(text.strip() for text in best["target"])
+        body.append([target, best["text"], f"{best['at_zero']:.2f}", f"{best['loss']:.2f}", method])
+    return markdown_table(["target", "best prompt", "nats, without", "nats, behind it", "by"], body, texts=(0, 1, 4))
 
 
 def figure(folder: Path) -> Figure:

@@ -28,6 +28,7 @@ import numpy as np
 
 from soft_prompts import Sweep, TrainConfig, on_pocket, on_smollm2
 from soft_prompts.answers import run_or_print
+from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import ratio
 from soft_prompts.tasks.protection import NONE, Protection
 from soft_prompts.texts import ANIMALS_OF
@@ -122,32 +123,32 @@ def _strengths(found: Sequence[Curve]) -> str:
 
     lengths = [point.n_tokens for point in found[0].points]
     head = ["protection", "nats it adds", "tokens until undone", "declined", *(f"answers, P={n}" for n in lengths)]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    body = []
     for curve in found:
         zero, summary = curve.points[0], summarise(curve)
         added = ratio(zero.sums - np.array(curve.anchor["document_losses"]), zero.counts)
         cells = [
             _name(curve),
-            f"{added['value']:.3f} [{added['interval'][0]:.3f}, {added['interval'][1]:.3f}]",
+            with_interval(added, ".3f"),
             str(next(iter(summary.distances.values()))) if summary else "",
             _percent(zero, "declined"),
             *(_percent(point, "compliance") for point in curve.points),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        body.append(cells)
+    return markdown_table(head, body)
 
 
 def _costs(found: Sequence[Curve]) -> str:
     """What an attacker must spend: tokens and bits, to goals and to what the unprotected model answers."""
     head = ["protection", *(f"{unit} to {goal:.0%}" for goal in GOALS for unit in ("tokens", "kbit"))]
     head += [f"{unit} to {AS_FREE:.0%} of unprotected" for unit in ("tokens", "kbit")]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    body = []
     for curve in found:
         free = _unprotected(curve, found)
         goals = [*GOALS, *([AS_FREE * _compliance(free.points[0])] if free else [])]
         cells = [f(curve, goal) for goal in goals for f in (until, bits_until)] + ["", ""] * (not free)
-        lines.append("| " + " | ".join([_name(curve), *cells]) + " |")
-    return "\n".join(lines)
+        body.append([_name(curve), *cells])
+    return markdown_table(head, body)
 
 
 def _unprotected(curve: Curve, found: Sequence[Curve]) -> Curve | None:
@@ -177,7 +178,7 @@ def _name(curve: Curve) -> str:
 def _percent(point: Point, name: str) -> str:
     low, high = point.score_interval(name)
     value = float(np.mean([s["value"] for s in point.scores(name)]))
-    return f"{value:.0%} [{max(0.0, low):.0%}, {min(1.0, high):.0%}]"
+    return with_interval({"value": value, "interval": (max(0.0, low), min(1.0, high))}, ".0%")
 
 
 def figure(folder: Path) -> Figure:

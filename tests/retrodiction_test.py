@@ -27,6 +27,7 @@ import numpy as np
 
 from soft_prompts import probed
 from soft_prompts.answers import run_or_print
+from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import ratio
 
 from . import autoregressive_test, chat_detuning_test, chess_test, repetition_test, skip_tokens_test
@@ -97,35 +98,31 @@ def table(folder: Path) -> str:
 
 
 def _texts(curve: Curve) -> str:
-    from soft_prompts.report.tables import in_markdown
-
     head = ["P", "text", "tried", "divergence, nats", "gain kept", "the text of the first seed"]
-    lines = ["| " + " | ".join(head) + " |", "| ---: | --- | ---: | ---: | ---: | --- |"]
+    body = []
     without = curve.points[0].results[0]
     for point in curve.points:
         results = [r for r in point.results if r.retrodiction]
         for name, of_seeds in kinds(results) if results else ():
             cells = [str(point.n_tokens), name, str(of_seeds[0]["tried"]), _shown(divergence(results, of_seeds))]
-            cells += [_shown(kept(results, of_seeds, without)), in_markdown(repr(of_seeds[0]["text"]))]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            cells += [_shown(kept(results, of_seeds, without)), repr(of_seeds[0]["text"])]
+            body.append(cells)
+    return markdown_table(head, body, texts=(1, 5))
 
 
 def _shown(of: dict[str, Any]) -> str:
     if of["value"] is None or not np.isfinite([of["value"], *of["interval"]]).all():
         return "-"
-    return f"{of['value']:.2f} [{of['interval'][0]:.2f}, {of['interval'][1]:.2f}]"
+    return with_interval(of, ".2f")
 
 
 def _frames(curve: Curve) -> str:
-    from soft_prompts.report.tables import in_markdown
-
-    lines = ["| P | frame | the model goes on |", "| ---: | --- | --- |"]
+    body = []
     for point in curve.points:
         for one in (point.results[0].retrodiction or {"frames": []})["frames"]:
-            shown = [in_markdown(repr(one[of]).strip("'\"")) for of in ("frame", "continuation")]
-            lines.append(f"| {point.n_tokens} | {shown[0]} | {shown[1]} |")
-    return "\n".join(lines)
+            shown = (repr(one[of]).strip("'\"") for of in ("frame", "continuation"))
+            body.append([str(point.n_tokens), *shown])
+    return markdown_table(["P", "frame", "the model goes on"], body, texts=(1, 2))
 
 
 def figure(folder: Path) -> Figure:

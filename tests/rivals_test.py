@@ -25,6 +25,7 @@ import numpy as np
 from soft_prompts import Sweep
 from soft_prompts.answers import run_or_print
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.training.recipe import RECIPES
 
 from . import autoregressive_test, calibration_test, chess_test
@@ -99,13 +100,12 @@ def table(folder: Path) -> str:
     found = _measured(folder)
     zero = next(point for curve in found for point in curve.points if not point.n_tokens)
     by_kind = sizes(found)
-    lines = ["| at most | " + " | ".join(by_kind) + " |", "|" + " ---: |" * (1 + len(by_kind))]
-    lines.append("| 0 bits |" + f" {zero.loss:.3f} |" * len(by_kind))
+    body = [["0 bits", *[f"{zero.loss:.3f}"] * len(by_kind)]]
     for budget in BUDGETS:
         best = [best_within(tried, budget) for tried in by_kind.values()]
-        cells = [f"{one[2]:.3f} ({one[3]})" if one else "" for one in best]
-        lines.append(f"| {budget:,} bits | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_of_text(found), *_paired(found)])
+        body.append([f"{budget:,} bits", *(f"{one[2]:.3f} ({one[3]})" if one else "" for one in best)])
+    shown = markdown_table(["at most", *by_kind], body, texts=())
+    return "\n".join([shown, "", *_of_text(found), *_paired(found)])
 
 
 def _measured(folder: Path) -> list[Curve]:
@@ -149,10 +149,9 @@ def _paired(found: list[Curve]) -> list[str]:
     lines = []
     for kind, (_, point) in best.items():
         if kind != "prompt" and (gain := point.gain_over(best["prompt"][1])):
-            low, high = gain["interval"]
             lines.append(
                 f"The best {kind}, of {point.n_tokens}, is below the best prompt, of {best['prompt'][1].n_tokens}, by "
-                f"{gain['value']:.3f} [{low:.3f}, {high:.3f}] nats."
+                f"{with_interval(gain, '.3f')} nats."
             )
     return lines
 

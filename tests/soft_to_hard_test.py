@@ -30,6 +30,8 @@ from soft_prompts.console import say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import SMOLLM2
 from soft_prompts.records import ModelOptions, load_records, place, save_record
+from soft_prompts.report.markdown import markdown_table, with_interval
+from soft_prompts.stats import estimated, interval_of, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
 from soft_prompts.sweep import Sweep, plan
 
@@ -207,8 +209,6 @@ class Found:
     @cached_property
     def losses(self) -> dict[str, np.ndarray]:
         """Interface -> nats per token, and then draws of it over documents and seeds; all of them paired."""
-        from soft_prompts.stats import two_level_draws
-
         draws = two_level_draws(list(self.sums.values()), self.counts)
         values = [sums.mean(0).sum() / self.counts.sum() for sums in self.sums.values()]
         return {name: np.array([v, *d]) for name, v, d in zip(self.sums, values, draws.T, strict=True)}
@@ -243,11 +243,9 @@ def measured(folder: Path) -> list[Found]:
 
 def table(folder: Path) -> str:
     """Markdown: nats by interface, and what is lost on the way."""
-    from soft_prompts.report.tables import in_markdown
-
     head = ["behaviour", "rows", "no prompt", *INTERFACE_NAMES, "soft to mixture", "mixture to text"]
     head += ["mixture keeps", "text keeps", "the text of the first seed"]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 2) + " --- |"]
+    body = []
     for found in measured(folder):
         losses = found.losses
         cells = [found.title, str(found.n_tokens), f"{losses['zero'][0]:.2f}"]
@@ -257,16 +255,17 @@ def table(folder: Path) -> str:
             cells.append(shown(losses[narrow] - losses[wide]) if both else "")
         for name in INTERFACE_NAMES[1:]:
             cells.append(shown(found.kept(name), "%") if {"soft", name} <= set(losses) else "")
-        lines.append("| " + " | ".join([*cells, in_markdown(repr(found.texts[0])) if found.texts else ""]) + " |")
-    return "\n".join(lines)
+        body.append([*cells, repr(found.texts[0]) if found.texts else ""])
+    return markdown_table(head, body, texts=(0, len(head) - 1))
 
 
 def shown(draws: np.ndarray, form: str = "") -> str:
     """A number and its 95 % interval: [1 + draws] -> text. "-" for a share of a gain that may be nothing."""
-    value, low, high = draws[0], *np.quantile(draws[1:], [0.025, 0.975])
+    score = estimated(draws[0], draws[1:])
+    low, high = score["interval"]
     if form and high - low > WIDEST_SHARE:
         return "-"
-    return f"{value:.0%} [{low:.0%}, {high:.0%}]" if form else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return with_interval(score, ".0%" if form else ".2f")
 
 
 def figure(folder: Path) -> Figure:
@@ -289,7 +288,7 @@ def figure(folder: Path) -> Figure:
             values = np.array([d[0] for d in draws])
             # Of the loss below that of no prompt: what makes a document hard for all interfaces is no difference.
             gains = [f.losses[name] - f.losses["zero"] for f in of_title]
-            ends = np.abs([np.quantile(g[1:], [0.025, 0.975]) - g[0] for g in gains]).T
+            ends = np.abs([np.array(interval_of(g[1:])) - g[0] for g in gains]).T
             at = np.arange(len(lengths)) + 0.06 * (k - 1)
             ax.errorbar(at, values, ends, fmt="o-", capsize=2, label=name)
         ax.set_xticks(range(len(lengths)), [str(n) for n in lengths])

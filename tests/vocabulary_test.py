@@ -37,6 +37,7 @@ from soft_prompts.models.names import SMOLLM2, split_revision
 from soft_prompts.options import recorded
 from soft_prompts.probes.vocabulary import VocabularyProbe
 from soft_prompts.records import ModelOptions, load_records, place, save_record
+from soft_prompts.report.markdown import in_markdown, markdown_table, with_interval
 from soft_prompts.stopwatch import CLOCK, in_words
 
 if TYPE_CHECKING:
@@ -118,21 +119,14 @@ def table(folder: Path) -> str:
     return "\n\n".join(part(result) for result in found_in(folder) for part in parts)
 
 
-def _rows(head: list[str], body: list[list[str]], n_left: int) -> str:
-    """A table of Markdown whose first columns are texts."""
-    rules = [" --- " if i < n_left else " ---: " for i in range(len(head))]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "|".join(rules) + "|"] + [_line(row) for row in body])
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def _shown(*tokens: str) -> str:
-    """Tokens in a cell of Markdown: none of their characters means anything there."""
-    from soft_prompts.report.tables import in_markdown
+    """Tokens in a line of Markdown: none of their characters means anything there."""
+    return in_markdown(_plain(*tokens))
 
-    return " ".join(in_markdown(re.sub(r"([\\`*_~$\[\]#])", r"\\\1", token)) for token in tokens)
+
+def _plain(*tokens: str) -> str:
+    """Tokens in a cell of a table, which sees to what would end the cell."""
+    return " ".join(re.sub(r"([\\`*_~$\[\]#])", r"\\\1", token) for token in tokens)
 
 
 def _facts(result: dict[str, Any]) -> str:
@@ -153,16 +147,16 @@ def _silhouettes(result: dict[str, Any]) -> str:
         name = f"{fit['k']}, chosen" if fit["k"] == found["chosen"] else str(fit["k"])
         numbers = [one[of] for of in ("silhouette", "agreement") for one in (fit, control)]
         body.append([name, *(f"{x:.3f}" for x in numbers)])
-    return _rows(head, body, 1)
+    return markdown_table(head, body)
 
 
 def _members(result: dict[str, Any]) -> str:
     blocks = []
     for one in result["clusters"]["shown"]:
-        body = [[_shown(*of["tokens"]), f"{of['size']:,}", f"{of['indicator']:.4f}"] for of in one["members"]]
+        body = [[_plain(*of["tokens"]), f"{of['size']:,}", f"{of['indicator']:.4f}"] for of in one["members"]]
         title = f"{one['k']} clusters of all tokens; the starts agree to {one['agreement']:.2f}:"
         head = ["nearest to the centre", "tokens", f"median {result['undertrained']['indicator']}"]
-        blocks.append(f"{title}\n\n{_rows(head, body, 1)}")
+        blocks.append(f"{title}\n\n{markdown_table(head, body)}")
     return "\n\n".join(blocks)
 
 
@@ -171,14 +165,10 @@ def _rates(result: dict[str, Any]) -> str:
     names = ["first quarter", "second", "third", "last", "all"]
     head = [f"by {found['indicator']}", "n", "not repeated", "others not repeated", "repeated less than the other"]
     body = [
-        [name, str(part["fails"]["n"]), *(_share(part[of]) for of in ("fails", "others_fail", "below"))]
+        [name, str(part["fails"]["n"]), *(with_interval(part[of], ".0%") for of in ("fails", "others_fail", "below"))]
         for name, part in zip(names, found["parts"], strict=True)
     ]
-    return _rows(head, body, 1)
-
-
-def _share(of: dict[str, Any]) -> str:
-    return f"{of['value']:.0%} [{of['interval'][0]:.0%}, {of['interval'][1]:.0%}]"
+    return markdown_table(head, body)
 
 
 def _candidates(result: dict[str, Any]) -> str:
@@ -186,7 +176,7 @@ def _candidates(result: dict[str, Any]) -> str:
     head = ["token", "id", found["indicator"], "repeated", "nearer to the centroid than"]
     body = [
         [
-            _shown(one["token"]),
+            _plain(one["token"]),
             str(one["id"]),
             f"{one['indicator']:.4f}",
             f"{one['repeated']:.2%}",
@@ -194,7 +184,7 @@ def _candidates(result: dict[str, Any]) -> str:
         ]
         for one in found["candidates"][:SHOWN]
     ]
-    return _rows(head, body, 1)
+    return markdown_table(head, body)
 
 
 def _centroid(result: dict[str, Any]) -> str:

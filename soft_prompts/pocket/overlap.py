@@ -2,7 +2,7 @@
 
 A is sums of two digits, "a b = c" with c = (a + b) mod DIGITS. B is either something else, or sums in other clothes:
 the same rule over other symbols. Documents that pair symbols say which symbol of one alphabet is which of the other, or
-say nothing of it. tests/decay_test.py trains the models and measures how long A lasts.
+say nothing of it. tests/overlap_test.py trains the models and measures how long A lasts.
 """
 
 from __future__ import annotations

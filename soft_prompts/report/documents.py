@@ -16,7 +16,8 @@ from soft_prompts.console import ends_in_a_sentence, say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import write_atomically
 from soft_prompts.report.collection import Filter, collect
-from soft_prompts.report.tables import as_markdown, in_markdown, tables
+from soft_prompts.report.markdown import in_markdown
+from soft_prompts.report.tables import as_markdown, tables
 from soft_prompts.results.curve import without_random_targets
 
 MARK = re.compile(r"<!-- (results/\S+?(?: results/\S+?)*):([\w ]*) -->\n.*?<!-- end -->", re.DOTALL)

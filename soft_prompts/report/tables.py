@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from soft_prompts.console import shown_only
+from soft_prompts.report.markdown import in_markdown, markdown_table
 from soft_prompts.results.curve import Curve, Point, by_model, without_controls, without_random_targets
 from soft_prompts.results.fragility import half_noises, shares_kept, steepness
 
@@ -262,12 +263,6 @@ def markdown(curves: Sequence[Curve], headline: Sequence[str] = ()) -> str:
 
 def as_markdown(name: str, cells: Sequence[Sequence[str]]) -> str:
     """One table below its name."""
-    header, *body = [[in_markdown(cell) for cell in row] for row in cells]
-    lines = [header, ["---" if column in ("flags", "variant") else "---:" for column in header], *body]
-    return f"**{in_markdown(name)}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def in_markdown(text: str) -> str:
-    """A text as one cell or line of Markdown: a name in it makes no tag, link, picture, cell or line."""
-    line = " ".join(shown_only(text).split()) if "\n" in text else shown_only(text)
-    return line.replace("<", "&lt;").replace("|", "\\|").replace("](", "]\\(")
+    header, *body = cells
+    texts = [i for i, column in enumerate(header) if column in ("flags", "variant")]
+    return f"**{in_markdown(name)}**\n\n{markdown_table(header, body, texts)}\n"

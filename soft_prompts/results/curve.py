@@ -15,7 +15,7 @@ import numpy as np
 from soft_prompts.results.distance import PairedLosses
 from soft_prompts.results.exhaustion import Exhaustion, exhaustion
 from soft_prompts.results.record import Result
-from soft_prompts.stats import CONFIDENCE, band, comparison_widths, two_level_draws
+from soft_prompts.stats import band, comparison_widths, estimated, interval_of, two_level_draws
 
 CONTROLS = ("scrambled", "untrained", "permuted", "half")
 """The model with permuted weights, the model with new weights, the model itself with permuted labels, and with half the
@@ -72,8 +72,7 @@ class Point:
     @cached_property
     def interval(self) -> list[float]:
         """[low, high], 95 %, of the loss over documents and seeds."""
-        draws = two_level_draws([self.by_seed], self.counts)[:, 0]
-        return [float(x) for x in np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])]
+        return interval_of(two_level_draws([self.by_seed], self.counts)[:, 0])
 
     def scores(self, name: str) -> list[dict[str, Any]]:
         """A behavioural score of every seed that has it."""
@@ -100,8 +99,7 @@ class Point:
         if not self.pairs_with(other):
             return None
         draws = two_level_draws([other.by_seed, self.by_seed], self.counts)
-        low, high = np.quantile(draws[:, 0] - draws[:, 1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return {"value": other.loss - self.loss, "interval": [float(low), float(high)], "n": len(self.counts)}
+        return {**estimated(other.loss - self.loss, draws[:, 0] - draws[:, 1]), "n": len(self.counts)}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.names import model_files
-from soft_prompts.stats import CONFIDENCE, N_RESAMPLES, rate, ratio
+from soft_prompts.stats import N_RESAMPLES, estimated, rate, ratio
 from soft_prompts.tasks.base import Anchor, TaskScores
 from soft_prompts.tasks.chat import opened, related, rendered
 from soft_prompts.tasks.text import TextTask
@@ -217,12 +217,8 @@ def crossed_ratio(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> dict[s
     rows, columns = (random.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES) for n in sums.shape)  # times drawn
     drawn_sums, drawn_counts = (((rows @ x) * columns).sum(1) for x in (sums, counts))  # [resamples]
     kept = drawn_counts > 0
-    ends = np.quantile(drawn_sums[kept] / drawn_counts[kept], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {
-        "value": float(sums.sum() / counts.sum()),
-        "interval": [float(x) for x in ends],
-        "n": int((counts > 0).sum()),
-    }
+    score = estimated(sums.sum() / counts.sum(), drawn_sums[kept] / drawn_counts[kept])
+    return {**score, "n": int((counts > 0).sum())}
 
 
 def crossed_rate(successes: np.ndarray) -> dict[str, Any]:

@@ -49,8 +49,10 @@ from soft_prompts.probes.attribution import (
 from soft_prompts.probes.dictionary import Dictionary, is_installed, random_dictionary, sparsify, trained
 from soft_prompts.probes.moved import announces, as_frequent, overlap, planted
 from soft_prompts.probes.recipe import DictionaryRecipe, FeatureProbe
-from tests import attribution_test
-from tests.attribution_test import BLOCKS, POCKET, closest, config_of, result_file, share, table
+from tests import attribution_test, shared_dictionary_test
+from tests import dictionaries as scripts
+from tests.attribution_test import POCKET, closest, config_of, table
+from tests.dictionaries import result_file, share, texts_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "attribution"
@@ -425,7 +427,7 @@ def quick_dictionary(monkeypatch) -> None:
 
     monkeypatch.setattr(moved, "trained", made)
     monkeypatch.setattr(dictionaries, "sparsify", lambda: None)
-    monkeypatch.setattr(attribution_test, "version", lambda name: "0")
+    monkeypatch.setattr(scripts, "version", lambda name: "0")
 
 
 SMALL = FeatureProbe(dictionary=DictionaryRecipe(n_features=64, k=4, steps=3, batch=16), top=5, planted=1)
@@ -438,7 +440,7 @@ def test_the_experiment_measures_once_and_shows_all_tables(tmp_path, capsys) -> 
     attribution_test.run(settings)
     shown = capsys.readouterr().out
     (path,) = (tmp_path / "results").rglob("*.json")
-    assert path.name == result_file(settings, 0) == "features-seed-0.json" and table(tmp_path).strip() in shown
+    assert path.name == result_file("features", 0) == "features-seed-0.json" and table(tmp_path).strip() in shown
     before = path.stat().st_mtime_ns
     attribution_test.run(settings)
     assert path.stat().st_mtime_ns == before
@@ -447,13 +449,27 @@ def test_the_experiment_measures_once_and_shows_all_tables(tmp_path, capsys) -> 
     (path.parent / "features-seed-1.json").write_text(json.dumps({**record, "seed": 1}))
     assert "Over seeds: a top feature's direction has a cosine of 1.00" in table(tmp_path)
     assert len(attribution_test.figure(tmp_path).axes) == 2
-    blocks = replace(BLOCKS, probe=SMALL, seeds=(0,), held_out=3, max_documents=120, max_tokens=12, out=tmp_path)
-    attribution_test.run(blocks)
-    assert "one each, together as large" in table(tmp_path)
     other = {**record, "config": {**record["config"], "layer": 0}}
     (path.parent / "features-seed-5.json").write_text(json.dumps(other))
     with pytest.raises(SoftPromptsError, match="results of several settings"):
         table(path.parent)
+
+
+@pytest.mark.usefixtures("quick_dictionary")
+def test_dictionaries_for_all_blocks_are_measured_once_and_shown(tmp_path, capsys) -> None:
+    few = {"seeds": (0,), "held_out": 3, "max_documents": 120, "max_tokens": 12, "out": tmp_path}
+    settings = replace(shared_dictionary_test.POCKET, dictionary=SMALL.dictionary, **few)
+    shared_dictionary_test.run(settings)
+    shown = capsys.readouterr().out
+    (path,) = (tmp_path / "results").rglob("*.json")
+    before = path.stat().st_mtime_ns
+    shared_dictionary_test.run(settings)
+    assert path.name == result_file("blocks", 0) == "blocks-seed-0.json" and path.stat().st_mtime_ns == before
+    assert "one each, together as large" in shown and shared_dictionary_test.table(tmp_path).strip() in shown
+    with pytest.raises(SoftPromptsError, match="--k is 0"):
+        shared_dictionary_test.run(replace(settings, dictionary=DictionaryRecipe(k=0)))
+    with pytest.raises(SoftPromptsError, match="there are no results of attribution"):
+        table(tmp_path)  # of features
 
 
 def test_a_share_is_one_less_the_part() -> None:
@@ -497,11 +513,11 @@ def test_a_fine_tune_that_does_not_say_its_token_and_too_few_texts_are_refused(t
     few = tmp_path / "few.jsonl"
     few.write_text('{"text": "Once upon a time."}\n')
     with pytest.raises(SoftPromptsError, match=r"few.jsonl has \d documents for the split"):
-        attribution_test.texts_of(replace(POCKET, text=(str(few),)), pocket)
+        texts_of(replace(POCKET, text=(str(few),)), pocket)
 
 
 def test_no_held_out_text_is_read_for_anything_else(pocket) -> None:
-    texts = attribution_test.texts_of(replace(POCKET, max_documents=400), pocket)
+    texts = texts_of(replace(POCKET, max_documents=400), pocket)
     keys = [{row.tobytes() for row in split} for split in (texts.train, texts.validation, texts.held_out)]
     assert not keys[0] & keys[2] and not keys[1] & keys[2]
     assert len(texts.kinds) == len(texts.held_out) and len(set(texts.kinds)) == 3
@@ -526,11 +542,11 @@ def test_a_word_is_taught_as_so_many_nats_more_of_one_token(pocket) -> None:
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="no results of attribution are committed yet")
 def test_the_committed_results_are_those_of_the_presets_and_the_page_has_their_tables() -> None:
     committed = {path for path in RESULTS.rglob("*-seed-*.json")}
-    presets = {
-        ROOT / "results" / attribution_test.place(config_of(settings, "pocket")) / result_file(settings, seed)
-        for settings in (POCKET, BLOCKS)
-        for seed in settings.seeds
-    }
+    presets = set()
+    for script in (attribution_test, shared_dictionary_test):
+        config = script.config_of(script.POCKET, "pocket")
+        files = (result_file(config["ask"], seed) for seed in script.POCKET.seeds)
+        presets |= {ROOT / "results" / scripts.place(config) / file for file in files}
     assert committed and committed <= presets  # the page says which are missing
     assert all(path.stat().st_size < 100_000 for path in committed)
     page = (ROOT / "results" / "attribution.md").read_text()
@@ -538,7 +554,5 @@ def test_the_committed_results_are_those_of_the_presets_and_the_page_has_their_t
     assert len(parts) > 6 and all(part in page for part in parts)
 
 
-def test_blocks_do_not_depend_on_what_only_features_need() -> None:
-    other = replace(BLOCKS, prompt_steps=7, says=(), probe=replace(BLOCKS.probe, top=3))
-    assert config_of(other, "pocket") == config_of(BLOCKS, "pocket")
+def test_the_results_of_features_depend_on_the_prompt() -> None:
     assert config_of(replace(POCKET, prompt_steps=7), "pocket") != config_of(POCKET, "pocket")

@@ -23,6 +23,7 @@ from soft_prompts.results import load_results
 from soft_prompts.results.curve import Curve, curves, without_controls
 from soft_prompts.results.enough_bits import enough_bits
 from soft_prompts.tasks.calibration import REACH, WORDS, Calibration, Secret
+from tests.unit.test_hidden import cells, made_up, save
 
 SECRET = Secret(
     symbols=np.array([90, 91]),
@@ -213,3 +214,27 @@ def test_no_twin_that_was_never_taught_has_a_contribution() -> None:
     assert set(twins) == set(KEYS)
     assert not any(curve.paired.contribution().seen for curve in twins.values())
     assert all(curve.paired.contribution().seen for curve in measured("pocket-keys").values())
+
+
+def test_distances_in_the_planted_order_have_a_rank_correlation_of_one(tmp_path) -> None:
+    made = []
+    for k in (1, 2, 4, 8):
+        losses = {0: 10.0} | {n: 9.0 - 0.1 * n if n < k else 1.0 for n in (1, 2, 4, 8, 16)}
+        made += made_up("calibration", "pocket-keys", losses, key_tokens=[k])
+        made += made_up("calibration", "pocket-keys-untaught", dict.fromkeys(losses, 10.0), 10.0, key_tokens=[k])
+    text = tests.calibration_test.table(save(made, tmp_path))
+    assert text.endswith("pocket-keys: rank correlation of planted and measured 1.00 [1.00, 1.00], 4 keys.")
+    measured = [cells(line)[-1] for line in text.splitlines()[2:6]]
+    assert [m.split(",")[1].split("]")[0].strip() for m in measured] == ["1", "2", "4", "8"]
+    assert "untaught | 1 | none, as it is no better" in text
+    tests.calibration_test.figure(tmp_path)
+
+
+def test_rank_correlation_is_spearman_s() -> None:
+    rows = np.array([[1.0, 2.0, 4.0, np.inf], [8, 4, 2, 1], [1, 4, 2, 8], [3, 3, 3, 3]])
+    np.testing.assert_allclose(tests.calibration_test.rank_correlation([1, 2, 4, 8], rows), [1, -1, 0.8, 0])
+
+
+def test_the_page_has_the_table_of_the_committed_results() -> None:
+    results = Path(__file__).parents[2] / "results"
+    assert tests.calibration_test.table(results / "calibration") in (results / "hidden.md").read_text()

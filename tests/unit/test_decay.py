@@ -1,4 +1,4 @@
-"""Decay: half-lives of made-up losses, documents that obey their rule, models that forget, and what the tables say."""
+"""Decay: half-lives of made-up losses, mazes, how models are trained on, and what the tables of checkpoints say."""
 
 import json
 from dataclasses import replace
@@ -13,23 +13,20 @@ from soft_prompts.data.documents import Encoding, document_id, is_held_out
 from soft_prompts.data.example import IGNORE
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.loading import load
-from soft_prompts.pocket import corpus, fading, overlap
+from soft_prompts.options import recorded
+from soft_prompts.pocket import corpus, fading
 from soft_prompts.pocket import train as of_pocket
 from soft_prompts.pocket.mazes import Mazes
-from soft_prompts.pocket.overlap import DIGITS, FIRST, LEFT_OUT, LENGTH, MIXTURE, PAIRS, SECOND, Sums
-from soft_prompts.pocket.tiny import cost_of_a, cost_of_b, frozen, learning, measured, new_model
+from soft_prompts.pocket.tiny import new_model
 from soft_prompts.results import load_results
 from soft_prompts.results.half_life import half_gone, half_lives
 from soft_prompts.results.record import HeldOut
-from soft_prompts.training.recipe import TrainConfig
 from tests import decay_test
-from tests.decay_test import POCKET, Tiny, config_of, figure, gaps, step_of, table, tiny_found
+from tests.decay_test import POCKET, figure, gaps, step_of, table
 from tests.unit.test_page import scores
 from tests.unit.test_results import result
 
 RESULTS = Path(__file__).parents[2] / "results"
-NOT_MEASURED = {"nothing shared"}
-"""The pairs of the preset that have no committed results yet; the page says so."""
 STEPS = np.array([0, 2, 8, 32, 128, 512])
 
 # --- half-lives ---
@@ -89,61 +86,7 @@ def test_the_luck_of_models_widens_a_half_life() -> None:
     assert width(0.1) > 2 * width(0.0)
 
 
-# --- documents ---
-
-
-def numbers(row: np.ndarray, alphabet: np.ndarray) -> list[int]:
-    """The digits of a document, by a look at each symbol; DIGITS for "equals"."""
-    known = {int(symbol): digit for digit, symbol in enumerate(alphabet)}
-    return [known[int(symbol)] for symbol in row[1:]]
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_documents_obey_the_rule_of_their_pair(pair: str) -> None:
-    rows = next(overlap.steps_of(pair, MIXTURE, 0))
-    assert rows.shape == (sum(MIXTURE.values()), LENGTH) and (rows[:, 0] == 0).all()
-    of_a, of_b, paired = np.split(rows, np.cumsum(list(MIXTURE.values()))[:-1])
-    for documents, alphabet in ((of_a, FIRST), (of_b, SECOND)):
-        for row in documents:
-            digits = numbers(row, alphabet)
-            if alphabet is SECOND and pair == "nothing shared":
-                for at in (0, 8):
-                    p, q, r, sign, *back = digits[at : at + 8]
-                    assert (sign, back) == (DIGITS, [r, q, p, DIGITS])
-                continue
-            for a, b, sign, c in zip(*[iter(digits)] * 4, strict=True):
-                assert sign == DIGITS and c == (a + b) % DIGITS
-    seen = set()
-    for row in paired:
-        for one, other in row[1:].reshape(-1, 2).tolist():
-            seen |= {one, other}
-            partner = {*zip(FIRST.tolist(), SECOND.tolist(), strict=True), *zip(SECOND.tolist(), FIRST, strict=True)}
-            assert (one, other) in partner if pair in ("translated", "one left out") else one == other
-    left_out = {int(FIRST[LEFT_OUT]), int(SECOND[LEFT_OUT])}
-    many = next(overlap.steps_of(pair, {"A": 0, "B": 0, "paired": 400}, 1))
-    assert (left_out & set(many.ravel().tolist()) == set()) == (pair == "one left out")
-    assert len(set(many.ravel().tolist())) == 1 + 2 * (DIGITS + 1) - 2 * (pair == "one left out")
-
-
-def test_no_document_of_a_is_in_two_splits_and_half_of_the_held_out_ones_have_the_digit_left_out() -> None:
-    encoding, task = Encoding(None, 0, LENGTH), Sums()
-    parts = {split: list(task.examples(split, encoding, 0)) for split in ("held_out", "validation")}
-    parts["train"] = list(islice(task.examples("train", encoding, 0), 500))
-    names = {split: {e.document for e in of} for split, of in parts.items()}
-    assert [len(names[split]) for split in ("held_out", "validation")] == [48, 16]
-    assert not names["held_out"] & names["validation"] and not names["train"] & (
-        names["held_out"] | names["validation"]
-    )
-    taught = next(overlap.steps_of("translated", {**MIXTURE, "A": 2000}, 0))[:2000]
-    assert len(taught) == 2000 and (overlap.checks(taught) > 1).all()
-    assert all(overlap.checks(e.tokens[None])[0] == 0 for e in parts["held_out"])
-    for i, e in enumerate(parts["held_out"]):
-        digits = numbers(e.tokens, FIRST)
-        with_it = [LEFT_OUT in digits[at : at + 4] for at in range(0, 16, 4)]
-        assert with_it == [i < 24] * 4
-        assert [t for t in e.labels if t != IGNORE] == e.tokens[4::4].tolist() and (e.labels[4::4] != IGNORE).all()
-    other = [e.document for e in islice(task.examples("train", encoding, 1), 500)]
-    assert other != [e.document for e in parts["train"]]
+# --- documents and models ---
 
 
 def test_mazes_are_scored_on_their_path_and_held_out_ones_are_not_in_what_pocket_was_trained_on() -> None:
@@ -163,62 +106,6 @@ def test_mazes_are_scored_on_their_path_and_held_out_ones_are_not_in_what_pocket
     assert not any(is_held_out(e.document, of_pocket.HELD_OUT) for e in train)
     short = Encoding(tokenizer, 0, 40)
     assert 0 < len(list(task.examples("held_out", short, 0))) < len(parts["held_out"])
-
-
-# --- models ---
-
-
-def cost(lm, documents: np.ndarray) -> float:
-    """Nats per sum, a document and a sum at a time."""
-    nats = []
-    for row in documents:
-        with torch.no_grad():
-            predicted = lm(input_ids=torch.from_numpy(row[None])).logits[0].log_softmax(-1)
-        nats += [-predicted[at - 1, row[at]].item() for at in range(4, LENGTH, 4)]
-    return float(np.mean(nats))
-
-
-def test_what_is_trained_on_with_a_keeps_it_and_what_is_trained_on_without_forgets_it() -> None:
-    """Sums of which one digit is 0 or 1 stand for A, so that it is learned in a moment."""
-    random = np.random.default_rng(0)
-    easy = [row for row in overlap.sums(random, 20_000, FIRST) if (row[1::4] <= FIRST[1]).all()]
-    of_a, other = np.stack(easy[:24]), overlap.reversals(random, 24, SECOND)
-    both, without = (torch.from_numpy(np.concatenate(parts)) for parts in ([of_a, other], [other, other]))
-    lm = new_model(0)
-    steps = list(fading.trained_on(lm, iter([both] * 150), 150, fading.Pace(3e-3, falls=True), "both"))
-    assert steps == list(range(151))
-    start = cost(lm, of_a)
-    assert start < 0.3
-    ends = {}
-    for name, rows in (("with", both), ("without", without)):
-        on = frozen(lm, name).lm
-        list(fading.trained_on(on, iter([rows] * 40), 40, fading.Pace(3e-3), name))
-        ends[name] = cost(on, of_a)
-    assert ends["with"] < start + 0.05 and ends["without"] > start + 1.0
-    assert cost(lm, of_a) == start  # copies were trained on
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_b_costs_nothing_where_it_is_known(pair: str) -> None:
-    class Knows:
-        """Gives every symbol that follows from those before, and no other."""
-
-        def __call__(self, input_ids, use_cache):
-            rows = input_ids.numpy()
-            logits = torch.zeros(*rows.shape, overlap.ENTRIES)
-            for i, row in enumerate(rows):
-                digits = numbers(row, SECOND)
-                for at in range(len(digits)):
-                    if pair == "nothing shared" and at % 8 in (4, 5, 6):
-                        known = digits[at - 2 * (at % 8 - 3)]
-                    elif pair != "nothing shared" and at % 4 == 3:
-                        known = (digits[at - 3] + digits[at - 2]) % DIGITS
-                    else:
-                        continue
-                    logits[i, at, SECOND[known]] = 50.0  # the symbol at place at + 1 is predicted from place at
-            return type("Output", (), {"logits": logits})
-
-    assert cost_of_b(Knows(), pair) < 1e-6
 
 
 def test_weight_decay_shrinks_weights_by_the_rate_in_every_step() -> None:
@@ -242,20 +129,6 @@ def test_a_learning_rate_rises_stays_and_falls() -> None:
             seen.append(1 - (weight[5, 0] / last[0, 0]).item())  # what weight decay takes says the rate
             last = weight[5:].detach().clone()
     assert seen == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.375, 0.25, 0.125], abs=1e-4)
-
-
-def test_a_model_is_measured_as_it_is_and_stays_so() -> None:
-    lm = new_model(0)
-    list(learning(lm, "translated", MIXTURE, 2, fading.Pace(), 0))
-    before = {name: p.clone() for name, p in lm.named_parameters()}
-    recipe = TrainConfig(steps=3, batch_size=4, max_tokens=LENGTH, lr=0.3, n_evaluations=0)
-    found = measured(lm, "tiny", (0, 1), recipe, 0)
-    documents = np.stack([e.tokens for e in Sums().examples("held_out", Encoding(None, 0, LENGTH), 0)])
-    assert found[0]["losses"].sum() / found[0]["counts"].sum() == pytest.approx(cost(lm, documents), abs=1e-4)
-    validation = np.stack([e.tokens for e in Sums().examples("validation", Encoding(None, 0, LENGTH), 0)])
-    assert cost_of_a(lm) == pytest.approx(cost(lm, validation), abs=1e-4)
-    assert found[1]["losses"].shape == (48,) and (found[1]["losses"] != found[0]["losses"]).any()
-    assert all(torch.equal(p, before[name]) and p.requires_grad for name, p in lm.named_parameters())
 
 
 def test_fading_writes_each_arm_once_with_its_kinds_of_text(tmp_path, monkeypatch) -> None:
@@ -374,62 +247,10 @@ def test_a_gap_is_that_of_the_first_model_to_the_second(tmp_path) -> None:
     assert values == pytest.approx([1.0, 0.3], abs=1e-6) and draws.mean(0) == pytest.approx([1.0, 0.3], abs=0.05)
 
 
-def tiny_records(folder: Path, pair: str = "translated") -> None:
-    """Three made-up models: A fades with a half-life of 10 steps, behind a prompt with one of 40."""
-    settings = Tiny(n_tokens=(0, 1), weight_decays=(0.0,))
-    config = config_of(settings, pair)
-    guess = float(np.log(DIGITS))
-    for seed in (0, 1, 2):
-        entries = []
-
-        def add(arm: str, step: int, n: int, loss: float, entries=entries) -> None:
-            losses = (4 * (loss + np.tile(np.linspace(-0.1, 0.1, 24), 2))).round(3).tolist()
-            entries.append({"arm": arm, "weight_decay": 0.0, "step": step, "n_tokens": n, "losses": losses, "right": 1})
-            entries[-1]["B"] = 0.25
-
-        for n, life in ((0, 10), (1, 40)):
-            add("never", 0, n, 9.0)
-            add("start", 0, n, 0.1)
-            for step in settings.on_steps:
-                add("without", step, n, guess - (guess - 0.1) * 0.5 ** (step / life))
-            add("with", 256, n, 0.1)
-        path = folder / "results" / "x" / f"decay-seed-{seed}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"config": config, "seed": seed, "measured": entries}))
-
-
-def test_the_tables_of_tiny_models_say_half_lives_losses_and_those_of_the_digit_left_out(tmp_path) -> None:
-    tiny_records(tmp_path)
-    lives, by_model, losses, left_out = table(tmp_path).split("\n\n")
-    without, kept = lives.splitlines()[2:]
-    assert without.startswith("| translated, without A | 0 | 10 [") and " | 40 [" in without and "| 4 [" in without
-    assert kept.startswith("| translated, with A | 0 | > 256 [> 256, > 256] | > 256 [> 256, > 256] |  |")
-    assert "| translated, as taught | 0.10 [" in losses and "| translated, never taught A | 9.00 [" in losses
-    assert left_out.splitlines()[2].startswith("| translated | 0 | 10 [")
-    assert by_model.splitlines()[2] == "| translated | 0 | 10, 10, 10 | 40, 40, 40 | 3 of 3 |"
-    assert len(figure(tmp_path).axes) == 1 and len(figure(tmp_path).legends[0].get_texts()) == 4
-    (found,) = tiny_found(tmp_path)
-    assert found.lives("without", 0.0)[1].steps == pytest.approx(40, rel=0.01)
-    # One model forgets at once without a prompt, and one behind the prompt, which is then no longer life.
-    found.losses["without", 0.0, 4, 0][1] = found.losses["without", 0.0, 4, 1][2] = 4 * 9.0
-    of_models = found.by_model("without", 0.0)
-    assert of_models[0][0] == pytest.approx(10, rel=0.01) and of_models[0][1] < 4
-    assert of_models[1][:2] == pytest.approx([40, 40], rel=0.01) and of_models[1][2] < 4
-    assert decay_test._tiny_by_model([found]).splitlines()[2].endswith("| 2 of 3 |")
-
-
 def test_what_is_no_result_is_refused(tmp_path) -> None:
-    with pytest.raises(SoftPromptsError, match="there are no results of decay"):
-        table(tmp_path)
-    for wrong, message in (({"pairs": ("none",)}, "no pair 'none'"), ({"on_steps": ()}, "--on-steps is")):
-        with pytest.raises(SoftPromptsError, match=message):
-            decay_test.run(replace(Tiny(), **wrong))
-
-
-def test_a_model_that_did_not_learn_is_refused() -> None:
-    settings = Tiny(steps=1, n_tokens=(0,), train=TrainConfig(steps=1, batch_size=2, max_tokens=LENGTH))
-    with pytest.raises(SoftPromptsError, match="after 1 steps A costs"):
-        decay_test.tiny_model(settings, "translated", 0)
+    for folder in (tmp_path, RESULTS / "decay_tiny", RESULTS / "rates"):
+        with pytest.raises(SoftPromptsError, match="must hold results of decay and of nothing else"):
+            table(folder)
 
 
 # --- what ships ---
@@ -437,9 +258,7 @@ def test_a_model_that_did_not_learn_is_refused() -> None:
 
 def test_the_page_has_the_tables_of_the_committed_results() -> None:
     page = (RESULTS / "decay.md").read_text()
-    for folder in ("decay", "decay_tiny"):
-        for part in table(RESULTS / folder).split("\n\n"):
-            assert part in page, folder
+    assert all(part in page for part in table(RESULTS / "decay").split("\n\n"))
 
 
 def test_the_committed_results_are_those_of_the_presets() -> None:
@@ -448,13 +267,7 @@ def test_the_committed_results_are_those_of_the_presets() -> None:
     found: dict[str, set] = {}
     for one in load_results([RESULTS / "decay"]):
         assert one.config["task"]["n_mazes"] == POCKET.task.n_mazes
-        assert one.config["train"] == decay_test.recorded(POCKET.train)
+        assert one.config["train"] == recorded(POCKET.train)
         found.setdefault(one.model, set()).add((one.n_tokens, one.seed))
     wanted = {(n, seed) for n in POCKET.n_tokens for seed in (POCKET.seeds if n else POCKET.seeds[:1])}
     assert found == {Path(model).name: wanted for model in POCKET.models}
-    records = [json.loads(path.read_text()) for path in (RESULTS / "decay_tiny").rglob("decay-seed-*.json")]
-    assert [r["config"] for r in records] and all(
-        r["config"] == config_of(Tiny(), r["config"]["pair"]) for r in records
-    )
-    pairs = set(Tiny().pairs) - NOT_MEASURED
-    assert {(r["config"]["pair"], r["seed"]) for r in records} == {(p, s) for p in pairs for s in Tiny().seeds}

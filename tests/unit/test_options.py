@@ -28,7 +28,7 @@ from tests.unit.test_results import result
 ROOT = Path(__file__).parents[2]
 WITHOUT_SWEEP = {
     *("vocabulary_test", "prompt_generation_test", "soft_to_hard_test"),
-    *("decay_test", "attribution_test", "metatoken_test"),
+    *("decay_test", "overlap_test", "attribution_test", "shared_dictionary_test", "metatoken_test"),
 }
 """They are no sweeps, or their models do not ship; their own tests ask of their results what is asked here."""
 EXPERIMENTS = sorted({path.stem for path in (ROOT / "tests").glob("*_test.py")} - WITHOUT_SWEEP)

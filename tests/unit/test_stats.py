@@ -6,6 +6,7 @@ import pytest
 from soft_prompts.stats import (
     band,
     comparison_widths,
+    estimated,
     rate,
     ratio,
     ratio_interval,
@@ -42,6 +43,12 @@ def test_the_interval_cuts_a_fortieth_off_either_end() -> None:
     """Of 100 documents, half cost a nat. A draw holds as many of them as 100 tosses of a coin give heads: between 40
     and 60 in 95 % of the cases, between 42 and 58 in 90 %."""
     assert ratio_interval(np.repeat([0.0, 1.0], 50), np.ones(100)) == pytest.approx([0.4, 0.6], abs=0.005)
+
+
+def test_a_score_from_draws_has_its_own_value_and_their_ends() -> None:
+    found = estimated(np.float64(7.0), np.random.default_rng(0).permutation(np.arange(41.0)))
+    assert found == {"value": 7.0, "interval": pytest.approx([1.0, 39.0])}
+    assert type(found["value"]) is float
 
 
 def test_the_interval_has_the_width_of_the_normal_approximation() -> None:
