@@ -111,10 +111,9 @@ def _smooth(found: dict[int, Dimensions]) -> str:
     keys, seen = np.log2(list(found)), np.isfinite(draws).all(1)
     low, high = np.quantile(np.polyfit(keys, np.log2(draws[seen].T), 1)[0], [0.025, 0.975])
     value = slope({key: (of_key.bits, {}) for key, of_key in found.items()})
-    body.append(
-        ["slope", f"{value:.2f} [{low:.2f}, {high:.2f}], {1 - seen.mean():.0%} of the draws left out as beyond"]
-    )
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---:", "---"], *body])
+    left_out = f"{1 - seen.mean():.0%} of the draws left out as beyond"
+    body.append(["slope", f"{value:.2f} [{low:.2f}, {high:.2f}], {left_out}"])
+    return markdown_table(head, body, texts=(1,))
 
 
 def _by_measure(folder: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from soft_prompts.answers import run_or_print
+from soft_prompts.report.markdown import markdown_table
 from tests import calibration_test
 
 STEPS = (25, 50, 100, 200)
@@ -52,15 +53,12 @@ def bits_learned(folder: Path) -> dict[tuple[str, str], dict[int, np.ndarray]]:
 
 def table(folder: Path) -> str:
     """Markdown: bits learned from ever more documents, the mean and the range over the seeds."""
-    lines = [
-        "| | " + " | ".join(f"{4 * steps} documents" for steps in STEPS) + " |",
-        "|" + " ---: |" * (1 + len(STEPS)),
-    ]
+    body = []
     for (model, control), by_steps in sorted(bits_learned(folder).items()):
         of_each = [by_steps.get(steps) for steps in STEPS]
         cells = ["" if x is None else f"{x.mean():,.0f} ({x.min():,.0f} to {x.max():,.0f})" for x in of_each]
-        lines.append(f"| {model}{', permuted labels' if control else ''} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        body.append([f"{model}{', permuted labels' if control else ''}", *cells])
+    return markdown_table(["bits learned", *(f"{4 * steps} documents" for steps in STEPS)], body)
 
 
 if __name__ == "__main__":
