@@ -150,9 +150,13 @@ def steepness(point: Point) -> dict[str, float]:
 
 
 def _measured(point: Point) -> list[Result]:
-    """The seeds whose fragility was measured on the documents of the first of them."""
+    """The seeds whose fragility was measured on the documents, and under the noise, of the first of them."""
+
+    def setting(result: Result) -> tuple[list[str], list[float]]:
+        return result.fragility["documents"], [level["size"] for level in result.fragility["noise"]]
+
     known = [r for r in point.results if r.fragility]
-    return [r for r in known if r.fragility["documents"] == known[0].fragility["documents"]]
+    return [r for r in known if setting(r) == setting(known[0])]
 
 
 def _checked(point: Point, result: Result) -> list[int]:

@@ -287,7 +287,8 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
     if fragility := values.get("fragility"):
         if unknown := set(fragility["documents"]) - set(held_out["documents"]):
             yield f"fragility/documents has {len(unknown)} that are not held out"
-        levels = [fragility["unmoved"], *fragility["noise"]]
+        levels = [fragility["unmoved"], *fragility["noise"], *fragility["left_out"]]
+        levels += [fragility["shuffled"]] if fragility["shuffled"] else []
         if any(len(level["document_losses"]) != len(fragility["documents"]) for level in levels):
             yield "the numbers of losses and documents in fragility differ"
     if retrodiction := values.get("retrodiction"):

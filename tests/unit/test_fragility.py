@@ -228,6 +228,16 @@ def test_the_interval_holds_training_luck() -> None:
     assert both.low < 0.8 < both.at < 1.2 < both.high
 
 
+def test_a_seed_that_was_probed_otherwise_is_left_out() -> None:
+    """Of two seeds, the second was tried under other noise: the first alone counts."""
+    own = [
+        result(4, seed, losses=(1.0, 1.0), fragility=noisy(x, 1.0)) for seed, x in enumerate([{1.0: 2.0}, {2.0: 3.0}])
+    ]
+    zero, point = curves([result(0, losses=(3.0, 3.0)), *own])[0].points
+    assert half_noises(curves([result(0, losses=(3.0, 3.0)), *own])[0])[0].at == pytest.approx(1)
+    assert shares_kept(point, zero)["noise 1"].value == pytest.approx(0.5)
+
+
 def test_summaries_tell_it_and_compare_behaviours() -> None:
     summary = summarise(probed({0.5: 1.2, 1.0: 2.0, 2.0: 2.8}))
     assert "half of the gain is gone under noise, in units of each row's norm, of 1 [1, 1] (P=4)" in str(summary)
@@ -298,6 +308,9 @@ def test_a_result_whose_fragility_fits_no_document_is_refused(tmp_path) -> None:
     good = result(4, fragility=noisy({1.0: 2.0}, 1.0))
     good.save(tmp_path / "good.json")
     assert Result.load(tmp_path / "good.json") == good
-    for wrong in (noisy({1.0: 2.0}, 1.0, ("a", "c")), {**noisy({1.0: 2.0}, 1.0), "documents": ["a"]}):
+    short = {"loss": 2.0, "accuracy": 0.5, "document_losses": [20.0]}
+    wrong_lengths = [{"documents": ["a"]}, {"shuffled": short}, {"left_out": [{**short, "share": 0.5}]}]
+    known = noisy({1.0: 2.0}, 1.0)
+    for wrong in (noisy({1.0: 2.0}, 1.0, ("a", "c")), *({**known, **of} for of in wrong_lengths)):
         with pytest.raises(SoftPromptsError, match="fragility"):
             replace(good, fragility=wrong).save(tmp_path / "bad.json")
