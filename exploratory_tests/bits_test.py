@@ -22,7 +22,8 @@ import numpy as np
 
 from exploratory_tests import learned_test
 from soft_prompts.answers import run_or_print
-from soft_prompts.report.markdown import markdown_table
+from soft_prompts.report.markdown import markdown_table, with_interval
+from soft_prompts.stats import estimated
 from tests import calibration_test
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def smooth_bits(folder: Path) -> dict[int, Dimensions]:
 def table(folder: Path) -> str:
     """Markdown: for every key the fewest bits by each measure, and the recipe that they were found with; then those of
     a subspace by a logistic curve."""
-    return f"{_by_measure(folder)}\n\n{_smooth(smooth_bits(folder))}"
+    smooth = smooth_bits(folder)
+    return "\n\n".join([_by_measure(folder), *([_smooth(smooth)] if len(smooth) > 1 else [])])
 
 
 def _smooth(found: dict[int, Dimensions]) -> str:
@@ -109,10 +111,9 @@ def _smooth(found: dict[int, Dimensions]) -> str:
     body = [[str(key), str(of_key)] for key, of_key in found.items()]
     draws = np.stack([of_key.draws for of_key in found.values()], 1)
     keys, seen = np.log2(list(found)), np.isfinite(draws).all(1)
-    low, high = np.quantile(np.polyfit(keys, np.log2(draws[seen].T), 1)[0], [0.025, 0.975])
     value = slope({key: (of_key.bits, {}) for key, of_key in found.items()})
-    left_out = f"{1 - seen.mean():.0%} of the draws left out as beyond"
-    body.append(["slope", f"{value:.2f} [{low:.2f}, {high:.2f}], {left_out}"])
+    shown = with_interval(estimated(value, np.polyfit(keys, np.log2(draws[seen].T), 1)[0]), ".2f")
+    body.append(["slope", f"{shown}, {1 - seen.mean():.0%} of the draws left out as beyond"])
     return markdown_table(head, body, texts=(1,))
 
 

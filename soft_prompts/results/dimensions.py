@@ -49,9 +49,8 @@ def _shown(bits: float) -> str:
 def dimensions(curves: Sequence[Curve], share: float) -> Dimensions | None:
     """The fewest bits of a prompt in a random subspace that closes a share of the gap between L(0) and the anchor.
 
-    The share of the gap that d directions close is taken to be logistic in log d, from 0 to 1, as their loss without
-    rounding and with it falls on both sides of its middle alike. The curve is fitted by least squares, once for each
-    number of bits that they may be rounded to, and in every draw of documents and seeds.
+    The share of the gap that d directions close is taken to be logistic in log d, from 0 to 1. The curve is fitted by
+    least squares, once for each number of bits that they may be rounded to, and in every draw of documents and seeds.
 
     Args:
         curves: One for each number of directions, with the same documents, anchor and length of prompt.
@@ -63,12 +62,12 @@ def dimensions(curves: Sequence[Curve], share: float) -> Dimensions | None:
     of_number = dict(sorted((curve.recipe["subspace"], curve) for curve in curves))
     first = next(iter(of_number.values()), None)
     anchor = first.anchor if first else None
-    if len(of_number) < 2 or not anchor or first.points[0].n_tokens:
+    if len(of_number) < 2 or not anchor or "validation_loss" not in anchor or first.points[0].n_tokens:
         return None
     zero = first.points[0]
     points = [curve.points[-1] for curve in of_number.values()]
     at_zero = zero.results[0].validation_loss
-    if any(not p.pairs_with(zero) for p in points) or at_zero <= anchor["validation_loss"]:
+    if any(not p.pairs_with(zero) for p in points) or at_zero is None or at_zero <= anchor["validation_loss"]:
         return None
     doublings = np.log2(list(of_number))
     tried = sorted({size["bits_per_number"] for p in points for r in p.results for size in r.sizes})
