@@ -249,7 +249,20 @@ def _validator() -> Draft202012Validator:
 
     schema = json.loads(Path(__file__).with_name("result.schema.json").read_text())
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
-    return jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=types)(schema)
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"items": _items}, type_checker=types)(schema)
+
+
+def _items(validator: Draft202012Validator, items: dict[str, Any], instance: object, schema: dict[str, Any]):
+    """What is wrong with the items of a list. Results hold millions of numbers, and by jsonschema's own rule each costs
+    as much as a file's other parts. So a list of nothing but plain numbers or strings is looked at as a whole."""
+    import jsonschema
+
+    plain = {"string": {str}, "integer": {int}, "number": {int, float}}.get(items.get("type", ""), set())
+    if items.keys() <= {"type", "minimum"} and isinstance(instance, list) and set(map(type, instance)) <= plain:
+        least = items.get("minimum", 1 - LONGEST_INTEGER)
+        if not instance or str in plain or (least <= min(instance) and max(instance) < LONGEST_INTEGER):
+            return
+    yield from jsonschema.Draft202012Validator.VALIDATORS["items"](validator, items, instance, schema)
 
 
 def _is_integer(_: object, value: object) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import train
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import TrainingState
+from tests.unit.commands import ran, start
 from tests.unit.made_up import write_games
 from tests.unit.test_train import CONFIG, Documents, read_events, run
 
@@ -306,7 +306,7 @@ def test_a_command_that_is_told_to_leave_saves_and_goes_on_when_called_again(
     games = write_games(tmp_path / "games.pgn", 60)
     environment = {**os.environ, "COLUMNS": "300"}
     called = command(folders, games, tmp_path / "killed", 300)
-    process = subprocess.Popen(called, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    process = start(called, environment)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("killed/runs/checkpoints/**/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -314,9 +314,9 @@ def test_a_command_that_is_told_to_leave_saves_and_goes_on_when_called_again(
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "finished runs are kept" in said and "Traceback" not in said
-    again = subprocess.run(called, capture_output=True, text=True, env=environment)
+    again = ran(called, environment)
     assert again.returncode == 0 and "going on from step" in again.stderr
-    subprocess.run(command(folders, games, tmp_path / "whole", 300), capture_output=True, check=True)
+    assert ran(command(folders, games, tmp_path / "whole", 300)).returncode == 0
     killed, whole = (load_results([tmp_path / of / "results"]) for of in ("killed", "whole"))
     assert [r.held_out.document_losses for r in killed] == [r.held_out.document_losses for r in whole]
     assert not list(tmp_path.glob("killed/runs/checkpoints/**/*.safetensors"))  # nothing stays of what is finished

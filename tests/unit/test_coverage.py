@@ -1,5 +1,5 @@
-"""Intervals cover as often as they say: 2,000 simulated experiments a case, with documents and training luck drawn
-anew."""
+"""Intervals cover as often as they say, in simulated experiments with documents and training luck drawn anew: 2,000 a
+case with ``-m slow``, the first 800 of them otherwise."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,12 @@ from soft_prompts.stats import band, comparison_widths, ratio_interval, seed_var
 
 LENGTHS = np.array([0, 1, 4, 16, 64])
 FALLING, FLAT = [3, 2.5, 2.1, 2.03, 2.0], [3, 2.5, 2.0, 2.0, 2.0]
-EXPERIMENTS = 2000
 FEWER_DRAWS = 500
+
+
+@pytest.fixture(params=[800, pytest.param(2000, marks=pytest.mark.slow)])
+def n_experiments(request) -> int:
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +63,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_intervals_of_losses_gains_and_anchored_distances_cover(case: str) -> None:
+def test_intervals_of_losses_gains_and_anchored_distances_cover(case: str, n_experiments) -> None:
     random = np.random.default_rng(1)
     target = 3 - 0.95 * (3 - 2.0)
     truth = crossings(LENGTHS, np.array([FALLING]), np.array([target]))[0]
     of_loss, of_gain, of_distance = [], [], []
-    for _ in range(EXPERIMENTS):
+    for _ in range(n_experiments):
         measured = experiment(random, FALLING, anchor=2.0, **CASES[case])
         of_loss.append(np.quantile(measured.draws[:, 2], [0.025, 0.975]))
         of_gain.append(measured.gains().interval(1))
@@ -76,12 +80,12 @@ def test_intervals_of_losses_gains_and_anchored_distances_cover(case: str) -> No
 
 
 @pytest.mark.parametrize("case", ["30 unequal documents", "200 documents, seeds that differ"])
-def test_intervals_of_contributions_cover(case: str) -> None:
+def test_intervals_of_contributions_cover(case: str, n_experiments) -> None:
     random = np.random.default_rng(2)
     control, baseline = [4, 3, 2.5, 2.3, 2.2], 2.35
     truth = np.minimum(control, baseline) - np.array(FALLING)
     intervals = [[], [], []]
-    for _ in range(EXPERIMENTS):
+    for _ in range(n_experiments):
         contribution = experiment(random, FALLING, control=control, baseline=baseline, **CASES[case]).contribution()
         for i, k in enumerate((1, 2, 4)):
             intervals[i].append(contribution.interval(k))
@@ -91,42 +95,42 @@ def test_intervals_of_contributions_cover(case: str) -> None:
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.005, 0.02])
-def test_nothing_is_seen_in_a_flat_curve_more_often_than_said(luck: float) -> None:
+def test_nothing_is_seen_in_a_flat_curve_more_often_than_said(luck: float, n_experiments) -> None:
     """No gain and no contribution: each may be seen by chance in one case of forty, as only one side counts."""
     random = np.random.default_rng(3)
     gains = contributions = 0
-    for _ in range(EXPERIMENTS):
+    for _ in range(n_experiments):
         flat = experiment(random, [2] * 5, luck=luck, control=[2] * 5, baseline=2.0, n=60)
         gains += flat.gains().seen
         contributions += flat.contribution().seen
-    assert gains / EXPERIMENTS <= 0.04
-    assert contributions / EXPERIMENTS <= 0.04
+    assert gains / n_experiments <= 0.04
+    assert contributions / n_experiments <= 0.04
 
 
-def test_a_saturation_that_is_seen_is_there() -> None:
+def test_a_saturation_that_is_seen_is_there(n_experiments) -> None:
     """A flat curve is saturated at 4 tokens; a falling one is not called so before its end."""
     random = np.random.default_rng(4)
     too_early = seen = 0
     intervals = []
-    for _ in range(EXPERIMENTS):
+    for _ in range(n_experiments):
         saturation = experiment(random, FLAT, luck=0.005).saturation()
         if saturation.value is not None:
             seen += 1
             too_early += saturation.value < 4
             intervals.append([saturation.low, saturation.high])
-    assert seen / EXPERIMENTS > 0.5
-    assert too_early / EXPERIMENTS <= 0.03
+    assert seen / n_experiments > 0.5
+    assert too_early / n_experiments <= 0.03
     assert share_covered(intervals, 4) >= 0.93
     still_falling = [experiment(random, [3, 2.6, 2.4, 2.2, 2.0], luck=0.02).saturation().value for _ in range(500)]
     assert sum(value is not None for value in still_falling) <= 0.03 * 500
 
 
-def test_the_distance_to_the_own_plateau_covers_where_saturation_is_seen() -> None:
+def test_the_distance_to_the_own_plateau_covers_where_saturation_is_seen(n_experiments) -> None:
     random = np.random.default_rng(5)
     truth = crossings(LENGTHS, np.array([FLAT]), np.array([3 - 0.95]))[0]
-    distances = [experiment(random, FLAT, luck=0.005).distance_to_plateau(0.95) for _ in range(EXPERIMENTS)]
+    distances = [experiment(random, FLAT, luck=0.005).distance_to_plateau(0.95) for _ in range(n_experiments)]
     intervals = [[d.low, d.high] for d in distances if d.value is not None]
-    assert len(intervals) > EXPERIMENTS / 2
+    assert len(intervals) > n_experiments / 2
     assert 0.93 <= share_covered(intervals, truth) <= 0.99
 
 

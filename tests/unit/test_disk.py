@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from soft_prompts.results import load_results
+from tests.unit.commands import ran
 from tests.unit.made_up import write_games
 from tests.unit.test_checkpoint import command
 
@@ -29,7 +30,7 @@ def small_disk(tmp_path: Path):
 
 def outcome(words: list[str]) -> tuple[int, str]:
     environment = {**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    done = ran(words, environment)
     assert "Traceback" not in done.stderr
     return done.returncode, " ".join(done.stderr.split())
 

@@ -28,10 +28,11 @@ from soft_prompts.training.checkpoint import Checkpoints
 from soft_prompts.training.log import Logs
 from soft_prompts.training.loop import accumulate_gradients, train
 from soft_prompts.training.run import Run
+from tests.unit.commands import Started
 from tests.unit.conftest import make_examples
 from tests.unit.made_up import write_games
 from tests.unit.test_checkpoint import bench_of, command
-from tests.unit.test_processes import begun, logs, until
+from tests.unit.test_processes import ENVIRONMENT, begun, logs, until
 from tests.unit.test_train import Documents, run
 
 PROCESSES = multiprocessing.get_context("spawn")
@@ -49,13 +50,13 @@ def environment(rank: int, n: int, port: str, address: str = "127.0.0.1") -> dic
     return {**numbers, "MASTER_ADDR": address, "MASTER_PORT": port}
 
 
-def launched(commands: Sequence[list[str]]) -> list[subprocess.Popen]:
+def launched(commands: Sequence[list[str]]) -> list[Started]:
     """One process of each command, as a launcher starts them."""
     port = free_port()
     return [begun(words, **environment(rank, len(commands), port)) for rank, words in enumerate(commands)]
 
 
-def outcomes(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def outcomes(processes: Sequence[Started | subprocess.Popen]) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
     ends = [process.communicate(timeout=400) for process in processes]
     return [(p.returncode, out, " ".join(err.split())) for p, (out, err) in zip(processes, ends, strict=True)]
@@ -308,7 +309,7 @@ def test_the_runs_of_a_killed_process_are_finished_by_the_others_and_it_is_named
     assert "gain over 0" in ends[0][1] and len(losses(tmp_path / "out")) == 4
 
 
-def folders_apart(tmp_path: Path, words, processes_of: Callable[[list[list[str]]], list[subprocess.Popen]], *more: str):
+def folders_apart(tmp_path: Path, words, processes_of: Callable[[list[list[str]]], list[Started]], *more: str):
     """Two processes with a folder each do a sweep, whose results of an earlier call lie in one of them."""
     alone(words("alone"))
     alone([*words("b"), "--n-tokens", "2"])  # one is finished, on the second machine
@@ -370,8 +371,13 @@ def test_two_machines_with_networks_and_folders_of_their_own(words, tmp_path) ->
 
         def on_machines(commands: list[list[str]]) -> list[subprocess.Popen]:
             of = [environment(rank, 2, "29777", "10.77.0.1") for rank in range(2)]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             return [
-                begun(["ip", "netns", "exec", name, *words], **env, GLOO_SOCKET_IFNAME=end)
+                subprocess.Popen(
+                    ["ip", "netns", "exec", name, *words],
+                    env={**ENVIRONMENT, **env, "GLOO_SOCKET_IFNAME": end},
+                    **pipes,
+                )
                 for name, words, env, end in zip(names, commands, of, ends, strict=True)
             ]
 

@@ -23,6 +23,7 @@ from soft_prompts.report.tables import models_by_length, rows
 from soft_prompts.results.curve import Point, curves, without_controls
 from soft_prompts.results.record import HeldOut, Result
 from soft_prompts.results.summary import seeds_disagree, summarise
+from tests.unit.commands import ran
 from tests.unit.test_results import baseline, result
 
 LOSSES = {0: 5.0, 1: 2.7, 4: 1.1, 16: 1.05, 64: 1.046}
@@ -284,7 +285,7 @@ def test_a_frame_has_a_row_for_every_result_and_survives_both_formats(tmp_path) 
 def report(folder: Path, *options: str) -> subprocess.CompletedProcess:
     """Run the report's command line in a process of its own."""
     command = [sys.executable, "-m", "soft_prompts.report", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    return ran(command, {**os.environ, "COLUMNS": "200"})
 
 
 def test_the_report_leaves_a_page_a_table_and_curves(tmp_path) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from soft_prompts.report.collection import Filter, collect
 from soft_prompts.report.reference import published
 from soft_prompts.results.record import HeldOut
 from tests.unit.browser import Page, browser, needs_browser
+from tests.unit.commands import start
 from tests.unit.test_page import LOSSES, measured, save_curve
 from tests.unit.test_results import baseline
 
@@ -220,7 +220,7 @@ def test_a_page_that_is_followed_shows_the_newest_with_the_same_choices(tmp_path
 
 def test_live_writes_the_page_as_runs_finish_and_ctrl_c_ends_it_with_a_sentence(tmp_path) -> None:
     command = [sys.executable, "-m", "soft_prompts.report", str(tmp_path / "r"), "--live", "--out", str(tmp_path / "o")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
+    process = start(command, {**os.environ, "COLUMNS": "200"})
 
     def articles(n: int) -> None:
         html = tmp_path / "o" / "report.html"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from soft_prompts.training import loop
 from soft_prompts.training.checkpoint import Checkpoints
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
+from tests.unit.commands import Started, start
 from tests.unit.made_up import write, write_games
 from tests.unit.test_checkpoint import command
 from tests.unit.test_train import run
@@ -28,12 +28,11 @@ from tests.unit.test_train import run
 ENVIRONMENT = {**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
 
 
-def begun(words: list[str], **more: str) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env={**ENVIRONMENT, **more}, **pipes)
+def begun(words: list[str], **more: str) -> Started:
+    return start(words, {**ENVIRONMENT, **more})
 
 
-def ended(process: subprocess.Popen) -> tuple[str, str]:
+def ended(process: Started) -> tuple[str, str]:
     """What it said on stdout and on stderr, where it must not have failed."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -67,7 +66,7 @@ def test_of_two_commands_on_one_sweep_each_run_is_trained_once_and_both_show_all
     with Locks(out / "runs" / "locks") as locks:
         names = [path.parent.relative_to(locks.folder) for path in locks.folder.rglob("[0-9]")]
         assert len(names) == 3 and locks.holders(names) == {}
-    subprocess.run(command(folders, games, tmp_path / "alone", 150), capture_output=True, check=True, env=ENVIRONMENT)
+    ended(begun(command(folders, games, tmp_path / "alone", 150)))
     losses = {r.n_tokens: r.held_out.loss for r in load_results([out / "results"])}
     for result in load_results([tmp_path / "alone" / "results"]):
         assert losses[result.n_tokens] == pytest.approx(result.held_out.loss, abs=1e-5)

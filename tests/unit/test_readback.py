@@ -24,8 +24,8 @@ from soft_prompts.tasks.repetition import Repetition
 from soft_prompts.training.recipe import TrainConfig
 from soft_prompts.training.run import Run
 from soft_prompts.training.state import make_intervention
+from tests.unit.commands import ran
 
-ROOT = Path(__file__).parents[2]
 ROWS = torch.arange(8, dtype=torch.float32).reshape(2, 4)
 
 
@@ -142,9 +142,7 @@ def test_before_everything_the_first_token_follows_the_separator_and_the_prompt_
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "soft_prompts.measure", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    return ran([sys.executable, "-m", "soft_prompts.measure", *arguments])
 
 
 SHORT = ("--train.eval-documents", "4", "--train.validation-documents", "4", "--train.max-tokens", "24")
@@ -152,18 +150,15 @@ SHORT = ("--train.eval-documents", "4", "--train.validation-documents", "4", "--
 
 def test_an_exported_prompt_is_measured_as_it_was_trained(tmp_path, pocket) -> None:
     """Trained for two steps, exported to PEFT's form and measured from there: the same loss."""
-    trained = subprocess.run(
+    trained = ran(
         [sys.executable, "-m", "tests.autoregressive_test", "pocket", "--models", "pocket", "--n-tokens", "0", "2"]
-        + ["--seeds", "0", "--controls", "--train.steps", "2", *SHORT, "--out", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        + ["--seeds", "0", "--controls", "--train.steps", "2", *SHORT, "--out", str(tmp_path)]
     )
     assert trained.returncode == 0, trained.stderr
     (snapshot,) = tmp_path.glob("snapshots/**/tokens-0002-*.safetensors")
     own = next(Result.load(path) for path in tmp_path.glob("results/**/tokens-0002-*.json"))
     exported = [sys.executable, "-m", "soft_prompts.export", str(snapshot), str(tmp_path / "peft")]
-    assert subprocess.run(exported, cwd=ROOT).returncode == 0
+    assert ran(exported).returncode == 0
     for path, out in ((tmp_path / "peft", "a"), (snapshot, "b")):
         options = ("--models", "pocket", "tests.autoregressive_test", "pocket", *SHORT, "--out", str(tmp_path / out))
         measured = command(str(path), *options)

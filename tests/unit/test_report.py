@@ -1,6 +1,5 @@
 """The tables of finished results, in a terminal and in Markdown pages."""
 
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from soft_prompts.report.plots import saturation_figure, save_figure
 from soft_prompts.report.tables import markdown, print_table, rows, tables
 from soft_prompts.results.curve import curves
 from soft_prompts.results.record import Result
+from tests.unit.commands import ran
 from tests.unit.test_results import result
 
 
@@ -89,9 +89,9 @@ def test_the_command_line_prints_results_and_refuses_an_empty_folder(tmp_path) -
     result().save(tmp_path / "full" / "tokens-0004-seed-0.json")
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "soft_prompts.report"]
-    shown = subprocess.run([*command, str(tmp_path / "full"), "--as-markdown"], capture_output=True, text=True)
+    shown = ran([*command, str(tmp_path / "full"), "--as-markdown"])
     assert "| 4 | 2.500 ±4.584 |" in shown.stdout
-    refused = subprocess.run([*command, str(tmp_path / "empty")], capture_output=True, text=True)
+    refused = ran([*command, str(tmp_path / "empty")])
     assert refused.returncode == 2
     assert "no results in" in refused.stderr
 

@@ -7,6 +7,7 @@ import sys
 import uuid
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint, write_atomically
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator
 from soft_prompts.models.loading import load
+from soft_prompts.results import record
 from soft_prompts.results.curve import curves
 from soft_prompts.results.provenance import _peak_memory, provenance
 from soft_prompts.results.record import HeldOut, Result, load_results
@@ -226,6 +228,20 @@ def change_snapshot(path, dtype: torch.dtype = torch.float32, **words: str) -> N
         metadata, tensors = file.metadata(), {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
     metadata.pop("checksum", None)
     save_file(tensors, path, {**metadata, "schema": "2", **words})
+
+
+LISTS = ([], [1, 2], [1.5, 2], [True], [1, False], ["a", ""], [1, "a"], [None], [[1]], [-1], [0], [2**63 - 1], [2**63])
+LISTS += ([1 - 2**63], [-(2**63)], [1e300, -1e300], [0.5, 2**70], [math.nan, 2**63], [2**63, math.nan], [-1, math.nan])
+
+
+@pytest.mark.parametrize("items", [{"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "string"}, {}])
+def test_lists_are_found_right_or_wrong_as_by_jsonschema_itself(items: dict) -> None:
+    ours = record._validator().evolve(schema={"items": items})
+    own_rule = jsonschema.Draft202012Validator.VALIDATORS["items"]
+    naive = jsonschema.validators.extend(type(ours), {"items": own_rule}, type_checker=ours.TYPE_CHECKER)
+    wrong = [[error.message for error in ours.iter_errors(values)] for values in (*LISTS, "text", {"a": 1})]
+    assert wrong == [[e.message for e in naive({"items": items}).iter_errors(x)] for x in (*LISTS, "text", {"a": 1})]
+    assert any(wrong) == bool(items) and not all(wrong)
 
 
 def test_a_result_with_a_number_that_is_none_is_never_written(tmp_path) -> None:

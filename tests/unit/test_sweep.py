@@ -36,6 +36,7 @@ from soft_prompts.tasks.base import TaskScores, continuations
 from soft_prompts.training import loop
 from soft_prompts.training.recipe import RECIPES, TrainConfig
 from soft_prompts.training.state import TrainingState
+from tests.unit.commands import ran
 from tests.unit.made_up import write, write_games
 from tests.unit.serving import serving, status, whole
 
@@ -300,8 +301,7 @@ def test_the_data_frame_in_the_readme_is_made_of_the_committed_results() -> None
 
 def test_the_first_word_names_a_preset_and_an_unknown_one_is_refused() -> None:
     def run(*words: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "tests.chess_test", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        return ran([sys.executable, "-m", "tests.chess_test", *words])
 
     helped = run("pocket", "--help")
     assert helped.returncode == 0 and "games.pgn.zst" in helped.stdout
@@ -313,20 +313,8 @@ def test_the_first_word_names_a_preset_and_an_unknown_one_is_refused() -> None:
 def test_the_experiment_in_the_readme_runs(folders, tmp_path) -> None:
     (tmp_path / "capitals.py").write_text(code_in_the_readme("Capitals"))
     (tmp_path / "lines.txt").write_text("".join(f"line number {i} of the text\n" for i in range(60)))
-    command = [
-        sys.executable,
-        "capitals.py",
-        "--models",
-        str(folders["neox"]),
-        "--n-tokens",
-        "0",
-        "2",
-        *QUICK,
-        "--seeds",
-        "0",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    options = ["--models", str(folders["neox"]), "--n-tokens", "0", "2", *QUICK, "--seeds", "0"]
+    shown = ran([sys.executable, "-m", "capitals", *options], {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path)
     assert shown.returncode == 0, shown.stderr
     results = [Result.load(path) for path in tmp_path.glob("results/capitals/**/*.json")]
     assert sorted((r.n_tokens, r.config.get("control", "")) for r in results) == [
