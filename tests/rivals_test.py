@@ -1,12 +1,13 @@
-"""Does a prompt bring a behaviour out with fewer bits than a LoRA or a steering vector?
+"""Does a prompt bring a behaviour out with fewer bits than a LoRA, a steering vector or words?
 
-The same documents, seeds and steps train prompts of P tokens, LoRAs of rank P on every matrix, and vectors on P
-neighbouring layers (the place is chosen on validation). Each is trained whole and in few random directions, and rounded
-to ever fewer bits a number. So every kind has a loss for every number of bits that may be spent on it.
+The same documents, seeds and steps train prompts of P tokens, LoRAs of rank P on every matrix, vectors on P
+neighbouring layers (the place is chosen on validation), and prompts of P words: tokens of the vocabulary, of which the
+nearest to trained rows are read. All but the words are trained whole and in few random directions, and rounded to ever
+fewer bits a number. So every kind has a loss for every number of bits that may be spent on it.
 
 Expected: at few bits a prompt is ahead where the model has the behaviour already, since it only has to be named. A LoRA
 can teach what the model lacks, and is ahead at many bits. One vector does what one token does, or less: it cannot say
-several things at once.
+several things at once. Words are the cheapest by far where the search finds the right ones, which it does not.
 
     python -m tests.rivals_test pocket                     # tags behind a key of four symbols, known to be there
     python -m tests.rivals_test taught                     # the same tags, never taught
@@ -39,6 +40,7 @@ KINDS = {
     "prompt": ({}, (0.3, 1.0)),
     "LoRA": (RECIPES["lora"], (0.01, 0.03)),
     "steering": (RECIPES["steering"], (0.1, 0.3)),
+    "words": (RECIPES["words"], (0.3, 1.0)),
 }
 """Name -> recipe, and the learning rates that are tried: which is best depends on the behaviour."""
 FEW = (16, 128)
@@ -52,7 +54,8 @@ def rivals(sweep: Sweep, **changes: object) -> Sweep:
     recipes = []
     for kind, rates in KINDS.values():
         recipes += [{**kind, "lr": rate} for rate in rates]
-        recipes += [{**kind, "lr": rates[-1], "subspace": few} for few in FEW]
+        if kind.get("intervention") != "words":
+            recipes += [{**kind, "lr": rates[-1], "subspace": few} for few in FEW]
     return replace(sweep, n_tokens=(0, 1, 4), controls=(), recipes=tuple(recipes), **changes)
 
 
@@ -85,7 +88,11 @@ def sizes(curves: list[Curve]) -> dict[str, list[tuple[int, float, float, str]]]
             for b, of_seeds in tried.items():
                 if len(of_seeds) == len(point.results):
                     validation, loss = (float(np.mean([s[x] for s in of_seeds])) for x in ("validation_loss", "loss"))
-                    what = f"{point.n_tokens}" + (f" in {few} directions" if few else "") + f", {b} bits each"
+                    what = (
+                        f"{point.n_tokens}"
+                        + (f" in {few} directions" if few else "")
+                        + (f", {b} bits each" if b else "")
+                    )
                     found[kind_of(curve)].append((of_seeds[0]["bits"], validation, loss, what))
     return found
 

@@ -140,6 +140,12 @@ class LanguageModel:
             return self.embed(torch.arange(n_entries(self.tokenizer), device=self.device))
 
     @cached_property
+    def words(self) -> Tensor:
+        """The rows of ``vocabulary`` that text is made of, float32: those of all entries but the special ones."""
+        special = set(self.tokenizer.all_special_ids)
+        return self.vocabulary[[i for i in range(len(self.vocabulary)) if i not in special]].float()
+
+    @cached_property
     def scale(self) -> float:
         """Root mean square of the vocabulary's embeddings: the unit in which prompts are trained."""
         return self.vocabulary.float().square().mean().sqrt().item()

@@ -20,13 +20,16 @@ CHECKED = 32
 LOSSLESS = 0.002
 """Nats per token on the validation documents: more bits are not tried once rounding costs less."""
 
+ROUNDED = 1e-6
+"""Share of a known number of bits that float32 may have added to it: 24 must not become 25."""
+
 
 @dataclass(frozen=True)
 class Size:
     """A prompt at some number of bits, measured."""
 
     bits_per_number: int
-    """0: it is not rounded, but told by a draw."""
+    """0: it is not rounded, but told by a draw, or made of tokens."""
     bits: int
     """Of the whole prompt in one condition: ``numbers`` of ``bits_per_number``, and P scales of 16 (in a
     subspace, one)."""
@@ -62,7 +65,8 @@ def rounded_sizes(bench: Bench, intervention: Intervention, scores: TokenScores,
     if not intervention.n_numbers:
         return []
     if (nats := intervention.nats) is not None:
-        bits, nothing = math.ceil(nats.item() / math.log(2)), ratio(0 * scores.sums, scores.counts)
+        bits = math.ceil(nats.item() / math.log(2) * (1 - ROUNDED))
+        nothing = ratio(0 * scores.sums, scores.counts)
         numbers = intervention.n_numbers
         return [Size(0, max(1, bits), numbers, numbers, validation_loss, scores.loss, nothing)]
     tried: list[tuple[int, Intervention, float]] = []

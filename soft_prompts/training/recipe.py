@@ -51,10 +51,10 @@ class TrainConfig:
     lr: float = 0.3
     """Peak learning rate of AdamW, in units of --train.unit (0.3: a step moves a coordinate by about a third of an
     embedding's size at most)."""
-    intervention: Literal["prompt", "lora", "steering"] = added_later("prompt")
-    """What is trained, and what --n-tokens counts: a prompt of so many tokens; a LoRA of this rank on every matrix of
-    the body; or a vector on each of so many neighbouring layers, with --train.starts as the places that are tried.
-    --recipe lora and --recipe steering have the learning rates for these."""
+    intervention: Literal["prompt", "words", "lora", "steering"] = added_later("prompt")
+    """What is trained, and what --n-tokens counts: a prompt of so many tokens; one that is made of the vocabulary's own
+    tokens; a LoRA of this rank on every matrix of the body; or a vector on each of so many neighbouring layers, with
+    --train.starts as the places that are tried. --recipe words, lora and steering have the learning rates for these."""
     unit: Literal["vocabulary", "one"] = added_later("vocabulary")
     """What a prompt's numbers are counted in: the root mean square of the vocabulary's embeddings, so that a learning
     rate means the same in every model, or the model's own numbers."""
@@ -139,7 +139,13 @@ class TrainConfig:
                 "--train.grow goes by --train.steps, but --train.schedule until_flat may end before a prompt has all "
                 "its tokens: give one of them."
             )
-        if self.intervention != "prompt" and (self.noise or self.grow or self.init_text or self.init_from):
+        if self.intervention == "words" and (self.noise or self.subspace):
+            raise SoftPromptsError(
+                "--train.intervention words is told by its tokens, so --train.noise and --train.subspace mean nothing "
+                "for it: leave them out."
+            )
+        has_tokens = self.intervention in ("prompt", "words")
+        if not has_tokens and (self.noise or self.grow or self.init_text or self.init_from):
             raise SoftPromptsError(
                 f"--train.intervention {self.intervention} has no tokens, so --train.noise, --train.grow, "
                 f"--train.init-text and --train.init-from mean nothing for it: leave them out."
@@ -231,6 +237,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "clip_norm": 1e9,
         "init": "unit_normal",
     },
+    # The rate of projection in the loop in hard/search.py.
+    "words": {"intervention": "words", "lr": 1.0},
     # Rates: docs/recipe.md.
     "lora": {"intervention": "lora", "lr": 1e-2, "starts": 1},
     "steering": {"intervention": "steering", "lr": 1e-1, "starts": 6},

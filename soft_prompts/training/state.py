@@ -21,6 +21,7 @@ from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
 from soft_prompts.interventions.steering import Steering, layers_of
 from soft_prompts.interventions.subspace import Subspace
+from soft_prompts.interventions.words import Words
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.training.log import RunLog
 from soft_prompts.training.recipe import TrainConfig
@@ -163,7 +164,11 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
     unit = model.scale if config.unit == "vocabulary" else 1.0
     if config.init_from and run.n_tokens:
-        return SoftPrompt(_begun(model, config, rows), unit)
+        rows = _begun(model, config, rows)
+    if config.intervention == "words" and run.n_tokens:
+        return Words(rows, unit, model.words)
+    if config.init_from and run.n_tokens:
+        return SoftPrompt(rows, unit)
     if config.noise and n_conditions:
         raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")
     if config.noise:

@@ -49,6 +49,7 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
     # One seed's steering was given up rounding at 2 bits: there is no mean of it.
     for seed, of_steering in ((0, {1: (70, 4.0, 4.0), 2: (140, 1.0, 1.0)}), (1, {1: (70, 4.0, 4.0)})):
         made.append(tried(2, seed, KINDS["steering"][0], of_steering, 3.0))
+        made.append(tried(2, seed, KINDS["words"][0], {0: (24, 4.1, 4.2)}, 4.2))
     for i, r in enumerate(made):
         r.save(tmp_path / str(i) / f"tokens-{r.n_tokens:04d}-seed-{r.seed}.json")
     found = sizes(curves(made))
@@ -58,18 +59,20 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
         "prompt": [(60, 3.1, 3.2, "1, 1 bits each"), (240, 2.1, 2.2, "1, 4 bits each")],
         "LoRA": [(48, 2.6, 2.8, "1 in 16 directions, 2 bits each")],
         "steering": [(70, 4.0, 4.0, "2, 1 bits each")],
+        "words": [(24, 4.1, 4.2, "2")],
     }
     lines = table(tmp_path).splitlines()
-    assert lines[0] == "| at most | prompt | LoRA | steering |"
-    assert lines[2] == "| 0 bits | 5.000 | 5.000 | 5.000 |"
+    assert lines[0] == "| at most | prompt | LoRA | steering | words |"
+    assert lines[2] == "| 0 bits | 5.000 | 5.000 | 5.000 | 5.000 |"
     assert (
         lines[3 + BUDGETS.index(64)]
-        == "| 64 bits | 3.200 (1, 1 bits each) | 2.800 (1 in 16 directions, 2 bits each) |  |"
+        == "| 64 bits | 3.200 (1, 1 bits each) | 2.800 (1 in 16 directions, 2 bits each) |  | 4.200 (2) |"
     )
     assert lines[3 + BUDGETS.index(256)].startswith("| 256 bits | 2.200 (1, 4 bits each) | 2.800 ")
-    assert lines[-3] == "Text: a text has 1.250 nats and 48 bits, 7 in the model's own code."
-    assert lines[-2].startswith("The best LoRA, of 1, is below the best prompt, of 1, by 0.500 [")
-    assert lines[-1].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
+    assert lines[-4] == "Text: a text has 1.250 nats and 48 bits, 7 in the model's own code."
+    assert lines[-3].startswith("The best LoRA, of 1, is below the best prompt, of 1, by 0.500 [")
+    assert lines[-2].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
+    assert lines[-1].startswith("The best words, of 2, is below the best prompt, of 1, by -2.200 [")
 
 
 def test_results_of_two_models_are_not_put_into_one_table(tmp_path) -> None:
@@ -89,7 +92,7 @@ def test_the_committed_tables_are_those_of_the_results(name: str) -> None:
 
 def test_every_kind_is_trained_whole_and_in_few_directions() -> None:
     recipes = [TrainConfig(**{**POCKET.train.__dict__, **recipe}) for recipe in POCKET.recipes]
-    assert len(set(recipes)) == len(KINDS) * (2 + len(FEW)) == len(recipes)
+    assert len(set(recipes)) == len(KINDS) * 2 + (len(KINDS) - 1) * len(FEW) == len(recipes)
     for recipe in recipes:
         recipe.check()
     for sweep in (POCKET, *rivals_test.OTHERS.values()):
