@@ -1190,6 +1190,27 @@ FAULTS = [
         ("zero.loss - loss for _, loss in chosen", "loss for _, loss in chosen"),
     ),
     *of(
+        "interventions/words.py",
+        "test_words",
+        ("self.tokens.T / lengths", "self.tokens.T"),
+        (").argmax(-1)", ").argmin(-1)"),
+        ("(free - free.detach())", "free"),
+        ("len(self.rows) * math.log", "math.log"),
+        ("SoftPrompt(self.tokens[self.nearest()].cpu())", "SoftPrompt(self.rows)"),
+    ),
+    *of(
+        "models/language_model.py",
+        "test_words",
+        ("if i not in special", "if i >= 0"),
+    ),
+    *of(
+        "results/record.py",
+        "test_results",
+        ("least <= min(instance)", "least >= min(instance)"),
+        ("max(instance) < LONGEST_INTEGER", "max(instance) > 0"),
+        ('items.keys() <= {"type", "minimum"}', "True"),
+    ),
+    *of(
         "interventions/noisy.py",
         "test_noisy",
         ("variance + self.w.square() - 1", "variance + self.w.square()"),

@@ -154,10 +154,11 @@ def _paired(found: list[Curve]) -> list[str]:
                 kind = kind_of(curve)
                 best[kind] = min(best.get(kind, (np.inf, None)), (validation, point), key=lambda one: one[0])
     lines = []
-    for kind, (_, point) in best.items():
-        if kind != "prompt" and (gain := point.gain_over(best["prompt"][1])):
+    for kind in [kind for kind in KINDS if kind in best and kind != "prompt"]:
+        point = best[kind][1]
+        if gain := point.gain_over(best["prompt"][1]):
             lines.append(
-                f"The best {kind}, of {point.n_tokens}, is below the best prompt, of {best['prompt'][1].n_tokens}, by "
+                f"{kind}: the best, of {point.n_tokens}, is below the best prompt, of {best['prompt'][1].n_tokens}, by "
                 f"{with_interval(gain, '.3f')} nats."
             )
     return lines

@@ -70,9 +70,9 @@ def test_losses_at_equal_bits_are_means_over_the_seeds(tmp_path) -> None:
     )
     assert lines[3 + BUDGETS.index(256)].startswith("| 256 bits | 2.200 (1, 4 bits each) | 2.800 ")
     assert lines[-4] == "Text: a text has 1.250 nats and 48 bits, 7 in the model's own code."
-    assert lines[-3].startswith("The best LoRA, of 1, is below the best prompt, of 1, by 0.500 [")
-    assert lines[-2].startswith("The best steering, of 2, is below the best prompt, of 1, by -1.000 [")
-    assert lines[-1].startswith("The best words, of 2, is below the best prompt, of 1, by -2.200 [")
+    assert lines[-3].startswith("LoRA: the best, of 1, is below the best prompt, of 1, by 0.500 [")
+    assert lines[-2].startswith("steering: the best, of 2, is below the best prompt, of 1, by -1.000 [")
+    assert lines[-1].startswith("words: the best, of 2, is below the best prompt, of 1, by -2.200 [")
 
 
 def test_results_of_two_models_are_not_put_into_one_table(tmp_path) -> None:
