@@ -24,6 +24,7 @@ import numpy as np
 from soft_prompts import Sweep, on_pocket
 from soft_prompts.answers import run_or_print
 from soft_prompts.report.markdown import markdown_table, with_interval
+from soft_prompts.results.summary import SHARE
 from soft_prompts.stats import estimated
 from soft_prompts.tasks.calibration import Calibration
 
@@ -42,8 +43,6 @@ POCKET = replace(
     control_seeds=1,  # counting is ahead of the scrambled model everywhere, so its luck changes nothing
 )
 DEFAULT = POCKET
-SHARE = 0.95
-"""Of the gap to the key: distances go by it."""
 
 
 def _measured(folder: Path) -> list[Curve]:

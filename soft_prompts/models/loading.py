@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from soft_prompts.console import say, warn
@@ -60,31 +60,9 @@ def load(
         _check_index(name_or_path, path)
     changes, base = changes_of(name_or_path) if path is not None else ([], name_or_path)
     whole = local_path(base) if path is not None else None
-    is_gguf = whole is not None and whole.is_file()
-    source = str(whole or base)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    # Names of weights of other shapes come back so that _check_weights can refuse them.
-    of_model = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    if is_gguf:
-        source, options, of_model = gguf.NO_MODEL, options | gguf.options(whole), of_model | gguf.unpacked()
-    try:
-        with _no_pickle(name_or_path):
-            config = AutoConfig.from_pretrained(source, **options)
-            if getattr(config, "is_encoder_decoder", False):
-                raise SoftPromptsError(
-                    f"model {name_or_path!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) "
-                    f"model."
-                )
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
-            lm, loaded = AutoModelForCausalLM.from_pretrained(source, config=config, **options, **of_model)
-    except SoftPromptsError:
-        raise
-    except Exception as error:  # damaged files raise anything, and so does a model's own code
-        raise SoftPromptsError(_why_not_loaded(base, revision, whole, error)) from error
-    _check_weights(name_or_path, loaded)
-    if is_gguf:
-        gguf.check_positions(whole, lm.config)
+    with _no_pickle(name_or_path):
+        lm, tokenizer = _from_files(name_or_path, base, whole, dtype, options)
     for folder in reversed(changes):
         deltas.merge(lm, deltas.load_delta(folder))
     lm = spread(lm) if device_map == "auto" else lm.to(device)
@@ -103,6 +81,45 @@ def load(
         ) from error
     model = replace(model, has_cache=_has_cache(model))
     return replace(model, shares_starts=shares_starts(model))
+
+
+def _from_files(
+    name: str, base: str, whole: Path | None, dtype: torch.dtype, options: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A whole model as its files have it, and its tokenizer.
+
+    Args:
+        name: What the user asked for: this model or a change to it.
+        base: This model.
+        whole: Its folder or GGUF file. None: it comes from the hub.
+        dtype: Of its weights.
+        options: Of every from_pretrained.
+
+    Raises:
+        SoftPromptsError: It cannot be loaded, lacks weights, or is no causal model.
+    """
+    source, is_gguf = str(whole or base), whole is not None and whole.is_file()
+    # Names of weights of other shapes come back so that _check_weights can refuse them.
+    of_model = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    if is_gguf:
+        source, options, of_model = gguf.NO_MODEL, options | gguf.options(whole), of_model | gguf.unpacked()
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        if getattr(config, "is_encoder_decoder", False):
+            raise SoftPromptsError(
+                f"model {name!r} is an encoder-decoder; soft prompts here need a causal (decoder-only) model."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        # Without dtype=, transformers 5 takes the checkpoint's own, which is float16 for pythia.
+        lm, loaded = AutoModelForCausalLM.from_pretrained(source, config=config, **options, **of_model)
+    except SoftPromptsError:
+        raise
+    except Exception as error:  # damaged files raise anything, and so does a model's own code
+        raise SoftPromptsError(_why_not_loaded(base, options["revision"], whole, error)) from error
+    _check_weights(name, loaded)
+    if is_gguf:
+        gguf.check_positions(whole, lm.config)
+    return lm, tokenizer
 
 
 @contextmanager
