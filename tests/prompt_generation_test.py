@@ -3,7 +3,7 @@
 A prompt of a few legal tokens is searched that makes a model say a given string, with several searches from the same
 starts and with the same number of forward passes: the tokens nearest to a trained soft prompt, the same with the
 projection in the loop (PEZ), a mixture of tokens that sharpens, greedy coordinate gradient (GCG), GCG from a soft
-prompt, and a narrow coordinate search. A prompt is its text: only prompts count that are read back as the same tokens.
+prompt or from what the projection found, and a narrow coordinate search. A prompt is its text: only prompts count that are read back as the same tokens.
 Beside each string: as many random tokens.
 
 Expected: the nearest tokens of a soft prompt keep nothing of it. Searches over tokens come some way, and the random
@@ -98,11 +98,12 @@ class Settings(ModelOptions):
 
 DEFAULT = Settings(models=("EleutherAI/pythia-410m-deduped",))
 POCKET = Settings(models=("pocket",), passes=1024, dtype="float32")
-FEW = ("soft, nearest tokens", "projected", "GCG of width 64", "narrow")
+BEST = "projected, then GCG"
+FEW = ("soft, nearest tokens", "projected", "GCG of width 64", "narrow", BEST)
 PRESETS = {
     "pocket": POCKET,
     # Enough for 16 steps of GCG with its own width.
-    "pocket-long": replace(POCKET, passes=8192, methods=("projected", "GCG", "narrow"), random_with=()),
+    "pocket-long": replace(POCKET, passes=8192, methods=("projected", "GCG", "narrow", BEST), random_with=()),
     SMOLLM2: Settings(models=(SMOLLM2,), targets=TARGETS[:10], passes=256, methods=FEW, dtype="bfloat16"),
 }
 IDENTITY = ("targets", "passes", "banned", "plain_ascii", "no_overlap")

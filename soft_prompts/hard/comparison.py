@@ -35,8 +35,10 @@ METHODS: dict[str, Search] = {
     "GCG of width 64": partial(gcg, width=64),
     "soft, then GCG": then(soft, partial(gcg, width=64), 0.25),
     "narrow": narrow,
+    # Projection falls first and is soon at its end; then many small steps, which need not go down, are better than narrow.
+    "projected, then GCG": then(projected, partial(gcg, width=64), 0.1),
 }
-"""Rates and widths were chosen on pocket with eight strings that are no targets."""
+"""Rates, widths and shares were chosen on pocket with strings that are no targets."""
 
 
 @dataclass(frozen=True)
