@@ -3,8 +3,8 @@
 A prompt of a few legal tokens is searched that makes a model say a given string, with several searches from the same
 starts and with the same number of forward passes: the tokens nearest to a trained soft prompt, the same with the
 projection in the loop (PEZ), a mixture of tokens that sharpens, greedy coordinate gradient (GCG), GCG from a soft
-prompt or from what the projection found, and a narrow coordinate search. A prompt is its text: only prompts count that are read back as the same tokens.
-Beside each string: as many random tokens.
+prompt or from what the projection found, and a narrow coordinate search. A prompt is its text: only prompts count that
+are read back as the same tokens. Beside each string: as many random tokens.
 
 Expected: the nearest tokens of a soft prompt keep nothing of it. Searches over tokens come some way, and the random
 strings stay far behind: text cannot force a model to say anything, as embeddings can.

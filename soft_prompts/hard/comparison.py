@@ -35,7 +35,7 @@ METHODS: dict[str, Search] = {
     "GCG of width 64": partial(gcg, width=64),
     "soft, then GCG": then(soft, partial(gcg, width=64), 0.25),
     "narrow": narrow,
-    # Projection falls first and is soon at its end; then many small steps, which need not go down, are better than narrow.
+    # Projection falls first and is soon at its end. Then many small steps are best, which need not go down.
     "projected, then GCG": then(projected, partial(gcg, width=64), 0.1),
 }
 """Rates, widths and shares were chosen on pocket with strings that are no targets."""
