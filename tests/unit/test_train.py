@@ -18,6 +18,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator
 from soft_prompts.interventions.steering import Steering
+from soft_prompts.interventions.words import Words
 from soft_prompts.models.loading import load
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.permuted import PermutedLabels
@@ -165,7 +166,7 @@ def test_the_published_recipe_moves_zeros_by_a_thousandth_in_the_model_s_own_uni
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_s_conditional_prompt_is_trained_like_any_other(neox, tmp_path, name) -> None:
     (state,) = train_all(neox, [run(2, task=Documents(2), **RECIPES[name])], tmp_path)
-    kinds = {"nordby2024": TokenwiseGenerator, "lora": LoRA, "steering": Steering}
+    kinds = {"nordby2024": TokenwiseGenerator, "lora": LoRA, "steering": Steering, "words": Words}
     assert type(state.intervention) is kinds.get(name, PromptGenerator)
     assert state.run.train.steps == CONFIG.steps and np.isfinite(state.scores.loss)
 
