@@ -163,11 +163,12 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
     unit = model.scale if config.unit == "vocabulary" else 1.0
-    if config.init_from and run.n_tokens:
+    given = bool(config.init_from and run.n_tokens)
+    if given:
         rows = _begun(model, config, rows)
     if config.intervention == "words" and run.n_tokens:
         return Words(rows, unit, model.words)
-    if config.init_from and run.n_tokens:
+    if given:
         return SoftPrompt(rows, unit)
     if config.noise and n_conditions:
         raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")

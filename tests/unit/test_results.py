@@ -234,7 +234,11 @@ LISTS = ([], [1, 2], [1.5, 2], [True], [1, False], ["a", ""], [1, "a"], [None], 
 LISTS += ([1 - 2**63], [-(2**63)], [1e300, -1e300], [0.5, 2**70], [math.nan, 2**63], [2**63, math.nan], [-1, math.nan])
 
 
-@pytest.mark.parametrize("items", [{"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "string"}, {}])
+ITEMS = ({"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "string"}, {})
+ITEMS += ({"type": "string", "minLength": 1}, {"type": "number", "maximum": 1})
+
+
+@pytest.mark.parametrize("items", ITEMS)
 def test_lists_are_found_right_or_wrong_as_by_jsonschema_itself(items: dict) -> None:
     ours = record._validator().evolve(schema={"items": items})
     own_rule = jsonschema.Draft202012Validator.VALIDATORS["items"]
