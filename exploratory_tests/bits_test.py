@@ -2,10 +2,11 @@
 
 pocket-keys writes tags behind keys of 1, 2, 4 and 8 secret symbols. A prompt of 8 tokens is trained in three ways: all
 of its numbers, rounded afterwards; d numbers along random directions, rounded afterwards; and under noise, with a price
-on what the noise leaves of it. Each has its fewest bits that reach 95 % of the way to the key.
+on what the noise leaves of it. Each has its fewest bits that reach 95 % of the way to the key. So has a prompt of text,
+as `python -m tests.soft_to_hard_test keys` searches it.
 
-Expected: all three grow in proportion to the length of the key. Rounding all numbers needs most, as most of them say
-nothing.
+Expected: all of them grow in proportion to the length of the key. Rounding all numbers needs most, as most of them say
+nothing. Text needs fewest, as the key is a text, if the search finds it.
 
     python -m exploratory_tests.bits_test
     python -m exploratory_tests.bits_test table results/bits     # the fewest bits of every key, by each measure
@@ -24,7 +25,7 @@ from exploratory_tests import learned_test
 from soft_prompts.answers import run_or_print
 from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import estimated
-from tests import calibration_test
+from tests import calibration_test, soft_to_hard_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,7 @@ DEFAULT = replace(
 
 
 ANY_LENGTH = "rounded, any length"
+TEXT = "text, any length"
 SYMBOL_BITS = 3
 """A symbol of a key is one of eight."""
 
@@ -57,7 +59,8 @@ def fewest_bits(folder: Path) -> dict[str, dict[int, tuple[float, dict]]]:
     """Measure -> symbols of the key -> the fewest bits, and what of the recipe they were found with.
 
     Args:
-        folder: Of the results. The calibration's beside it have prompts of all lengths, so the length is chosen, too.
+        folder: Of the results. Beside it are the calibration's, with prompts of all lengths, so the length is chosen,
+            too; and texts.
     """
     from soft_prompts.results import load_results
     from soft_prompts.results.curve import curves, without_controls
@@ -75,7 +78,35 @@ def fewest_bits(folder: Path) -> dict[str, dict[int, tuple[float, dict]]]:
     found = curves(load_results([folder]))
     calibration = without_controls(curves(load_results([folder.parent / "calibration" / "pocket-keys"])))
     of_all = {f"{name}, 8 tokens": fewest(found, recipes) for name, recipes in MEASURES.items()}
-    return {ANY_LENGTH: fewest(calibration, [{}]), **of_all}
+    anchors = {c.task["key_tokens"][0]: c.anchor["validation_loss"] for c in calibration}
+    texts = folder.parent / "soft_to_hard" / "pocket-keys"
+    of_text = {TEXT: fewest_in_text(texts, anchors)} if texts.is_dir() else {}
+    return {ANY_LENGTH: fewest(calibration, [{}]), **of_all, **of_text}
+
+
+def fewest_in_text(folder: Path, anchors: dict[int, float]) -> dict[int, tuple[float, dict]]:
+    """Symbols of the key -> the fewest bits of a text that reaches the share of the way to the key on the validation
+    documents: log2 of the legal tokens for each of its own, and which length of those searched it is.
+
+    Args:
+        folder: Of texts that were searched. Of several searches of a length, the best on the validation documents
+            counts.
+        anchors: Symbols of the key -> validation nats behind the key itself.
+    """
+    from soft_prompts.records import load_records
+    from soft_prompts.results.summary import SHARE
+
+    needed = ["found", "zero_validation_loss", "legal_tokens"]
+    enough: dict[int, list[tuple[int, float]]] = {}
+    lengths = set()
+    for one in load_records(folder, "search-*-text.json", soft_to_hard_test.EXPERIMENT, needed):
+        key, zero = soft_to_hard_test.KEYS[one["config"]["behaviour"]], one["zero_validation_loss"]
+        best = min(attempt["validation_loss"] for attempt in one["found"])
+        lengths.add(one["n_tokens"])
+        if zero - best >= SHARE * (zero - anchors[key]):
+            enough.setdefault(key, []).append((one["n_tokens"], math.log2(one["legal_tokens"])))
+    shortest = {key: min(found) for key, found in enough.items()}
+    return {key: (n * each + math.log2(len(lengths)), {"tokens": n}) for key, (n, each) in shortest.items()}
 
 
 def slope(bits: dict[int, tuple[float, dict]]) -> float:

@@ -5,9 +5,11 @@ with the same number of forward passes: rows that are free (soft), rows that are
 the embeddings of the vocabulary, and tokens (text, which must be read back as the same tokens).
 
 Expected: a mixture keeps most of what a soft prompt gains, since it has nearly as many numbers to choose. Text keeps
-much of it where the behaviour is called by a word, and nothing where the prompt must teach.
+much of it where the behaviour is called by a word, and nothing where the prompt must teach. Behind a secret key, which
+is a text, text keeps all of it, if the search finds the key.
 
     python -m tests.soft_to_hard_test pocket
+    python -m tests.soft_to_hard_test keys                                     # text behind secret keys of known length
     python -m tests.soft_to_hard_test smollm2
     python -m tests.soft_to_hard_test --behaviours chess --passes 65536        # on pythia, as published; needs a GPU
     python -m tests.soft_to_hard_test table results/soft_to_hard               # the answer again, and a picture
@@ -35,7 +37,14 @@ from soft_prompts.stats import estimated, interval_of, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
 from soft_prompts.sweep import Sweep, plan
 
-from . import autoregressive_test, chess_test, pathfinding_test, repetition_test, skip_tokens_test
+from . import (
+    autoregressive_test,
+    calibration_test,
+    chess_test,
+    pathfinding_test,
+    repetition_test,
+    skip_tokens_test,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +53,15 @@ if TYPE_CHECKING:
 
 
 EXPERIMENT = "soft_to_hard"
+KEYS = {f"a key of {k}": k for k in calibration_test.POCKET.task.key_tokens}
+"""Behaviour -> symbols of the key that it waits for, in models that ship."""
 BEHAVIOURS = {
     "chess": chess_test,
     "text": autoregressive_test,
     "looking ahead": skip_tokens_test,
     "repetition": repetition_test,
     "pathfinding": pathfinding_test,
+    **dict.fromkeys(KEYS, calibration_test),
 }
 """The experiments that they come from, with their documents."""
 INTERFACE_NAMES = ("soft", "mixture", "text")
@@ -67,8 +79,11 @@ class Settings(ModelOptions):
     last of each experiment."""
     size: Literal["published", "pocket", "smollm2"] = "published"
     """Which of an experiment's settings say what is read, and how much."""
-    behaviours: tuple[str, ...] = tuple(BEHAVIOURS)
-    """Some of the behaviours."""
+    behaviours: tuple[str, ...] = tuple(name for name in BEHAVIOURS if name not in KEYS)
+    """Some of the behaviours: chess, text, looking ahead, repetition, pathfinding and, with --size pocket, a key of 1,
+    2, 4 or 8."""
+    interfaces: tuple[Literal["soft", "mixture", "text"], ...] = INTERFACE_NAMES
+    """What prompts may be made of."""
     n_tokens: tuple[int, ...] = (1, 4, 8)
     """Rows of a prompt."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -81,7 +96,19 @@ class Settings(ModelOptions):
 
 DEFAULT = Settings()
 POCKET = Settings(size="pocket", n_tokens=(1, 4), passes=1024, dtype="float32")
-PRESETS = {"pocket": POCKET, SMOLLM2: Settings(size="smollm2", n_tokens=(1, 4), seeds=(0,), passes=768)}
+KEYS_PRESET = replace(
+    POCKET,
+    models=("pocket-keys",),
+    behaviours=tuple(KEYS),
+    interfaces=("text",),
+    n_tokens=tuple(KEYS.values()),
+    passes=32768,
+)
+PRESETS = {
+    "pocket": POCKET,
+    "keys": KEYS_PRESET,
+    SMOLLM2: Settings(size="smollm2", n_tokens=(1, 4), seeds=(0,), passes=768),
+}
 IDENTITY = ("passes", "batch", "seeds")
 """The options that a result depends on, beside behaviour, model, interface and length."""
 
@@ -94,7 +121,12 @@ def check(settings: Settings) -> None:
     """
     if unknown := sorted(set(settings.behaviours) - set(BEHAVIOURS)):
         raise SoftPromptsError(f"there is no behaviour {unknown[0]!r}; known: {', '.join(BEHAVIOURS)}.")
-    for name in ("behaviours", "n_tokens", "seeds"):
+    if settings.size != "pocket" and (keys := [name for name in settings.behaviours if name in KEYS]):
+        raise SoftPromptsError(
+            f"{keys[0]!r} is known of models that ship only: put the word keys first, or --size pocket --models "
+            f"pocket-keys."
+        )
+    for name in ("behaviours", "interfaces", "n_tokens", "seeds"):
         values = getattr(settings, name)
         if not values or len(set(values)) < len(values):
             raise SoftPromptsError(f"--{name.replace('_', '-')} is {values}, but needs at least one, and none twice.")
@@ -106,11 +138,12 @@ def check(settings: Settings) -> None:
 
 def sweep_of(settings: Settings, behaviour: str) -> Sweep:
     """The experiment that a behaviour comes from, with one of its tasks and without controls."""
-    script = BEHAVIOURS[behaviour]
-    sweep: Sweep = {"published": script.DEFAULT, "pocket": script.POCKET, "smollm2": script.SMOLLM2}[settings.size]
+    name = {"published": "DEFAULT", "pocket": "POCKET", "smollm2": "SMOLLM2"}[settings.size]
+    sweep: Sweep = getattr(BEHAVIOURS[behaviour], name)
     shared = {name: getattr(settings, name) for name in ("dtype", "device", "out")}
     chosen = replace(sweep, experiment=EXPERIMENT, n_tokens=(0,), controls=(), anchor="", **shared)
-    return replace(chosen, models=settings.models or sweep.models[-1:], task=sweep.task.variants()[0])
+    task = replace(sweep.task, key_tokens=(KEYS[behaviour],)) if behaviour in KEYS else sweep.task.variants()[0]
+    return replace(chosen, models=settings.models or sweep.models[-1:], task=task)
 
 
 def run(settings: Settings) -> None:
@@ -146,7 +179,8 @@ def _search(settings: Settings, sweep: Sweep, behaviour: str, model: str) -> Non
 
     config = config_of(settings, sweep, behaviour, model)
     folder = settings.out / "results" / place(config)
-    wanted = {folder / f"search-{n:04d}-{name}.json": (n, name) for n in settings.n_tokens for name in INTERFACES}
+    pairs = [(n, name) for n in settings.n_tokens for name in settings.interfaces]
+    wanted = {folder / f"search-{n:04d}-{name}.json": (n, name) for n, name in pairs}
     missing = [(path, n, name) for path, (n, name) in wanted.items() if settings.force or not path.exists()]
     if not missing:
         return
@@ -173,6 +207,7 @@ def _search(settings: Settings, sweep: Sweep, behaviour: str, model: str) -> Non
         with CLOCK.stage("held-out"):
             prompts = [prompt_of(attempt, interface) for attempt in attempts]
             zero, *scores = evaluate(lm, [nothing, *prompts], bench.held_out, bench.token_budget)
+            chosen_by = evaluate(lm, [nothing, *prompts], bench.validation, bench.token_budget)
         found = [
             {
                 "seed": seed,
@@ -181,11 +216,14 @@ def _search(settings: Settings, sweep: Sweep, behaviour: str, model: str) -> Non
                 else "",
                 "spent": a.spent,
                 "document_losses": of_prompt.sums.round(4).tolist(),
+                "validation_loss": validated.loss,
             }
-            for seed, a, of_prompt in zip(settings.seeds, attempts, scores, strict=True)
+            for seed, a, of_prompt, validated in zip(settings.seeds, attempts, scores, chosen_by[1:], strict=True)
         ]
         documents = {"documents": zero.documents, "scored": zero.counts.tolist(), "zero": zero.sums.round(4).tolist()}
-        head = {"config": config, "interface": interface, "n_tokens": n, "provenance": provenance(lm, {}, len(prompts))}
+        documents["zero_validation_loss"] = chosen_by[0].loss
+        head = {"config": config, "interface": interface, "n_tokens": n, "legal_tokens": len(legal.ids)}
+        head["provenance"] = provenance(lm, {}, len(prompts))
         save_record(path, {**head, **documents, "found": found})
 
 
@@ -269,12 +307,13 @@ def shown(draws: np.ndarray, form: str = "") -> str:
 
 
 def figure(folder: Path) -> Figure:
-    """Nats against rows, a panel for each behaviour and model, a line for each interface."""
+    """Nats against rows, a panel for each behaviour and model with several interfaces, a line for each of them."""
     from matplotlib.figure import Figure
 
     panels: dict[str, list[Found]] = {}
     for found in measured(folder):
         panels.setdefault(found.title, []).append(found)
+    panels = {title: of for title, of in panels.items() if any("soft" in found.sums for found in of)} or panels
     n_rows = -(-len(panels) // 2)
     drawn = Figure(figsize=(9, 3.2 * n_rows), layout="constrained")
     axes = np.ravel(drawn.subplots(n_rows, 2, squeeze=False))

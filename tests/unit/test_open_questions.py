@@ -1,5 +1,6 @@
 """The tables in the log of open questions are those of the committed results."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from exploratory_tests import bits_test, learned_test, rates_test, rivals_test
 from soft_prompts.answers import check_folder
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.records import save_record
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
@@ -38,3 +40,21 @@ def test_results_of_another_experiment_are_refused_in_a_sentence(tmp_path) -> No
 def test_a_slope_is_1_where_bits_double_with_the_key_and_0_where_they_stay() -> None:
     assert bits_test.slope({key: (10.0 * key, {}) for key in (1, 2, 8)}) == pytest.approx(1)
     assert bits_test.slope({key: (10.0, {}) for key in (1, 2, 8)}) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_bits_of_a_text_are_those_of_its_tokens_and_the_best_search_of_a_length_counts(tmp_path) -> None:
+    def searched(name: str, k: int, n: int, losses: list[float]) -> None:
+        config = {"experiment": "soft_to_hard", "behaviour": f"a key of {k}"}
+        found = [{"validation_loss": loss} for loss in losses]
+        record = {"config": config, "n_tokens": n, "legal_tokens": 1024, "zero_validation_loss": 10.0, "found": found}
+        save_record(tmp_path / f"search-{name}-text.json", record)
+
+    anchors = {1: 0.0, 2: 2.0}  # 95 % of the way to the key of 2 is 2.4 nats
+    searched("a", 2, 1, [5.0, 2.41])
+    searched("b", 2, 2, [9.0, 2.39])
+    searched("c", 2, 4, [2.0])
+    searched("d", 1, 1, [0.51])
+    # Two tokens of 1,024 are 20 bits; which of three lengths it is, log2 3 more.
+    assert bits_test.fewest_in_text(tmp_path, anchors) == {2: (pytest.approx(20 + math.log2(3)), {"tokens": 2})}
+    searched("e", 1, 2, [0.49])
+    assert bits_test.fewest_in_text(tmp_path, anchors)[1] == (pytest.approx(20 + math.log2(3)), {"tokens": 2})

@@ -21,7 +21,7 @@ from soft_prompts.hard.search import mixture
 from soft_prompts.pocket import SAMPLES
 from soft_prompts.records import save_record
 from soft_prompts.tasks.autoregressive import Autoregressive
-from tests.soft_to_hard_test import INTERFACE_NAMES, POCKET, Found, check, measured, run, shown, sweep_of, table
+from tests.soft_to_hard_test import INTERFACE_NAMES, KEYS, POCKET, Found, check, measured, run, shown, sweep_of, table
 
 TASK = Autoregressive(text=(str(SAMPLES),))
 
@@ -131,6 +131,8 @@ def test_interfaces_on_different_documents_are_not_compared(tmp_path) -> None:
         ({"seeds": (1, 1)}, "--seeds is"),
         ({"n_tokens": (0,)}, "above 0"),
         ({"passes": 0}, "--passes"),
+        ({"interfaces": ("text", "text")}, "--interfaces is"),
+        ({"size": "smollm2", "behaviours": ("a key of 4",)}, "'a key of 4' is known of models that ship only"),
     ],
 )
 def test_options_that_cannot_work_are_refused(change, said) -> None:
@@ -142,6 +144,8 @@ def test_a_behaviour_is_one_task_of_its_experiment() -> None:
     assert sweep_of(POCKET, "looking ahead").task.skip == (1,)
     assert sweep_of(POCKET, "text").models == ("pocket-chat",)
     assert sweep_of(replace(POCKET, models=("pocket",)), "text").models == ("pocket",)
+    assert {sweep_of(POCKET, name).task.key_tokens: k for name, k in KEYS.items()} == {(k,): k for k in (1, 2, 4, 8)}
+    assert not set(KEYS) & set(POCKET.behaviours)
 
 
 def test_what_is_there_is_not_searched_again_unless_it_is_forced(pocket, tmp_path, capsys) -> None:
