@@ -139,7 +139,8 @@ class Beside:
                 }
                 for b in measured
             }
-        return cls(baselines, _anchor(run, bench) if asked_for(run) else None)
+        with CLOCK.stage("anchor"):
+            return cls(baselines, _anchor(run, bench) if asked_for(run) else None)
 
 
 def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:

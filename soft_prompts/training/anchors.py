@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from soft_prompts.console import progress_bar
 from soft_prompts.data.example import Example
 from soft_prompts.engine.behind import behind_tokens, scores_behind
 from soft_prompts.engine.evaluate import evaluate
@@ -120,14 +121,16 @@ def _fine_tuned(run: Run, bench: Bench) -> Callable[[Bench], Anchor]:
     loras = [LoRA.on(model.lm, RANK, torch.Generator().manual_seed(run.seed)).to(model.device) for _ in RATES]
     optimizers = [torch.optim.AdamW(lora.parameters(), rate) for lora, rate in zip(loras, RATES, strict=True)]
     stream = run.target.examples("train", bench.encoding, run.seed)
-    for step in range(recipe.steps):
-        batch: list[Example] = list(islice(stream, recipe.batch_size))
-        accumulate_gradients(model, run.target, loras, [batch] * len(loras), bench.token_budget)
-        for lora, optimizer, rate in zip(loras, optimizers, RATES, strict=True):
-            torch.nn.utils.clip_grad_norm_(lora.parameters(), recipe.clip_norm)
-            optimizer.param_groups[0]["lr"] = rate * recipe.lr_share(step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    with progress_bar(f"{len(loras)} LoRAs as anchor", recipe.steps) as advance:
+        for step in range(recipe.steps):
+            batch: list[Example] = list(islice(stream, recipe.batch_size))
+            accumulate_gradients(model, run.target, loras, [batch] * len(loras), bench.token_budget)
+            for lora, optimizer, rate in zip(loras, optimizers, RATES, strict=True):
+                torch.nn.utils.clip_grad_norm_(lora.parameters(), recipe.clip_norm)
+                optimizer.param_groups[0]["lr"] = rate * recipe.lr_share(step)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            advance()
     losses = [scores.loss for scores in evaluate(model, loras, bench.validation, bench.token_budget)]
     finite = [(loss, i) for i, loss in enumerate(losses) if loss < float("inf")]  # nan is not below it either
     if not finite:
