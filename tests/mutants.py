@@ -1473,6 +1473,7 @@ FAULTS = [
         ("legal.only(-gradient @", "legal.only(gradient @"),
         ("gains / spread - torch.log", "torch.log"),
         ("better[losses.argsort()]", "better"),
+        ("refused |= {tuple(row) for row in tried.tolist()}", "pass"),
         ("torch.stack(made[1:])", "torch.stack(made)"),
         ("(logits / temperature).softmax(-1)", "(logits * temperature).softmax(-1)"),
     ),

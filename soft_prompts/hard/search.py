@@ -141,7 +141,7 @@ def narrow(attempt: Attempt, start: Tensor, widths: tuple[int, int] = (8, 128)) 
     As in ``gcg``, the gradient says which changes of one token are promising. But they are drawn without replacement,
     by how much is promised, over all places together. Improvements at several places are also tried together. A prompt
     is left for a better one only. And the number of prompts that are tried doubles after a step without success, and is
-    halved after one with.
+    halved after one with. It ends before its passes are spent if no change of one token helped.
     """
     legal, prompt, width, refused = attempt.legal, start, widths[0], set()
     while attempt.left:
@@ -153,8 +153,13 @@ def narrow(attempt: Attempt, start: Tensor, widths: tuple[int, int] = (8, 128)) 
         gains[torch.arange(len(prompt)), prompt] = -torch.inf
         place, token = drawn(gains, 2 * width + len(refused), attempt.random)
         tried = changed(prompt, place, token)
-        new = torch.tensor([tuple(row) not in refused for row in tried.tolist()], device=tried.device)
-        tried = tried[new & legal.survives(tried)][: min(width, attempt.affordable)]
+        new = [tuple(row) not in refused for row in tried.tolist()]
+        tried = tried[torch.tensor(new, dtype=torch.bool, device=tried.device)]
+        if not len(tried):  # drawn are more than were refused, if there are more
+            return
+        survives = legal.survives(tried)
+        refused |= {tuple(row) for row in tried[~survives].tolist()}
+        tried = tried[survives][: min(width, attempt.affordable)]
         if not len(tried):
             width = min(widths[1], 2 * width)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat
 
@@ -180,6 +181,20 @@ def test_a_prompt_that_is_known_is_found(search) -> None:
         if attempt.prompt.tolist() == [key]:
             break
     assert attempt.prompt.tolist() == [key]
+
+
+def test_a_search_that_leaves_prompts_for_better_ones_only_ends_when_no_change_helps(pocket, legal) -> None:
+    mask = torch.zeros_like(legal.mask)
+    mask[legal.ids[100:106]] = True
+    six = replace(legal, mask=mask)
+    texts = [example(pocket, " a small boat")]
+    attempt = Attempt(pocket, six, repeat(texts), six.ids[:1], 1000)
+    list(rounds([(narrow, attempt)], Task(), 4096))
+    alone = {int(i): naive_loss(pocket, pocket.vocabulary[i][None].float(), texts[0]).item() for i in six.ids}
+    assert attempt.prompt.tolist() == [min(alone, key=alone.get)] and attempt.loss == pytest.approx(
+        min(alone.values()), abs=1e-4
+    )
+    assert attempt.spent < 60  # six tokens, and the slopes in between; not the thousand that it might
 
 
 @pytest.mark.parametrize("method", METHODS)
