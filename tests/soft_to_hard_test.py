@@ -102,7 +102,7 @@ KEYS_PRESET = replace(
     behaviours=tuple(KEYS),
     interfaces=("text",),
     n_tokens=tuple(KEYS.values()),
-    passes=32768,
+    passes=65536,
 )
 PRESETS = {
     "pocket": POCKET,
