@@ -80,8 +80,8 @@ class Settings(ModelOptions):
     size: Literal["published", "pocket", "smollm2"] = "published"
     """Which of an experiment's settings say what is read, and how much."""
     behaviours: tuple[str, ...] = tuple(name for name in BEHAVIOURS if name not in KEYS)
-    """Some of the behaviours: chess, text, looking ahead, repetition, pathfinding and, with --size pocket, a key of 1,
-    2, 4 or 8."""
+    """Some of the behaviours: chess, text, looking ahead, repetition, pathfinding; with --size pocket also "a key of 1"
+    (2, 4, 8)."""
     interfaces: tuple[Literal["soft", "mixture", "text"], ...] = INTERFACE_NAMES
     """What prompts may be made of."""
     n_tokens: tuple[int, ...] = (1, 4, 8)
