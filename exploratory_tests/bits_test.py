@@ -167,7 +167,7 @@ def figure(folder: Path) -> Figure:
     key and those that prompts learned from 800 documents."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(7, 4.4), layout="constrained")
+    drawn = Figure(figsize=(9.5, 4.4), layout="constrained")
     ax = drawn.subplots()
     measured = fewest_bits(folder)
     for name, of_measure in measured.items():
@@ -186,7 +186,7 @@ def figure(folder: Path) -> Figure:
     ax.set_xlabel("symbols in the key")
     ax.set_ylabel("bits")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # lines are everywhere
     return drawn
 
 
