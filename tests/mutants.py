@@ -793,6 +793,7 @@ FAULTS = [
         "test_findings",
         ('fillstyle="full" if found.seen else "none"', 'fillstyle="full"'),
         ("if distance.value is None:", "if distance.value is not None:"),
+        ("ZERO ** (1 - n_tokens)", "max(n_tokens, ZERO)"),
         ("ax.plot([low, high], [y, y], color=color, linewidth=1.5)\n    ax.plot(found", "ax.plot(found"),
         ("if not curve.control}", "}"),
         ("for curve in without_random_targets([s.curve for s in shown])", "for curve in [s.curve for s in shown]"),

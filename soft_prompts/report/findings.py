@@ -96,13 +96,19 @@ def _draw_distance(ax: Axes, s: Shown, y: float, color: tuple) -> None:
         ax.annotate(distance.why, (ZERO, y), (-3, 0), **beside)
         return
     longest = float(distance.longest)
-    low, high, at = (min(max(x, ZERO), longest) for x in (distance.low, distance.high, distance.at))
+    low, high, at = (_place(min(x, longest)) for x in (distance.low, distance.high, distance.at))
     ax.plot([low, high], [y, y], color=color, linewidth=1.5)
     if distance.value is None:
         ax.plot(longest, y, ">", color=color, markersize=6)
         ax.annotate(f"> {distance.longest}", (longest, y), (6, 0), **beside)
     else:
         ax.plot(at, y, "o", color=color, markersize=5)
+
+
+def _place(n_tokens: float) -> float:
+    """Where a number of tokens stands on the axis: from 1 on at itself; between 0 and 1 in proportion to the way on the
+    paper, since a logarithm has no 0."""
+    return n_tokens if n_tokens >= 1 else ZERO ** (1 - n_tokens)
 
 
 def _scales(nats: Axes, tokens: Axes, contributions: Sequence[float], longest: int) -> None:

@@ -1,5 +1,7 @@
 """The picture of all findings: every mark stands where the summary's number is."""
 
+import math
+
 import pytest
 
 from soft_prompts.report.collection import Filter, collect
@@ -58,6 +60,17 @@ def test_a_distance_of_no_tokens_stands_at_zero(tmp_path) -> None:
     _, tokens = findings_figure([found]).axes
     assert [x for x, _, _ in dots(tokens)] == [ZERO]
     assert tokens.xaxis.get_major_formatter()(ZERO, 0) == "0"
+
+
+def test_a_distance_below_one_token_stands_between_zero_and_one_by_its_size(tmp_path) -> None:
+    save(tmp_path, {0: 1.2, 1: 1.0, 4: 1.0}, 3.0, "nearly at once")
+    (found,) = shown(tmp_path)
+    at = next(iter(found.summary.distances.values())).at
+    assert 0.3 < at < 0.9
+    _, tokens = findings_figure([found]).axes
+    ((x, _, _),) = dots(tokens)
+    left, right = math.log(ZERO), math.log(1)
+    assert math.log(x) == pytest.approx(left + at * (right - left))
 
 
 def test_controls_random_targets_and_curves_that_say_nothing_of_the_model_have_no_row(tmp_path) -> None:

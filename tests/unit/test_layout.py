@@ -48,7 +48,7 @@ def test_the_readme_says_how_loggers_are_installed() -> None:
 
 def test_tables_in_the_documentation_are_those_of_the_committed_results() -> None:
     n_tables = 0
-    pages = ("README.md", "results/README.md", "results/fragility.md", "results/protections.md")
+    pages = ("README.md", *(f"results/{name}.md" for name in ("README", "models", "fragility", "protections")))
     for page in (*pages, "exploratory_tests/README.md"):
         text = (ROOT / page).read_text()
         assert filled(text, ROOT) == text, f"{page} is out of date: python -m soft_prompts.report.documents {page}"
