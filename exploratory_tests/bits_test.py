@@ -100,7 +100,9 @@ def fewest_in_text(folder: Path, anchors: dict[int, float]) -> dict[int, tuple[f
     enough: dict[int, list[tuple[int, float]]] = {}
     lengths = set()
     for one in load_records(folder, "search-*-text.json", soft_to_hard_test.EXPERIMENT, needed):
-        key, zero = soft_to_hard_test.KEYS[one["config"]["behaviour"]], one["zero_validation_loss"]
+        key, zero = soft_to_hard_test.KEYS.get(one["config"]["behaviour"]), one["zero_validation_loss"]
+        if key not in anchors:
+            continue  # another behaviour of the same model
         best = min(attempt["validation_loss"] for attempt in one["found"])
         lengths.add(one["n_tokens"])
         if zero - best >= SHARE * (zero - anchors[key]):

@@ -57,4 +57,5 @@ def test_the_bits_of_a_text_are_those_of_its_tokens_and_the_best_search_of_a_len
     # Two tokens of 1,024 are 20 bits; which of three lengths it is, log2 3 more.
     assert bits_test.fewest_in_text(tmp_path, anchors) == {2: (pytest.approx(20 + math.log2(3)), {"tokens": 2})}
     searched("e", 1, 2, [0.49])
+    searched("f", 3, 8, [0.0])  # a key that no calibration knows
     assert bits_test.fewest_in_text(tmp_path, anchors)[1] == (pytest.approx(20 + math.log2(3)), {"tokens": 2})
