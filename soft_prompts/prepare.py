@@ -139,8 +139,10 @@ class Beside:
                 }
                 for b in measured
             }
+        if not asked_for(run):
+            return cls(baselines, None)
         with CLOCK.stage("anchor"):
-            return cls(baselines, _anchor(run, bench) if asked_for(run) else None)
+            return cls(baselines, _anchor(run, bench))
 
 
 def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:

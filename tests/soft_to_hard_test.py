@@ -56,14 +56,14 @@ EXPERIMENT = "soft_to_hard"
 KEYS = {f"a key of {k}": k for k in calibration_test.POCKET.task.key_tokens}
 """Behaviour -> symbols of the key that it waits for, in models that ship."""
 BEHAVIOURS = {
-    "chess": chess_test,
-    "text": autoregressive_test,
-    "looking ahead": skip_tokens_test,
-    "repetition": repetition_test,
-    "pathfinding": pathfinding_test,
-    **dict.fromkeys(KEYS, calibration_test),
+    "chess": (chess_test, 0),
+    "text": (autoregressive_test, 0),
+    "looking ahead": (skip_tokens_test, 0),
+    "repetition": (repetition_test, 0),
+    "pathfinding": (pathfinding_test, 0),
+    **{key: (calibration_test, which) for which, key in enumerate(KEYS)},
 }
-"""The experiments that they come from, with their documents."""
+"""The experiments that they come from, with their documents, and which of an experiment's tasks it is."""
 INTERFACE_NAMES = ("soft", "mixture", "text")
 """As in hard/behaviour.py, which brings torch."""
 WIDEST_SHARE = 3.0
@@ -139,11 +139,11 @@ def check(settings: Settings) -> None:
 def sweep_of(settings: Settings, behaviour: str) -> Sweep:
     """The experiment that a behaviour comes from, with one of its tasks and without controls."""
     name = {"published": "DEFAULT", "pocket": "POCKET", "smollm2": "SMOLLM2"}[settings.size]
-    sweep: Sweep = getattr(BEHAVIOURS[behaviour], name)
+    script, which = BEHAVIOURS[behaviour]
+    sweep: Sweep = getattr(script, name)
     shared = {name: getattr(settings, name) for name in ("dtype", "device", "out")}
     chosen = replace(sweep, experiment=EXPERIMENT, n_tokens=(0,), controls=(), anchor="", **shared)
-    task = replace(sweep.task, key_tokens=(KEYS[behaviour],)) if behaviour in KEYS else sweep.task.variants()[0]
-    return replace(chosen, models=settings.models or sweep.models[-1:], task=task)
+    return replace(chosen, models=settings.models or sweep.models[-1:], task=sweep.task.variants()[which])
 
 
 def run(settings: Settings) -> None:

@@ -191,9 +191,8 @@ def test_a_search_that_leaves_prompts_for_better_ones_only_ends_when_no_change_h
     attempt = Attempt(pocket, six, repeat(texts), six.ids[:1], 1000)
     list(rounds([(narrow, attempt)], Task(), 4096))
     alone = {int(i): naive_loss(pocket, pocket.vocabulary[i][None].float(), texts[0]).item() for i in six.ids}
-    assert attempt.prompt.tolist() == [min(alone, key=alone.get)] and attempt.loss == pytest.approx(
-        min(alone.values()), abs=1e-4
-    )
+    assert attempt.prompt.tolist() == [min(alone, key=alone.get)]
+    assert attempt.loss == pytest.approx(min(alone.values()), abs=1e-4)
     assert attempt.spent < 60  # six tokens, and the slopes in between; not the thousand that it might
 
 

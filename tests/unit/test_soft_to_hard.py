@@ -18,10 +18,25 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.hard.behaviour import INTERFACES, MIXTURE, SOFT, TEXT, Effort, prompt_of, searched
 from soft_prompts.hard.legal import Legal
 from soft_prompts.hard.search import mixture
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.pocket import SAMPLES
+from soft_prompts.prepare import make_bench
 from soft_prompts.records import save_record
+from soft_prompts.sweep import plan
 from soft_prompts.tasks.autoregressive import Autoregressive
-from tests.soft_to_hard_test import INTERFACE_NAMES, KEYS, POCKET, Found, check, measured, run, shown, sweep_of, table
+from tests.soft_to_hard_test import (
+    INTERFACE_NAMES,
+    KEYS,
+    POCKET,
+    Found,
+    check,
+    figure,
+    measured,
+    run,
+    shown,
+    sweep_of,
+    table,
+)
 
 TASK = Autoregressive(text=(str(SAMPLES),))
 
@@ -97,8 +112,8 @@ def test_a_share_of_nothing_is_not_shown() -> None:
     assert shown(np.concatenate([[0.5], np.linspace(-9, 9, 1001)]), "%") == "-"
 
 
-def record(path, name: str, documents: list[str], losses: list[list[float]]) -> None:
-    config = {"experiment": "soft_to_hard", "behaviour": "chess", "model": "pocket"}
+def record(path, name: str, documents: list[str], losses: list[list[float]], behaviour: str = "chess") -> None:
+    config = {"experiment": "soft_to_hard", "behaviour": behaviour, "model": "pocket"}
     head = {"config": config, "interface": name, "n_tokens": 1, "documents": documents, "scored": [10, 30]}
     of_seeds = [{"seed": i, "text": " Black", "spent": 9, "document_losses": of} for i, of in enumerate(losses)]
     save_record(path / f"search-0001-{name}.json", {**head, "zero": [40.0, 120.0], "found": of_seeds})
@@ -158,6 +173,15 @@ def test_what_is_there_is_not_searched_again_unless_it_is_forced(pocket, tmp_pat
     texts = [path.read_text() for path in files]
     config, documents = (json.loads(texts[0])[name] for name in ("config", "documents"))
     assert config["behaviour"] == "text" and config["passes"] == 12 and len(documents) == 64
+    text = json.loads((files[0].parent / "search-0001-text.json").read_text())
+    assert text["legal_tokens"] == int(Legal.of(pocket).mask.sum())
+    sweep = sweep_of(settings, "text")
+    validation = make_bench(sweep, pocket, plan(sweep, "pocket")[0]).validation
+    (found,) = text["found"]
+    ids = pocket.tokenizer(found["text"], add_special_tokens=False)["input_ids"]
+    prompts = [SoftPrompt(pocket.vocabulary[torch.tensor(of, dtype=torch.long)].float()) for of in (ids, [])]
+    losses = [scores.loss for scores in evaluate(pocket, prompts, validation, 4096)]
+    assert [found["validation_loss"], text["zero_validation_loss"]] == pytest.approx(losses, abs=1e-4)
     assert (tmp_path / "results" / "soft_to_hard" / "answer.png").stat().st_size > 10_000
     for path in files:
         path.write_text(path.read_text().replace('"spent"', '"paid"'))
@@ -166,3 +190,12 @@ def test_what_is_there_is_not_searched_again_unless_it_is_forced(pocket, tmp_pat
     run(replace(settings, force=True))
     assert not any('"paid"' in path.read_text() for path in files)
     assert "text, pocket" in capsys.readouterr().out
+    run(replace(settings, interfaces=("text",), out=tmp_path / "text"))
+    assert [path.name for path in (tmp_path / "text").rglob("search-*.json")] == ["search-0001-text.json"]
+
+
+def test_what_has_no_soft_prompt_to_be_compared_with_has_no_panel_beside_what_has(tmp_path) -> None:
+    record(tmp_path / "a", "soft", ["x", "y"], [[10.0, 30.0]])
+    record(tmp_path / "b", "text", ["x", "y"], [[20.0, 60.0]], behaviour="a key of 2")
+    assert [ax.get_title("left") for ax in figure(tmp_path).axes if ax.get_visible()] == ["chess, pocket"]
+    assert [ax.get_title("left") for ax in figure(tmp_path / "b").axes if ax.get_visible()] == ["a key of 2, pocket"]
