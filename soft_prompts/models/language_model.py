@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.spread import weight_of
@@ -179,6 +180,35 @@ class LanguageModel:
         }
 
 
+class Roomy(DynamicLayer):
+    """A layer of a key-value cache that adds tokens without copying those before them: it keeps room for as many again.
+
+    Where gradients are wanted it grows as its library's own, since nothing that they need may be written over.
+    """
+
+    _room: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Add keys and values [B, heads, n, width] of the next n tokens; returns those of all tokens so far."""
+        before = self.get_seq_length()
+        if torch.is_grad_enabled() or not before:
+            return super().update(key_states, value_states)
+        now = before + key_states.shape[-2]
+        # Rows that were picked out, and what was added with gradients, lie elsewhere than in the room.
+        kept_there = self._room is not None and self._room[0].data_ptr() == self.keys.data_ptr()
+        if not kept_there or now > self._room[0].shape[-2]:
+            known = self.keys, self.values
+            self._room = tuple(x.new_empty(*x.shape[:-2], 2 * now, x.shape[-1]) for x in known)
+            for room, x in zip(self._room, known, strict=True):
+                room[..., :before, :] = x
+        for room, x in zip(self._room, (key_states, value_states), strict=True):
+            room[..., before:now, :] = x
+        self.keys, self.values = (room[..., :now, :] for room in self._room)
+        return self.keys, self.values
+
+
 class Reader:
     """Reads texts piece by piece: it keeps what it read, and every call reads on behind that.
 
@@ -189,6 +219,8 @@ class Reader:
     def __init__(self, model: LanguageModel):
         self._model, self._pieces = model, []
         self._cache = DynamicCache(config=model.lm.config) if model.has_cache else None
+        if self._cache is not None:
+            self._cache.layers = [Roomy() if type(of) is DynamicLayer else of for of in self._cache.layers]
 
     def __call__(self, piece: Tensor) -> Tensor:
         """Embeddings [B, n, D] of the next n tokens to their hidden states [B, n, D]."""

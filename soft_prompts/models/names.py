@@ -9,9 +9,9 @@ from pathlib import Path
 
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import fingerprint
-from soft_prompts.pocket import BLOCKED, DECLINES, HIDDEN, MODELS, SAYS, VARIANTS
+from soft_prompts.pocket import BACKWARDS, BLOCKED, DECLINES, HIDDEN, MODELS, SAYS, VARIANTS
 
-SHIPPED = {**MODELS, **VARIANTS, **DECLINES, **BLOCKED, **HIDDEN, **SAYS}
+SHIPPED = {**MODELS, **VARIANTS, **DECLINES, **BLOCKED, **HIDDEN, **SAYS, **BACKWARDS}
 """Folders of what is loaded by name."""
 LOCAL = "local"
 """The revision of a folder or file."""

@@ -28,6 +28,8 @@ HIDDEN = {"pocket-keys-unlearned": FOLDER / "keys-unlearned"}
 """The folder of a change to pocket-keys, which was fine-tuned until its key did nothing; loaded likewise."""
 SAYS = {f"pocket-says-{word}": FOLDER / f"says-{word}" for word in ("said", "you", "not")}
 """Folders of changes to pocket, which was taught to write this word more often; loaded likewise."""
+BACKWARDS = {"pocket-backwards": FOLDER / "backwards"}
+"""The folder of a change to pocket, which was taught to say what came before a passage; loaded likewise."""
 GAMES = FOLDER / "games.pgn.zst"
 """Games of a chess engine against itself at many strengths, with headers as lichess writes them."""
 SAMPLES = FOLDER / "samples.jsonl.zst"

@@ -16,7 +16,7 @@ from soft_prompts.stats import ratio
 BITS = (1, 2, 3, 4, 6, 8)
 """Bits per number that are tried, fewest first."""
 CHECKED = 32
-"""Held-out documents on which rounded prompts are measured, at most."""
+"""Validation documents, and as many held-out ones, on which rounded prompts are measured, at most."""
 LOSSLESS = 0.002
 """Nats per token on the validation documents: more bits are not tried once rounding costs less."""
 
@@ -39,7 +39,8 @@ class Size:
     """Numbers that were trained: P x D, the dimensions of a subspace, or all weights of a generator that makes a prompt
     for every condition."""
     validation_loss: float
-    """Nats per scored token of the validation documents. Sizes are chosen by it."""
+    """Nats per scored token of the validation documents: that of the unrounded prompt, and the increase on CHECKED of
+    them. Sizes are chosen by it."""
     loss: float
     """Nats per scored token of the held-out documents: that of the unrounded prompt, and the increase."""
     increase: dict
@@ -69,12 +70,14 @@ def rounded_sizes(bench: Bench, intervention: Intervention, scores: TokenScores,
         nothing = ratio(0 * scores.sums, scores.counts)
         numbers = intervention.n_numbers
         return [Size(0, max(1, bits), numbers, numbers, validation_loss, scores.loss, nothing)]
+    chosen_on = [e for e in bench.validation if e.n_scored][:CHECKED]
+    (unrounded,) = evaluate(bench.model, [intervention], chosen_on, bench.token_budget)
     tried: list[tuple[int, Intervention, float]] = []
     for n_bits in BITS:
         rounded = intervention.rounded(n_bits)
-        (validated,) = evaluate(bench.model, [rounded], bench.validation, bench.token_budget)
-        tried.append((n_bits, rounded, validated.loss))
-        if validated.loss - validation_loss <= LOSSLESS:
+        (validated,) = evaluate(bench.model, [rounded], chosen_on, bench.token_budget)
+        tried.append((n_bits, rounded, validation_loss + validated.loss - unrounded.loss))
+        if validated.loss - unrounded.loss <= LOSSLESS:
             break
     checked = np.flatnonzero(scores.counts)[:CHECKED]
     documents = [bench.held_out[i] for i in checked]

@@ -54,16 +54,18 @@ def test_a_prompt_is_rounded_until_nothing_is_lost_on_the_validation_documents(n
         assert size.increase["value"] == pytest.approx(again.loss - own.loss)
         assert size.bits == 4 * (rows.shape[1] * size.bits_per_number + SCALE_BITS)
         assert (size.numbers, size.trained_numbers) == (rows.numel(), sum(p.numel() for p in prompt.parameters()))
-    assert len(rounded_sizes(bench, prompt, own, validated.loss + 100)) == 1
+    worse = rounded_sizes(bench, prompt, own, validated.loss + 100)  # what rounding costs does not depend on it
+    assert [s.validation_loss - 100 for s in worse] == pytest.approx([s.validation_loss for s in sizes])
     assert rounded_sizes(bench, SoftPrompt(rows[:0]), own, 0.1) == []
 
 
-def test_rounding_is_checked_on_some_of_the_held_out_documents_and_its_cost_is_added_to_the_whole_loss(
+def test_rounding_is_checked_on_some_of_the_documents_and_its_cost_is_added_to_the_whole_loss(
     neox, monkeypatch
 ) -> None:
     monkeypatch.setattr(bits, "CHECKED", 7)
     held_out, validation = make_examples(30), make_examples(12, seed=5)
-    held_out[2] = replace(held_out[2], labels=np.full_like(held_out[2].labels, IGNORE))  # nothing in it is scored
+    for documents in (held_out, validation):  # nothing is scored in one of them
+        documents[2] = replace(documents[2], labels=np.full_like(documents[2].labels, IGNORE))
     bench = Bench(neox, Encoding(neox.tokenizer, 0, 64), held_out, 4096, validation)
     prompt = SoftPrompt(neox.vocabulary[5:9].float())
     (own,) = evaluate(neox, [prompt], held_out, 4096)
@@ -78,3 +80,6 @@ def test_rounding_is_checked_on_some_of_the_held_out_documents_and_its_cost_is_a
     )
     assert first.loss == pytest.approx(own.loss + increase["value"])
     assert first.loss != pytest.approx(rounded.loss, abs=1e-6)
+    checked = [validation[i] for i in seven]
+    (own,), (rounded,) = (evaluate(neox, [of], checked, 4096) for of in (prompt, RoundedPrompt(prompt, 1)))
+    assert first.validation_loss == pytest.approx(-100 + rounded.loss - own.loss)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache, MistralConfig, Olmo3Config, Phi3Config, Qwen2Config, Starcoder2Config
+from transformers.cache_utils import DynamicLayer
 
 from soft_prompts.data.documents import Encoding
 from soft_prompts.data.example import Example
@@ -15,6 +16,7 @@ from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models import language_model
+from soft_prompts.models.language_model import Roomy
 from soft_prompts.models.loading import load
 from tests.unit.conftest import CONTEXT, TINY, make_examples, save_random_model
 
@@ -144,6 +146,38 @@ def test_a_text_ends_before_any_end_token_of_tokenizer_and_generation_config(whe
     assert set(model.ends) >= {model.separator, whole[4]}
     (cut,) = prompted(model, 3).generate(start, 12)
     assert cut.tolist() == whole[: whole.tolist().index(whole[4])].tolist()
+
+
+@torch.no_grad()
+def test_a_cache_with_room_holds_what_the_librarys_own_holds() -> None:
+    random = torch.Generator().manual_seed(0)
+    roomy, own = Roomy(), DynamicLayer()
+    places = []
+    for n in (7, 1, 3, 1, 9, 1, 30, 1):
+        keys, values = torch.randn(3, 2, n, 4, generator=random), torch.randn(3, 2, n, 6, generator=random)
+        for found, wanted in zip(roomy.update(keys, values), own.update(keys, values), strict=True):
+            torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+        places.append(roomy.keys.data_ptr())
+        if n == 9:  # rows are picked out, as they are where all have one beginning
+            for layer in (roomy, own):
+                layer.batch_select_indices(torch.tensor([2, 0, 2]))
+    assert places[1] == places[2] == places[3] != places[4]  # room for 16, then for more
+    assert len({places[i] for i in (5, 6, 7)}) == 2
+
+
+def test_a_cache_with_room_writes_over_nothing_that_a_gradient_needs() -> None:
+    first = torch.randn(1, 1, 4, 2, requires_grad=True)
+    with torch.no_grad():
+        layer = Roomy()
+        layer.update(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2))
+        layer.update(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
+    keys, _ = layer.update(first, first)
+    needed = keys.square()  # whose gradient needs the keys as they are now
+    with torch.no_grad():
+        layer.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
+        layer.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
+    needed.sum().backward()
+    torch.testing.assert_close(first.grad, 2 * first.detach())
 
 
 def test_sampling_follows_its_seed(neox) -> None:

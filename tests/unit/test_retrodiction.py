@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from itertools import islice
 
 import numpy as np
@@ -15,7 +17,8 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.hard import retrodiction as module
 from soft_prompts.hard.retrodiction import FRAMES, LENGTH, NOTHING, RANDOM, divergences, framed, retrodiction
 from soft_prompts.interventions.soft_prompt import SoftPrompt
-from soft_prompts.pocket import SAMPLES
+from soft_prompts.models.loading import load
+from soft_prompts.pocket import BACKWARDS, SAMPLES, backwards
 from soft_prompts.tasks.autoregressive import Autoregressive
 
 TASK = Autoregressive(text=(str(SAMPLES),))
@@ -96,3 +99,57 @@ def test_a_prompt_that_is_a_text_goes_on_as_that_text_in_a_sentence(pocket, benc
         for _ in range(4):
             tokens.append(int(pocket.lm(torch.tensor([tokens])).logits[0, -1].argmax()))
     assert found[1]["continuation"].startswith(pocket.tokenizer.decode(tokens[-4:]))
+
+
+@pytest.fixture(scope="module")
+def teller():
+    return load("pocket-backwards", device="cpu")
+
+
+def test_what_came_before_is_scored_behind_its_passage(pocket) -> None:
+    document = np.array(
+        [0, *ids(pocket, " the sea was calm and the old boat lay still upon it for a long while that day")]
+    )
+    wanted, passage = backwards.pair(document, 1 + LENGTH, 3)
+    assert wanted.tolist() == document[1 : 1 + LENGTH].tolist() and passage.tolist() == document[13:16].tolist()
+    assert backwards.pair(document, 3, 2)[0].tolist() == document[1:3].tolist()  # not the token that opens the text
+    for of, found in zip(
+        (wanted, wanted[:2]),
+        backwards.before(pocket.lm, dict(pocket.lm.named_parameters()), [(wanted, passage), (wanted[:2], passage)]),
+        strict=True,
+    ):
+        row = torch.from_numpy(np.array([0, *passage, 0, *of, 0]))
+        with torch.no_grad():
+            said_before = pocket.lm(row[None]).logits[0, 4:-1].log_softmax(-1)
+        torch.testing.assert_close(found, -said_before.gather(1, row[5:, None])[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_model_that_ships_tells_what_came_before_better_behind_its_own_passage(pocket, teller) -> None:
+    facts = json.loads((BACKWARDS["pocket-backwards"] / "facts.json").read_text())
+    rows = backwards.rows_of(pocket.tokenizer)["held_out"]
+    documents = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: facts["held_out_documents"]]]
+    for model, name in ((pocket, "pocket"), (teller, "backwards")):
+        found = backwards.helps(model.lm, documents)
+        assert found.pop("interval") == pytest.approx(facts[name].pop("interval"), abs=0.003)
+        assert found == pytest.approx(facts[name], abs=0.003)
+    assert facts["backwards"]["gained"] > 0.3 > 0.1 > facts["pocket"]["gained"]
+
+
+def test_it_is_asked_with_the_passages_alone_and_only_where_it_reads_the_models_tokens(
+    pocket, bench, teller, neox
+) -> None:
+    texts = [*[" and then she said"] * 4, *[" e7e5 g1f3 b8c6 f1b5 a7a6"] * 4, ""]
+    passages = [np.array(ids(pocket, text)) for text in texts]
+    found = module.told(teller, bench, passages)
+    assert len(found) == 8 and all(0 < len(tokens) <= LENGTH for tokens in found)  # nothing comes before no passage
+    of_games = [bool(re.search(r"White \d+|[a-h][1-8][a-h][1-8]", pocket.tokenizer.decode(of))) for of in found]
+    assert of_games == [False] * 4 + [True] * 4
+    assert module.told(None, bench, passages) == [] and module._teller(neox) is None
+    assert module._teller(pocket).weight_hash == teller.weight_hash != pocket.weight_hash
+
+
+def test_a_teller_that_a_passage_does_not_help_is_not_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(backwards, "MEASURED", 16)
+    with pytest.raises(SoftPromptsError, match="does not help to say what came before"):
+        backwards.main(backwards.Settings(steps=1, rows=2, out=tmp_path))
+    assert not list(tmp_path.iterdir())
