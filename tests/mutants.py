@@ -685,7 +685,8 @@ FAULTS = [
         ("teller.tokenizer_hash == model.tokenizer_hash", "True"),
         ("for tokens in passages if len(tokens)]", "for tokens in passages]"),
         ("replace(bench, model=teller)", "bench"),
-        among="came_before or teller or asked_with",
+        ("float(np.median(by_text))", "float(np.mean(by_text))"),
+        among="came_before or teller or asked_with or of_a_kind",
     ),
     *of(
         "models/language_model.py",

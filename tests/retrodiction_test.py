@@ -101,16 +101,21 @@ def table(folder: Path) -> str:
 
 
 def _texts(curve: Curve) -> str:
-    head = ["P", "text", "tried", "divergence, nats", "gain kept", "the text of the first seed"]
+    head = ["P", "text", "tried", "median of them", "divergence, nats", "gain kept", "the text of the first seed"]
     body = []
     without = curve.points[0].results[0]
     for point in curve.points:
         results = [r for r in point.results if r.retrodiction]
         for name, of_seeds in kinds(results) if results else ():
-            cells = [str(point.n_tokens), name, str(of_seeds[0]["tried"]), _shown(divergence(results, of_seeds))]
-            cells += [_shown(kept(results, of_seeds, without)), repr(of_seeds[0]["text"])]
+            typical = np.mean([one.get("median_divergence", np.nan) for one in of_seeds])
+            cells = [str(point.n_tokens), name, str(of_seeds[0]["tried"]), f"{typical:.2f}".replace("nan", "")]
+            cells += [
+                _shown(divergence(results, of_seeds)),
+                _shown(kept(results, of_seeds, without)),
+                repr(of_seeds[0]["text"]),
+            ]
             body.append(cells)
-    return markdown_table(head, body, texts=(1, 5))
+    return markdown_table(head, body, texts=(1, 6))
 
 
 def _shown(of: dict[str, Any]) -> str:

@@ -62,9 +62,10 @@ def retrodiction(bench: Bench, prompt: Intervention, task: Task) -> dict[str, An
     Returns:
         What a result records under "retrodiction"; None for a prompt of no tokens. "documents": those that texts are
         measured on. "texts": for every kind of candidate the one of the lowest divergence on validation documents:
-        "kind", "tried" (how many), "text", "validation_divergence", "document_divergences" (Kullback-Leibler divergence
-        of the predictions behind the text from those behind the prompt, nats by document), "document_losses" (nats by
-        document behind the text). "frames": "frame" and "continuation".
+        "kind", "tried" (how many), "text", "validation_divergence" and "median_divergence" (of all that were tried;
+        nats per token), "document_divergences" (Kullback-Leibler divergence of the predictions behind the text from
+        those behind the prompt, nats by document), "document_losses" (nats by document behind the text). "frames":
+        "frame" and "continuation".
 
     Raises:
         SoftPromptsError: There are no validation documents to choose by.
@@ -79,7 +80,8 @@ def retrodiction(bench: Bench, prompt: Intervention, task: Task) -> dict[str, An
         if not candidates:
             continue
         sums = divergences(model, prompt, candidates, chosen_on, bench.token_budget)
-        best = int(np.argmin(sums.sum(1)))
+        by_text = sums.sum(1) / sum(e.n_scored for e in chosen_on)
+        best = int(np.argmin(by_text))
         (apart,) = divergences(model, prompt, [candidates[best]], measured_on, bench.token_budget)
         (scores,) = evaluate(model, [_said(model, candidates[best])], measured_on, bench.token_budget)
         text = model.tokenizer.decode(candidates[best], clean_up_tokenization_spaces=False)
@@ -88,7 +90,8 @@ def retrodiction(bench: Bench, prompt: Intervention, task: Task) -> dict[str, An
                 "kind": kind,
                 "tried": len(candidates),
                 "text": text,
-                "validation_divergence": float(sums[best].sum() / sum(e.n_scored for e in chosen_on)),
+                "validation_divergence": float(by_text[best]),
+                "median_divergence": float(np.median(by_text)),
                 "document_divergences": apart.round(4).tolist(),
                 "document_losses": scores.sums.round(4).tolist(),
             }

@@ -85,6 +85,7 @@ def test_of_a_kind_the_text_is_chosen_on_validation_documents(pocket, bench, mon
     assert only["text"] == pocket.tokenizer.decode(candidates[by_validation.argmin()])
     n = sum(e.n_scored for e in bench.validation)
     assert only["validation_divergence"] == pytest.approx(by_validation.min() / n, rel=1e-4)
+    assert only["median_divergence"] == pytest.approx(np.sort(by_validation)[1] / n, rel=1e-4)
     with pytest.raises(SoftPromptsError, match="chosen on validation documents"):
         retrodiction(Bench(pocket, bench.encoding, bench.held_out, 4096), said(pocket, candidates[0]), TASK)
 
