@@ -295,8 +295,8 @@ FAULTS = [
     *of(
         "engine/generate.py",
         "test_generate",
-        ("= True, new.shape[1] - first", "= True, new.shape[1]"),
-        ("enough(new[row, first:]", "enough(new[row]"),
+        ("kept[row] = at + 1 - firsts[row]", "kept[row] = at + 1"),
+        ("enough(new[row, firsts[row] : at + 1]", "enough(new[row, : at + 1]"),
         among="enough",
     ),
     *of(
@@ -632,12 +632,15 @@ FAULTS = [
     *of(
         "engine/generate.py",
         "test_generate",
-        ("(position >= lengths) & torch.isin", "torch.isin"),
-        ("(position < lengths)[:, None]", "(position <= lengths)[:, None]"),
+        ("writing & torch.isin", "torch.isin"),
+        ("(position < lengths[going])[:, None]", "(position <= lengths[going])[:, None]"),
+        ("read.hand_out(still)", "read.hand_out(torch.arange(len(still)))"),
+        ("going, token = going[still], token[still]", "going, token = going[still], token[: len(still)]"),
+        ("2 * ended.sum() >= len(going)", "False"),
         ("row[first : first + n]", "row[:n]"),
         ("> n_new):", "> 2 * n_new):"),
         ("+ n_tokens + n_new) > token_budget", "+ n_new) > token_budget"),
-        among="end_token or batches or still_read",
+        among="end_token or batches or still_read or dropped",
     ),
     *of(
         "models/language_model.py",
@@ -1526,7 +1529,7 @@ FAULTS = [
         "hard/retrodiction.py",
         "test_retrodiction",
         ("wanted[document].exp()", "found.exp()"),
-        ("np.argmin(sums.sum(1))", "np.argmax(sums.sum(1))"),
+        ("np.argmin(by_text)", "np.argmax(by_text)"),
         ("insert_at=1 + len(first)", "insert_at=1"),
         ("chosen_on, bench.token_budget)", "measured_on, bench.token_budget)"),
     ),

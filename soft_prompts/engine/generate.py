@@ -67,25 +67,33 @@ def generate(
 
         # Then one position of every row at a time: the next token of its text or, behind that, the one it picks.
         ends = torch.tensor(model.ends, device=model.device)
-        new = torch.empty(len(starts), 0, dtype=torch.long, device=model.device)  # what was picked, wanted or not
-        firsts = (lengths - n_common).tolist()  # where a row's own tokens begin in new
-        ended = torch.zeros(len(starts), dtype=torch.bool, device=model.device)
-        kept = [n_new] * len(starts)
+        firsts = lengths - n_common  # where a row's own tokens begin in new
+        new = torch.zeros(len(starts), n_longest - n_common + n_new, dtype=torch.long, device=model.device)
+        kept = torch.full_like(lengths, n_new)  # how many of them are wanted, with the token that ends them
+        going = torch.arange(len(starts), device=model.device)  # the rows that have not ended, and some that have
         for position in range(n_common, n_longest + n_new):
-            token = _pick(model.head(last).float(), temperature, random)
-            new = torch.cat([new, token[:, None]], 1)
-            ended |= (position >= lengths) & torch.isin(token, ends) | (position + 1 >= lengths + n_new)
+            at, token = position - n_common, _pick(model.head(last).float(), temperature, random)
+            new[going, at] = token  # what was picked, wanted or not
+            n_own = at + 1 - firsts[going]
+            writing = (n_own > 0) & (n_own < kept[going])
+            last_one = writing & torch.isin(token, ends)
+            kept[going[last_one]] = n_own[last_one]
             if enough:
-                for row, first in enumerate(firsts):
-                    if not ended[row] and first < new.shape[1] and enough(new[row, first:].cpu().numpy()):
-                        ended[row], kept[row] = True, new.shape[1] - first
+                for row in going[writing & ~last_one].tolist():
+                    if enough(new[row, firsts[row] : at + 1].cpu().numpy()):
+                        kept[row] = at + 1 - firsts[row]
+            ended = n_own >= kept[going]
             if ended.all():
                 break
+            if 2 * ended.sum() >= len(going):  # not each time: it copies what has been read
+                still = (~ended).nonzero()[:, 0]
+                read.hand_out(still)
+                going, token = going[still], token[still]
             following = model.embed(token)
             if position < n_longest:
-                following = torch.where((position < lengths)[:, None], given[:, position], following)
+                following = torch.where((position < lengths[going])[:, None], given[going, position], following)
             last = read(following[:, None])[:, 0]
-    rows = zip(new.cpu().numpy(), firsts, kept, strict=True)
+    rows = zip(new.cpu().numpy(), firsts.tolist(), kept.tolist(), strict=True)
     return [_until(row[first : first + n], model.ends) for row, first, n in rows]
 
 

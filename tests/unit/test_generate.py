@@ -16,7 +16,7 @@ from soft_prompts.engine.prompted import Bench, PromptedModel
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models import language_model
-from soft_prompts.models.language_model import Roomy
+from soft_prompts.models.language_model import Reader, Roomy
 from soft_prompts.models.loading import load
 from tests.unit.conftest import CONTEXT, TINY, make_examples, save_random_model
 
@@ -146,6 +146,21 @@ def test_a_text_ends_before_any_end_token_of_tokenizer_and_generation_config(whe
     assert set(model.ends) >= {model.separator, whole[4]}
     (cut,) = prompted(model, 3).generate(start, 12)
     assert cut.tolist() == whole[: whole.tolist().index(whole[4])].tolist()
+
+
+def test_rows_that_have_ended_are_dropped_and_the_others_go_on_as_before(model, monkeypatch) -> None:
+    behind, starts = prompted(model, 3).intervention, make_examples(12)
+    wanted = [greedy_without_cache(model, behind, start, 12) for start in starts]
+    n_rows, ask = [], Reader.__call__
+    monkeypatch.setattr(Reader, "__call__", lambda self, piece: (n_rows.append(len(piece)), ask(self, piece))[1])
+    limits = {tuple(row[:1]): 1 + i % 5 for i, row in enumerate(wanted)}  # by its first token, each has its own end
+
+    def enough(row: np.ndarray) -> bool:
+        return len(row) >= limits[tuple(row[:1])]
+
+    found = generate(model, behind, starts, 12, 0.0, torch.Generator(), enough)
+    assert [row.tolist() for row in found] == [row[: limits[tuple(row[:1])]] for row in wanted]
+    assert n_rows[0] == 12 and n_rows == sorted(n_rows, reverse=True) and 0 < n_rows[-1] <= 6
 
 
 @torch.no_grad()
