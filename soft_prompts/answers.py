@@ -37,7 +37,9 @@ def run_or_print(
     """
 
     def checked(folder: Path) -> str:
-        check_folder(folder, {sweep.experiment for sweep in (default, *presets.values())})
+        sweeps = (default, *presets.values())
+        check_folder(folder, {sweep.experiment for sweep in sweeps})
+        check_whole(folder, {sweep.experiment for sweep in sweeps if 0 in sweep.n_tokens})
         return table(folder)
 
     do_or_print(lambda: main(default, description, **presets), checked, figure)
@@ -60,7 +62,10 @@ def do_or_print(
         if len(sys.argv) != 3:
             raise SoftPromptsError("behind the word table stands one folder of results.")
         folder = Path(sys.argv[2])
-        print(table(folder))
+        answer = table(folder)
+        if not answer.strip():
+            raise SoftPromptsError(f"{folder} holds nothing yet that the table is made of; let the experiment finish.")
+        print(answer)
         if figure:
             save_picture(figure, folder)
             print(f"\nthe same as a picture: {folder / PICTURE}")
@@ -81,3 +86,17 @@ def check_folder(folder: Path, experiments: Collection[str]) -> None:
     if len(found) != 1 or found[0] not in experiments:
         wanted, holds = " or ".join(sorted(experiments)), ", ".join(found) or "nothing"
         raise SoftPromptsError(f"{folder} must hold results of {wanted} and of nothing else; it holds {holds}.")
+
+
+def check_whole(folder: Path, experiments: Collection[str]) -> None:
+    """Raises SoftPromptsError if results of one of some experiments lack the loss at 0 tokens that they are compared
+    with, as they do while an experiment is at work."""
+    from soft_prompts.results import load_results
+    from soft_prompts.results.curve import curves, without_controls
+
+    for curve in without_controls(curves(load_results([folder]))):
+        if curve.experiment in experiments and curve.points[0].n_tokens:
+            raise SoftPromptsError(
+                f"{folder} has no loss at 0 tokens of {curve.name}, which the table compares with; let the experiment "
+                f"finish."
+            )

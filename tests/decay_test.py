@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soft_prompts import Sweep, on_pocket
-from soft_prompts.answers import check_folder, do_or_print
+from soft_prompts.answers import check_folder, check_whole, do_or_print
 from soft_prompts.cli import command
 from soft_prompts.cli import run as run_sweep
 from soft_prompts.errors import SoftPromptsError
@@ -81,11 +81,12 @@ def table(folder: Path) -> str:
     """Markdown: what became of the ability in the checkpoints of a folder.
 
     Raises:
-        SoftPromptsError: It holds something else.
+        SoftPromptsError: It holds something else, or lacks losses at 0 tokens.
     """
     from soft_prompts.results import load_results
 
     check_folder(folder, {DEFAULT.experiment})
+    check_whole(folder, {DEFAULT.experiment})
     return _table(_curves_of(load_results([folder])))
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soft_prompts import SoftPromptsError, Sweep, main, on_pocket
-from soft_prompts.answers import do_or_print
+from soft_prompts.answers import check_whole, do_or_print
 from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.tasks.hidden import Detuned, Locked, Tags
 from soft_prompts.training.recipe import RECIPES
@@ -105,7 +105,7 @@ def measured(folder: Path) -> list[Curve]:
     """The curves of one experiment but for controls, in the order of its preset's models.
 
     Raises:
-        SoftPromptsError: The folder holds something else.
+        SoftPromptsError: The folder holds something else, or lacks losses at 0 tokens.
     """
     from soft_prompts.results import load_results
     from soft_prompts.results.curve import curves, without_controls
@@ -114,6 +114,7 @@ def measured(folder: Path) -> list[Curve]:
     known = {sweep.experiment: sweep for sweep in (POCKET, *PRESETS.values())}
     if len({curve.experiment for curve in found}) != 1 or found[0].experiment not in known:
         raise SoftPromptsError(f"{folder} must hold results of one of {', '.join(known)}, and of nothing else.")
+    check_whole(folder, {found[0].experiment} if 0 in known[found[0].experiment].n_tokens else ())
     place = {Path(model).name: i for i, model in enumerate(known[found[0].experiment].models)}
     return sorted(found, key=lambda curve: place.get(curve.model, len(place)))
 

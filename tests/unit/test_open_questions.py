@@ -2,14 +2,16 @@
 
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from exploratory_tests import bits_test, learned_test, rates_test, rivals_test
-from soft_prompts.answers import check_folder
+from soft_prompts.answers import check_folder, check_whole, run_or_print
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.records import save_record
+from tests import protection_test
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
@@ -35,6 +37,25 @@ def test_results_of_another_experiment_are_refused_in_a_sentence(tmp_path) -> No
         shutil.copy(min((ROOT / "results" / name).rglob("tokens-*.json")), tmp_path / f"tokens-{name}.json")
     with pytest.raises(SoftPromptsError, match="nothing else; it holds autoregressive, bits"):
         check_folder(tmp_path, {"rates"})
+
+
+def test_the_table_of_an_experiment_that_is_at_work_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys) -> None:
+    """Its answer would compare with another length, or with nothing."""
+    measured = ROOT / "results" / "protection" / "pocket-declines"
+    (kept, *_) = sorted(path for path in measured.rglob("tokens-*.json") if "tokens-0001" in path.name)
+    shutil.copy(kept, tmp_path)
+    check_whole(tmp_path, {"rates"})  # which has none in its table
+    monkeypatch.setattr(sys, "argv", ["protection_test", "table", str(tmp_path)])
+    sentence = "has no loss at 0 tokens of protection on pocket-declines"
+    with pytest.raises(SystemExit) as ended:
+        run_or_print(protection_test.table, protection_test.DEFAULT, "")
+    assert ended.value.code == 2 and sentence in " ".join(capsys.readouterr().err.split())
+    shutil.copy(kept.with_name("tokens-0000-seed-0.json"), tmp_path)
+    run_or_print(protection_test.table, protection_test.DEFAULT, "")
+    assert "| pocket-declines, " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_or_print(lambda folder: "", protection_test.DEFAULT, "")
+    assert "holds nothing yet that the table is made of" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_slope_is_1_where_bits_double_with_the_key_and_0_where_they_stay() -> None:
