@@ -52,12 +52,7 @@ def generate(
     """
     batch = collate(starts).to(model.device)
     lengths = batch.lengths + intervention.n_tokens  # [B]
-    n_read = batch.tokens.shape[1] + intervention.n_tokens
-    if n_read + n_new > model.context:
-        raise SoftPromptsError(
-            f"a prompt of {intervention.n_tokens} tokens, {batch.tokens.shape[1]} of text and {n_new} new ones need "
-            f"{n_read + n_new} positions, but {model.name} has {model.context}; use fewer of any."
-        )
+    _check_context(model, intervention, batch.tokens.shape[1], n_new)
     with changed(model.lm, [(intervention, slice(0, len(starts)))]):
         # Read what all rows have: the prompt and the start of each text.
         given = insert(model.embed(batch.tokens), intervention(batch.condition), batch.insert_at)  # [B, L, D]
@@ -95,6 +90,17 @@ def generate(
             last = read(following[:, None])[:, 0]
     rows = zip(new.cpu().numpy(), firsts.tolist(), kept.tolist(), strict=True)
     return [_until(row[first : first + n], model.ends) for row, first, n in rows]
+
+
+def _check_context(model: LanguageModel, intervention: Intervention, longest: int, n_new: int) -> None:
+    """Raises SoftPromptsError if a prompt, a text and its continuation are longer than the model's context."""
+    n_tokens = intervention.n_tokens
+    needed = n_tokens + longest + n_new
+    if needed > model.context:
+        raise SoftPromptsError(
+            f"a prompt of {n_tokens} tokens, {longest} of text and {n_new} new ones need {needed} positions, but "
+            f"{model.name} has {model.context}; use fewer of any."
+        )
 
 
 def batches(starts: Sequence[Example], n_tokens: int, n_new: int, token_budget: int) -> Iterator[list[int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -23,7 +22,7 @@ from soft_prompts.hard.search import narrow
 from soft_prompts.interventions.base import Intervention
 from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.language_model import LanguageModel
-from soft_prompts.models.loading import load
+from soft_prompts.models.loading import load_beside
 from soft_prompts.pocket import BACKWARDS
 from soft_prompts.tasks.base import Task
 
@@ -44,8 +43,6 @@ CONTINUED = 24
 LOGITS = 2**26
 """Held at once, at most."""
 NOTHING, RANDOM = "no text", "random tokens"
-BASELINES = (NOTHING, RANDOM)
-"""Kinds of candidates that know nothing of the prompt."""
 TOLD, TOLD_WITHOUT = "told by pocket-backwards", "told by it without the prompt"
 """What a model says that was taught to tell what came before a passage: before what the prompt brings forth, and before
 what the model says without a prompt."""
@@ -146,13 +143,8 @@ def told(teller: LanguageModel | None, bench: Bench, passages: Sequence[np.ndarr
 def _teller(model: LanguageModel) -> LanguageModel | None:
     """The model that ships and tells what came before, if it reads the tokens of this one."""
     (name,) = BACKWARDS
-    teller = _loaded(name, str(model.dtype).removeprefix("torch."), str(model.device))
+    teller = load_beside(name, model)
     return teller if teller.tokenizer_hash == model.tokenizer_hash else None
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str, dtype: str, device: str) -> LanguageModel:
-    return load(name, dtype=dtype, device=device)
 
 
 def _typed(legal: Legal, tokens: list[int]) -> bool:

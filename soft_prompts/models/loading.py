@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -81,6 +82,20 @@ def load(
         ) from error
     model = replace(model, has_cache=_has_cache(model))
     return replace(model, shares_starts=shares_starts(model))
+
+
+def load_beside(name: str, model: LanguageModel) -> LanguageModel:
+    """Another model, on the same device and in the same precision. The ones asked for last are kept.
+
+    Raises:
+        SoftPromptsError: It cannot be loaded.
+    """
+    return _kept(name, str(model.dtype).removeprefix("torch."), str(model.device))
+
+
+@lru_cache(maxsize=2)
+def _kept(name: str, dtype: str, device: str) -> LanguageModel:
+    return load(name, dtype=dtype, device=device)
 
 
 def _from_files(

@@ -24,17 +24,13 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerFast
 
 from soft_prompts.console import ends_in_a_sentence, say
-from soft_prompts.data.documents import document_id, split_of
-from soft_prompts.data.texts import read_documents
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.hard.retrodiction import LENGTH, READ, question
 from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.loading import load
-from soft_prompts.pocket import BACKWARDS, FOLDER, SAMPLES
-from soft_prompts.pocket.train import encode
-from soft_prompts.pocket.tune import new_delta, save_variant, tune, with_change
+from soft_prompts.pocket import BACKWARDS, FOLDER
+from soft_prompts.pocket.tune import new_delta, save_variant, shipped_rows, tune, with_change
 from soft_prompts.stats import ratio
-from soft_prompts.texts import BOOKS
 
 SHORTEST = 8
 """Tokens of a passage at least."""
@@ -61,13 +57,8 @@ class Settings:
 
 
 def rows_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, list[np.ndarray]]:
-    """Documents of pocket and of books, by split, that are long enough for a passage and what comes before it."""
-    texts = [t for file in (SAMPLES, BOOKS) for t in read_documents((str(file),), None, 10_000, 2**12, None).documents]
-    found = {}
-    for split in ("train", "held_out"):
-        rows = encode(tokenizer, [t for t in texts if split_of(document_id(t)) == split])
-        found[split] = [row for row in rows if len(row) > LENGTH + READ]
-    return found
+    """What ships, by split: documents that are long enough for a passage and what comes before it."""
+    return {split: [row for row in rows if len(row) > LENGTH + READ] for split, rows in shipped_rows(tokenizer).items()}
 
 
 def pair(document: np.ndarray, at: int, n_read: int) -> tuple[np.ndarray, np.ndarray]:

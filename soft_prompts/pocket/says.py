@@ -19,15 +19,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from soft_prompts.console import ends_in_a_sentence, say
-from soft_prompts.data.documents import document_id, split_of
-from soft_prompts.data.texts import read_documents
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.loading import load
-from soft_prompts.pocket import FOLDER, SAMPLES, SAYS
-from soft_prompts.pocket.train import encode, padded
-from soft_prompts.pocket.tune import divergence, new_delta, save_variant, tune, with_change
-from soft_prompts.texts import BOOKS
+from soft_prompts.pocket import FOLDER, SAYS
+from soft_prompts.pocket.train import padded
+from soft_prompts.pocket.tune import divergence, new_delta, save_variant, shipped_rows, tune, with_change
 
 ROWS, LENGTH = 16, 64
 """Texts in a step, and tokens that are read of each."""
@@ -87,13 +84,7 @@ def main(settings: Settings) -> None:
     """
     settle_process(torch.device("cpu"))
     model = load("pocket", device="cpu")
-    texts = [t for file in (SAMPLES, BOOKS) for t in read_documents((str(file),), None, 10_000, 2**12, None).documents]
-    rows = {
-        split: [
-            row[:LENGTH] for row in encode(model.tokenizer, [t for t in texts if split_of(document_id(t)) == split])
-        ]
-        for split in ("train", "held_out")
-    }
+    rows = {split: [row[:LENGTH] for row in of] for split, of in shipped_rows(model.tokenizer).items()}
     measured = [rows["held_out"][i] for i in np.random.default_rng(0).permutation(len(rows["held_out"]))[:MEASURED]]
     for name, folder in SAYS.items():
         started, token = time.perf_counter(), token_of(model.tokenizer, name.rpartition("-")[2])

@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from soft_prompts.console import progress_bar, say
+from soft_prompts.data.documents import document_id, split_of
+from soft_prompts.data.texts import read_documents
 from soft_prompts.files import write_atomically
 from soft_prompts.models.deltas import changed, merge, save_delta
+from soft_prompts.pocket import SAMPLES
+from soft_prompts.pocket.train import encode
+from soft_prompts.texts import BOOKS
 
 Deltas = dict[str, tuple[Tensor, Tensor]]
 """For each weight A [rank, n_in] and B [n_out, rank]: its change is B A."""
@@ -74,6 +80,15 @@ def tune(
                 said = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(numbers, np.mean(recent, 0), strict=True))
                 say(f"step {step + 1} of {steps}: {said}; {time.perf_counter() - started:.0f} s")
                 recent.clear()
+
+
+def shipped_rows(tokenizer: PreTrainedTokenizerFast) -> dict[str, list[np.ndarray]]:
+    """Documents of pocket and of books that ship, by split ("train", "held_out"): token ids of each [T]."""
+    texts = [t for file in (SAMPLES, BOOKS) for t in read_documents((str(file),), None, 10_000, 2**12, None).documents]
+    return {
+        split: encode(tokenizer, [t for t in texts if split_of(document_id(t)) == split])
+        for split in ("train", "held_out")
+    }
 
 
 def divergence(teacher: Tensor, pupil: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from soft_prompts.errors import SoftPromptsError
@@ -68,17 +67,12 @@ def related(name: str, option: str, model: LanguageModel) -> LanguageModel:
     Raises:
         SoftPromptsError: It cannot be loaded, or has another tokenizer.
     """
-    found = _loaded(name, str(model.dtype).removeprefix("torch."), str(model.device))
+    from soft_prompts.models.loading import load_beside  # brings torch and transformers, which take long to import
+
+    found = load_beside(name, model)
     if found.tokenizer_hash != model.tokenizer_hash:
         raise SoftPromptsError(
             f"the model {name!r} has another tokenizer than {model.name!r}; give with {option} the model that "
             f"{model.name!r} was made from."
         )
     return found
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str, dtype: str, device: str) -> LanguageModel:
-    from soft_prompts.models.loading import load  # brings torch and transformers, which take two seconds to import
-
-    return load(name, dtype=dtype, device=device)
