@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from soft_prompts.console import warn
@@ -20,6 +21,7 @@ from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.models.names import split_revision
 from soft_prompts.options import plain, recorded
+from soft_prompts.results.record import Result
 from soft_prompts.stopwatch import CLOCK
 from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.base import Task
@@ -76,7 +78,7 @@ class Workbench:
             if not run.control:
                 run.task.check(bench, max(r.n_tokens for r in runs))
         with CLOCK.stage("baselines"):
-            return bench, Beside.of(bench, runs)
+            return bench, Beside.of(bench, runs, None if self._sweep.force else measured_anchor(run, self._sweep.out))
 
 
 def load_model(sweep: Sweep, run: Run) -> LanguageModel:
@@ -123,8 +125,8 @@ class Beside:
     """What is known to bring the behaviour out, if the task names something."""
 
     @classmethod
-    def of(cls, bench: Bench, runs: Sequence[Run]) -> Beside:
-        """Measure it."""
+    def of(cls, bench: Bench, runs: Sequence[Run], anchor: dict[str, Any] | None = None) -> Beside:
+        """Measure it; an anchor that is known already is not measured again."""
         run, baselines = runs[0], {}
         for seed, steps in dict.fromkeys((r.seed, r.recipe.steps) for r in runs):
             stream = run.target.examples("train", bench.encoding, seed)
@@ -139,10 +141,27 @@ class Beside:
                 }
                 for b in measured
             }
-        if not asked_for(run):
-            return cls(baselines, None)
+        if anchor or not asked_for(run):
+            return cls(baselines, anchor)
         with CLOCK.stage("anchor"):
             return cls(baselines, _anchor(run, bench))
+
+
+def measured_anchor(run: Run, out: Path) -> dict[str, Any] | None:
+    """The anchor of finished runs of the same curve, if there are any.
+
+    Each point of a curve is measured beside one anchor. To train a LoRA again for a seed that is added would take time,
+    and give another one.
+
+    Args:
+        run: One of the curve.
+        out: The folder above results/.
+    """
+    for path in sorted(run.result_path(out).parent.glob("tokens-*.json")):
+        result = Result.load(path)
+        if result.anchor and result.provenance.get("data", {}).get("complete", True):
+            return result.anchor
+    return None
 
 
 def _anchor(run: Run, bench: Bench) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "results": {"data", "interventions", "models", "engine"},
     "report": {"results"},
     "sweep": {"models", "tasks", "training"},
-    "prepare": {"data", "engine", "models", "sweep", "tasks", "training"},
+    "prepare": {"data", "engine", "models", "results", "sweep", "tasks", "training"},
     "save": {"data", "engine", "prepare", "probes", "report", "results", "tasks", "training"},
     "serving": {"data", "engine", "interventions", "models", "results", "tasks"},
     "inspect_provider": {"data", "serving", "tasks"},

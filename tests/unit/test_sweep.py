@@ -418,6 +418,24 @@ def test_data_baselines_are_counted_on_the_documents_that_the_seed_was_trained_o
     assert of_seed[0]["bigram"]["loss"] == pytest.approx(sum(losses) / sum(counts))
 
 
+def test_what_is_added_to_a_curve_has_the_anchor_of_its_finished_runs(chess) -> None:
+    """A LoRA of another seed would be another anchor. Forced, all is measured anew."""
+    lora = ("--anchor", "lora")
+    _, _, paths = chess(*lora)
+    before = [Result.load(path) for path in paths]
+    assert before[0].anchor["name"].startswith("a LoRA")
+    marked = {**before[0].anchor, "loss": 0.125}
+    for result, path in zip(before, paths, strict=True):
+        replace(result, anchor=marked).save(path)
+    _, _, paths = chess(*lora, "--seeds", "1")
+    assert [Result.load(path).anchor for path in paths] == [marked] * 4
+    of_text = chess("--anchor", "text:a game")[2]
+    assert {Result.load(path).anchor["name"] for path in of_text if path not in paths} == {"the text 'a game'"}
+    chess(*lora, "--seeds", "1", "--force")
+    assert {Result.load(path).anchor["loss"] for path in paths if "seed-0" in path.name} == {0.125}
+    assert 0.125 not in {Result.load(path).anchor["loss"] for path in paths if "seed-1" in path.name}
+
+
 def test_no_result_depends_on_the_token_budget_or_on_runs_at_once(chess) -> None:
     _, _, paths = chess()
     losses = [Result.load(p).held_out.loss for p in paths]
