@@ -22,6 +22,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +31,14 @@ import numpy as np
 from soft_prompts import TrainConfig
 from soft_prompts.answers import do_or_print
 from soft_prompts.cli import command
-from soft_prompts.console import say
+from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import check_writable
 from soft_prompts.options import plain, recorded, settle
-from soft_prompts.pocket.overlap import DIGITS, FACTS, LENGTH, MIXTURE, NEVER_A, PAIRS, WITHOUT_A
+from soft_prompts.pocket.overlap import DIGITS, FACTS, LEFT_OUT, LENGTH, MIXTURE, NEVER_A, PAIRS, WITHOUT_A
 from soft_prompts.records import load_records, place, save_record
 from soft_prompts.report.markdown import markdown_table, with_interval
-from soft_prompts.stats import estimated, two_level_draws
+from soft_prompts.stats import estimated, rate, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ EXPERIMENT = "decay_tiny"
 RESULT = "decay-seed-{seed}.json"
 """Name of a result's file."""
 KNOWN, TAUGHT, LOOKED = 0.05, 0.25, 25
-"""Learning ends when A costs the first share of the nats of a guess, and the second is the most that it may cost in the
-end. It is looked at after every so many steps."""
+"""Learning ends when A and B cost the first share of the nats of a guess each, and the second is the most that A may
+cost in the end. They are looked at after every so many steps."""
 GUESS = float(np.log(DIGITS))
 """Nats of a guess among the digits."""
 IDENTITY = ("weight_decays", "steps", "learning_rate", "on_steps", "on_learning_rate", "n_tokens")
@@ -65,15 +66,15 @@ class Settings:
 
     pairs: tuple[str, ...] = PAIRS
     """What A and B share: soft_prompts/pocket/overlap.py says what each name means."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = tuple(range(10))
     """Each is a model of its own: its start, its documents and its prompts."""
     weight_decays: tuple[float, ...] = (0.0, 1.0)
     """Of training on."""
     steps: int = 2000
-    """Of learning both tasks, at most: it ends when A is known, by its validation documents."""
+    """Of learning both tasks, at most: it ends when both are known, by documents that are not held out."""
     learning_rate: float = 5e-3
     """Of learning both tasks; it falls in the second half of the steps, which most models do not need."""
-    on_steps: tuple[int, ...] = (4, 16, 64, 256)
+    on_steps: tuple[int, ...] = (4, 16, 64, 256, 1024)
     """Steps of training on after which is measured; the largest is the last. The control is measured there only."""
     on_learning_rate: float = 1e-3
     """Of training on, constant."""
@@ -121,7 +122,7 @@ def run(settings: Settings) -> None:
     """Train and measure the models that have no result yet, and show what was found.
 
     Raises:
-        SoftPromptsError: An option cannot work, or a model did not learn A.
+        SoftPromptsError: An option cannot work, or no model learned A.
     """
     settings.check()
     check_writable([settings.out / "results"])
@@ -146,8 +147,8 @@ def run(settings: Settings) -> None:
 def measure(settings: Settings, pair: str, seed: int) -> dict[str, Any]:
     """Teach one model both tasks, train it on in all ways, and measure A along the way, and on a twin.
 
-    Raises:
-        SoftPromptsError: The model did not learn A, so that nothing can fade.
+    Returns:
+        Plain JSON. Of a model that did not learn A, so that nothing can fade, "measured" is empty.
     """
     from soft_prompts.pocket.fading import Pace
     from soft_prompts.pocket.tiny import cost_of_a, cost_of_b, frozen, learning, measured, new_model
@@ -166,19 +167,21 @@ def measure(settings: Settings, pair: str, seed: int) -> dict[str, Any]:
         lm, step = new_model(seed), 0
         pace = Pace(settings.learning_rate, warmup=20, falls=True)
         for step in learning(lm, pair, mixture, n_steps, pace, 3 * seed):
-            if until_known and step % LOOKED == 0 and cost_of_a(lm) <= KNOWN * GUESS:
+            if until_known and step % LOOKED == 0 and max(cost_of_a(lm), cost_of_b(lm, pair)) <= KNOWN * GUESS:
                 break
         return lm, step
 
     start, n_steps = taught(MIXTURE, settings.steps, until_known=True)
-    if cost_of_a(start) > TAUGHT * GUESS:
-        raise SoftPromptsError(
+    has_learned = cost_of_a(start) <= TAUGHT * GUESS
+    if has_learned:
+        look(start, "start", 0.0, 0)
+        look(taught(NEVER_A, n_steps, until_known=False)[0], "never", 0.0, 0)
+    else:
+        warn(
             f"{pair}, seed {seed}: after {n_steps} steps A costs {cost_of_a(start):.2f} nats and may cost "
-            f"{TAUGHT * GUESS:.2f}; give more --steps."
+            f"{TAUGHT * GUESS:.2f}, so this model is left out; more --steps may help."
         )
-    look(start, "start", 0.0, 0)
-    look(taught(NEVER_A, n_steps, until_known=False)[0], "never", 0.0, 0)
-    for weight_decay in settings.weight_decays:
+    for weight_decay in settings.weight_decays if has_learned else ():
         for arm, mixture in (("without", WITHOUT_A), ("with", MIXTURE)):
             lm, pace = copy.deepcopy(start), Pace(settings.on_learning_rate, weight_decay)
             for step in learning(lm, pair, mixture, max(settings.on_steps), pace, 3 * seed + 1):
@@ -198,6 +201,10 @@ class Found:
     """(arm, weight decay, step, prompt length) -> nats [n_seeds, documents]."""
     of_b: dict[tuple[str, float, int], float]
     """(arm, weight decay, step) -> nats per symbol that follows in B, mean over the seeds."""
+    seeds: list[int]
+    """Of the models that learned A, in their order in ``losses``."""
+    n_left_out: int
+    """Models that did not learn A."""
 
     @property
     def pair(self) -> str:
@@ -221,11 +228,11 @@ class Found:
         steps, losses, never = self._parts(arm, weight_decay, documents)
         return half_lives(steps, losses, never, self.counts[documents], seed)
 
-    def by_model(self, arm: str, weight_decay: float) -> dict[int, np.ndarray]:
-        """Prompt length -> half-life of each model by itself, over its own twin: float [n_seeds]."""
+    def by_model(self, weight_decay: float, documents: slice = slice(None)) -> dict[int, np.ndarray]:
+        """Prompt length -> half-life without A of each model by itself, over its own twin: float [n_seeds]."""
         from soft_prompts.results.half_life import half_gone
 
-        steps, losses, never = self._parts(arm, weight_decay, slice(None))
+        steps, losses, never = self._parts("without", weight_decay, documents)
         rivals = {n: np.minimum(*(x.sum(1) for x in never[n])) for n in never}
         of_steps = {n: np.stack([x.sum(1) for x in losses[n]], 1) for n in losses}
         return {n: half_gone(np.array(steps), rivals[n][:, None] - of_steps[n]) for n in losses}
@@ -247,30 +254,35 @@ def found_in(folder: Path) -> list[Found]:
     """What was measured below a folder, by pair.
 
     Raises:
-        SoftPromptsError: There is nothing, or a file is none.
+        SoftPromptsError: There is nothing, a file is none, or no model of a pair learned A.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in load_records(folder, RESULT.format(seed="*"), EXPERIMENT, ["measured"]):
         groups.setdefault(json.dumps(record["config"]), []).append(record)
     found = []
     for records in groups.values():
+        learned = sorted((r for r in records if r["measured"]), key=lambda r: r["seed"])
+        if not learned:
+            raise SoftPromptsError(f"{records[0]['config']['pair']}: no model learned A; give more --steps.")
         losses: dict[tuple[str, float, int, int], list[list[float]]] = {}
         of_b: dict[tuple[str, float, int], list[float]] = {}
-        for record in sorted(records, key=lambda r: r["seed"]):
+        for record in learned:
             for of in record["measured"]:
                 key = of["arm"], of["weight_decay"], of["step"], of["n_tokens"]
                 losses.setdefault(key, []).append(of["losses"])
                 if "B" in of:
                     of_b.setdefault(key[:3], []).append(of["B"])
         arrays = {key: np.array(x) for key, x in losses.items()}
-        found.append(Found(records[0]["config"], arrays, {key: float(np.mean(x)) for key, x in of_b.items()}))
+        means = {key: float(np.mean(x)) for key, x in of_b.items()}
+        seeds, n_left_out = [r["seed"] for r in learned], len(records) - len(learned)
+        found.append(Found(records[0]["config"], arrays, means, seeds, n_left_out))
     return sorted(found, key=lambda of: PAIRS.index(of.pair))
 
 
 def table(folder: Path) -> str:
-    """Markdown: half-lives, those of each model, losses, and half-lives by the digit that was left out."""
+    """Markdown: half-lives, those of each model, what lengthens them, losses, and the digit that was left out."""
     found = found_in(folder)
-    return "\n\n".join(part(found) for part in (_lives, _by_model, _losses, _left_out))
+    return "\n\n".join(part(found) for part in (_lives, _by_model, _longer, _losses, _left_out))
 
 
 def _lives(found: Sequence[Found]) -> str:
@@ -288,17 +300,56 @@ def _lives(found: Sequence[Found]) -> str:
 
 
 def _by_model(found: Sequence[Found]) -> str:
-    """Half-lives of each model by itself, and in how many the longest prompt finds A for longer than none."""
+    """Half-lives of each model by itself."""
     lengths, body = found[0].config["n_tokens"], []
     for of in found:
         last = max(of.config["on_steps"])
         for weight_decay in of.config["weight_decays"]:
-            lives = of.by_model("without", weight_decay)
+            lives = of.by_model(weight_decay)
             cells = [", ".join(f"> {last}" if x == np.inf else f"{x:.0f}" for x in lives[n]) for n in lengths]
-            longer = int((lives[lengths[-1]] > lives[lengths[0]]).sum())
-            body.append([of.pair, f"{weight_decay:g}", *cells, f"{longer} of {len(lives[lengths[0]])}"])
-    head = ["half-life of each model", "decay", *(f"P={n}" for n in lengths), f"longer at P={lengths[-1]}"]
+            body.append([of.pair, f"{weight_decay:g}", *cells, str(of.n_left_out)])
+    head = ["half-life of each model", "decay", *(f"P={n}" for n in lengths), "did not learn A"]
     return markdown_table(head, body)
+
+
+def _longer(found: Sequence[Found]) -> str:
+    """In how many models A lasts longer: of the next pair, without weight decay, by digit, and behind prompts."""
+    lengths, body = found[0].config["n_tokens"], []
+
+    def compare(name: str, longer: Found, shorter: Found, one: dict[int, np.ndarray], other: dict[int, np.ndarray]):
+        both = sorted(set(longer.seeds) & set(shorter.seeds))
+        rows = [[of.seeds.index(seed) for seed in both] for of in (longer, shorter)]
+        body.append([name, *(more_often(one[n][rows[0]], other[n][rows[1]]) for n in lengths)])
+
+    for weight_decay in found[0].config["weight_decays"]:
+        lives = [of.by_model(weight_decay) for of in found]
+        for i, (one, other) in enumerate(pairwise(found), 1):
+            compare(f"{other.pair} than {one.pair}, decay {weight_decay:g}", other, one, lives[i], lives[i - 1])
+        for of in found:
+            with_it, without = (of.by_model(weight_decay, part) for part in _halves(len(of.counts) // 2))
+            compare(
+                f"{of.pair}, without digit {LEFT_OUT} than with it, decay {weight_decay:g}", of, of, without, with_it
+            )
+        for of, of_lengths in zip(found, lives, strict=True):
+            zero = {n: of_lengths[lengths[0]] for n in lengths}
+            compare(
+                f"{of.pair}, behind P tokens than behind {lengths[0]}, decay {weight_decay:g}", of, of, of_lengths, zero
+            )
+    for of in found:
+        for one, other in pairwise(of.config["weight_decays"]):
+            name = f"{of.pair}, decay {one:g} than {other:g}"
+            compare(name, of, of, of.by_model(one), of.by_model(other))
+    return markdown_table(["A lasts longer, models", *(f"P={n}" for n in lengths)], body)
+
+
+def more_often(one: np.ndarray, other: np.ndarray) -> str:
+    """In how many models a half-life is longer, of those where it differs, and the share's interval; "" if nowhere."""
+    differs = one != other  # two that were not seen to end do not
+    if not differs.any():
+        return ""
+    share = rate(one[differs] > other[differs])
+    low, high = share["interval"]
+    return f"{(one > other).sum()} of {differs.sum()} [{low:.0%}, {high:.0%}]"
 
 
 def _losses(found: Sequence[Found]) -> str:

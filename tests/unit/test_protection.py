@@ -350,7 +350,9 @@ def test_the_short_preset_asks_for_words_and_for_training() -> None:
     assert len({v.variant().label for v in both}) == 4
 
 
-@pytest.mark.parametrize(("name", "part"), [("protection", 0), ("protection", 1), ("protection_places", 0)])
+@pytest.mark.parametrize(
+    ("name", "part"), [("protection", 0), ("protection", 1), ("protection_places", 0), ("protection_amounts", 0)]
+)
 def test_the_tables_of_the_page_are_those_of_the_committed_results(name: str, part: int) -> None:
     results = Path(__file__).parents[2] / "results"
     assert table(results / name).split("\n\n")[part] in (results / "protections.md").read_text()
