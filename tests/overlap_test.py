@@ -148,7 +148,7 @@ def measure(settings: Settings, pair: str, seed: int) -> dict[str, Any]:
     """Teach one model both tasks, train it on in all ways, and measure A along the way, and on a twin.
 
     Returns:
-        Plain JSON. Of a model that did not learn A, so that nothing can fade, "measured" is empty.
+        Plain JSON. A model that did not learn A, so that nothing can fade, is measured as it is and not trained on.
     """
     from soft_prompts.pocket.fading import Pace
     from soft_prompts.pocket.tiny import cost_of_a, cost_of_b, frozen, learning, measured, new_model
@@ -173,8 +173,8 @@ def measure(settings: Settings, pair: str, seed: int) -> dict[str, Any]:
 
     start, n_steps = taught(MIXTURE, settings.steps, until_known=True)
     has_learned = cost_of_a(start) <= TAUGHT * GUESS
+    look(start, "start", 0.0, 0)
     if has_learned:
-        look(start, "start", 0.0, 0)
         look(taught(NEVER_A, n_steps, until_known=False)[0], "never", 0.0, 0)
     else:
         warn(
@@ -261,7 +261,8 @@ def found_in(folder: Path) -> list[Found]:
         groups.setdefault(json.dumps(record["config"]), []).append(record)
     found = []
     for records in groups.values():
-        learned = sorted((r for r in records if r["measured"]), key=lambda r: r["seed"])
+        learned = [r for r in records if any(of["arm"] != "start" for of in r["measured"])]
+        learned.sort(key=lambda r: r["seed"])
         if not learned:
             raise SoftPromptsError(f"{records[0]['config']['pair']}: no model learned A; give more --steps.")
         losses: dict[tuple[str, float, int, int], list[list[float]]] = {}

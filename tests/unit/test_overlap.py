@@ -17,11 +17,9 @@ from soft_prompts.pocket.overlap import DIGITS, FIRST, LEFT_OUT, LENGTH, MIXTURE
 from soft_prompts.pocket.tiny import cost_of_a, cost_of_b, frozen, learning, measured, new_model
 from soft_prompts.training.recipe import TrainConfig
 from tests import overlap_test
-from tests.overlap_test import DEFAULT, Settings, config_of, figure, found_in, table
+from tests.overlap_test import DEFAULT, Settings, config_of, figure, found_in, more_often, table
 
 RESULTS = Path(__file__).parents[2] / "results"
-NOT_MEASURED = {"nothing shared"}
-"""The pairs that have no committed results yet; the page says so."""
 
 
 def numbers(row: np.ndarray, alphabet: np.ndarray) -> list[int]:
@@ -147,7 +145,7 @@ def test_a_model_is_measured_as_it_is_and_stays_so() -> None:
 
 def tiny_records(folder: Path, pair: str = "translated") -> None:
     """Three made-up models: A fades with a half-life of 10 steps, behind a prompt with one of 40."""
-    settings = Settings(n_tokens=(0, 1), weight_decays=(0.0,))
+    settings = Settings(n_tokens=(0, 1), weight_decays=(0.0,), on_steps=(4, 16, 64, 256))
     config = config_of(settings, pair)
     guess = float(np.log(DIGITS))
     for seed in (0, 1, 2):
@@ -171,28 +169,71 @@ def tiny_records(folder: Path, pair: str = "translated") -> None:
 
 def test_the_tables_of_tiny_models_say_half_lives_losses_and_those_of_the_digit_left_out(tmp_path) -> None:
     tiny_records(tmp_path)
-    lives, by_model, losses, left_out = table(tmp_path).split("\n\n")
+    lives, by_model, longer, losses, left_out = table(tmp_path).split("\n\n")
     without, kept = lives.splitlines()[2:]
     assert without.startswith("| translated, without A | 0 | 10 [") and " | 40 [" in without and "| 4 [" in without
     assert kept.startswith("| translated, with A | 0 | > 256 [> 256, > 256] | > 256 [> 256, > 256] |  |")
     assert "| translated, as taught | 0.10 [" in losses and "| translated, never taught A | 9.00 [" in losses
     assert left_out.splitlines()[2].startswith("| translated | 0 | 10 [")
-    assert by_model.splitlines()[2] == "| translated | 0 | 10, 10, 10 | 40, 40, 40 | 3 of 3 |"
+    assert by_model.splitlines()[2] == "| translated | 0 | 10, 10, 10 | 40, 40, 40 | 0 |"
+    assert longer.splitlines()[2] == f"| translated, without digit {LEFT_OUT} than with it, decay 0 |  |  |"
+    behind, zero = "translated, behind P tokens than behind 0, decay 0", "3 of 3 [44%, 100%]"
+    assert longer.splitlines()[3] == f"| {behind} |  | {zero} |"
     assert len(figure(tmp_path).axes) == 1 and len(figure(tmp_path).legends[0].get_texts()) == 4
     (found,) = found_in(tmp_path)
     assert found.lives("without", 0.0)[1].steps == pytest.approx(40, rel=0.01)
     # One model forgets at once without a prompt, and one behind the prompt, which is then no longer life.
     found.losses["without", 0.0, 4, 0][1] = found.losses["without", 0.0, 4, 1][2] = 4 * 9.0
-    of_models = found.by_model("without", 0.0)
+    of_models = found.by_model(0.0)
     assert of_models[0][0] == pytest.approx(10, rel=0.01) and of_models[0][1] < 4
     assert of_models[1][:2] == pytest.approx([40, 40], rel=0.01) and of_models[1][2] < 4
-    assert overlap_test._by_model([found]).splitlines()[2].endswith("| 2 of 3 |")
+    assert f"| {behind} |  | 2 of 3 [21%, 94%] |" in overlap_test._longer([found])
 
 
-def test_a_model_that_did_not_learn_is_refused() -> None:
+def test_pairs_decays_and_digits_are_compared_model_by_model(tmp_path) -> None:
+    """Without a prompt, one model of the second pair forgets nothing, one all at once, and one all but the digit."""
+    for name, pair in (("one", "other clothes"), ("two", "translated")):
+        tiny_records(tmp_path / name, pair)
+        for path in (tmp_path / name).rglob("*.json"):
+            record = json.loads(path.read_text())
+            record["config"]["weight_decays"] = [0.0, 1.0]
+            record["measured"] += [{**of, "weight_decay": 1.0} for of in record["measured"] if of["step"]]
+            for of in record["measured"] if name == "two" else ():
+                if (of["arm"], of["n_tokens"]) == ("without", 0):
+                    kept, gone = [0.4] * 24, [4 * 9.0] * 24
+                    of["losses"] = (kept + kept, gone + gone, kept + gone)[0 if of["weight_decay"] else record["seed"]]
+            path.write_text(json.dumps(record))
+    last = json.loads((tmp_path / "two/results/x/decay-seed-2.json").read_text())
+    (path.parent / "decay-seed-7.json").write_text(json.dumps({**last, "seed": 7}))  # the first pair has none of it
+    rows = [line.strip("| ").split(" | ") for line in overlap_test._longer(found_in(tmp_path)).splitlines()]
+    without_prompt = {row[0]: row[1] for row in rows if len(row) > 1}
+    assert without_prompt["translated than other clothes, decay 0"] == "1 of 3 [6%, 79%]"
+    assert without_prompt["translated than other clothes, decay 1"] == "3 of 3 [44%, 100%]"
+    assert without_prompt["translated, decay 0 than 1"] == "0 of 3 [0%, 56%]"
+    assert without_prompt[f"translated, without digit {LEFT_OUT} than with it, decay 0"] == "0 of 2 [0%, 66%]"
+
+
+def test_a_half_life_that_was_not_seen_to_end_is_longer_than_any_other_and_like_its_equals() -> None:
+    never = np.inf
+    assert more_often(np.array([never, 3.0, 5.0, never]), np.array([9.0, 4.0, 5.0, never])) == "1 of 2 [9%, 91%]"
+    assert more_often(np.array([never]), np.array([never])) == ""
+
+
+def test_a_model_that_did_not_learn_is_counted_and_left_out(tmp_path, capsys) -> None:
     settings = Settings(steps=1, n_tokens=(0,), train=TrainConfig(steps=1, batch_size=2, max_tokens=LENGTH))
-    with pytest.raises(SoftPromptsError, match="after 1 steps A costs"):
-        overlap_test.measure(settings, "translated", 0)
+    found = overlap_test.measure(settings, "translated", 0)
+    assert {of["arm"] for of in found["measured"]} == {"start"}
+    assert "after 1 steps A costs" in " ".join(capsys.readouterr().err.split())
+    tiny_records(tmp_path)
+    (path, *_) = tmp_path.rglob("decay-seed-0.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "measured": found["measured"]}))
+    (of,) = found_in(tmp_path)
+    assert (of.seeds, of.n_left_out) == ([1, 2], 1)
+    assert overlap_test._by_model([of]).splitlines()[2] == "| translated | 0 | 10, 10 | 40, 40 | 1 |"
+    for other in path.parent.glob("*.json"):
+        other.write_text(path.read_text())
+    with pytest.raises(SoftPromptsError, match="translated: no model learned A; give more --steps"):
+        table(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -222,4 +263,4 @@ def test_the_committed_results_are_found_as_finished() -> None:
         assert records[path]["config"] == own
         assert path == RESULTS / overlap_test.place(own) / overlap_test.RESULT.format(seed=seed)
     found = {(r["config"]["pair"], r["seed"]) for r in records.values()}
-    assert found == {(p, s) for p in DEFAULT.pairs if p not in NOT_MEASURED for s in DEFAULT.seeds}
+    assert found == {(p, s) for p in DEFAULT.pairs for s in DEFAULT.seeds}
