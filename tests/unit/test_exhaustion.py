@@ -138,3 +138,12 @@ def test_half_the_steps_are_the_same_recipe_with_a_schedule_of_its_own() -> None
     run = Run("e", Documents(), "pocket", 4, 0, TrainConfig(steps=9), "float32", "half")
     assert (run.recipe.steps, run.config["train"]["steps"], run.config["control"]) == (4, 9, "half")
     assert run.recipe.lr_share(3) < 0.2  # nearly over
+
+
+def test_no_band_or_bar_reaches_below_a_loss_of_0() -> None:
+    """Three seeds that differ by nats leave everything open, but not that."""
+    curve = only_curve([trained(0, 4.0), *(trained(1, loss, seed) for seed, loss in enumerate((0.6, 0.7, 6.0)))])
+    assert curve.band[0][1] < 0 and curve.point(1).loss < curve.widths[1]
+    (ax, *_) = saturation_figure([curve]).axes
+    lowest = [path.vertices[:, 1].min() for collection in ax.collections for path in collection.get_paths()]
+    assert len(lowest) >= 2 and min(lowest) >= 0
