@@ -204,7 +204,7 @@ class Work:
             with CLOCK.stage("training"):
                 trained = train(bench, group, self.sweep.logs, checkpoints, crew, self._ahead(group))
             for state in trained:
-                saved = partial(save, state, bench, beside, out, len(group))
+                saved = partial(save, state, bench, beside, self.sweep, len(group))
                 crew.first_does(partial(self._finish, locks, checkpoints, state, saved))
                 if state.failure:
                     self.failures[state.run.path] = state.failure

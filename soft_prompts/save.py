@@ -16,28 +16,29 @@ from soft_prompts.results.provenance import provenance
 from soft_prompts.results.record import HeldOut, Result, check_behaviour
 from soft_prompts.results.snapshot import Use, save_prompt
 from soft_prompts.stopwatch import CLOCK
+from soft_prompts.sweep import Sweep
 from soft_prompts.tasks.base import Conditions, TaskScores
 from soft_prompts.training.state import TrainingState
 
 
-def save(state: TrainingState, bench: Bench, beside: Beside, out: Path, n_together: int) -> None:
+def save(state: TrainingState, bench: Bench, beside: Beside, sweep: Sweep, n_together: int) -> None:
     """Score a trained run and write all that it leaves: the result last, since it says that everything else is there.
 
     Args:
         state: The trained run.
         bench: The model and the held-out documents.
         beside: Data baselines and anchor on the held-out documents.
-        out: The folder above results/ and snapshots/.
+        sweep: Where files go, and whether results keep samples.
         n_together: How many runs were trained in the same forward passes.
 
     Raises:
         SoftPromptsError: A file cannot be written.
     """
-    run, loss, result_path = state.run, state.scores.loss, state.run.result_path(out)
+    run, loss, result_path = state.run, state.scores.loss, state.run.result_path(sweep.out)
     identity = {**run.config, "n_tokens": run.n_tokens, "seed": run.seed}
-    save_prompt(state.intervention, bench.model, identity, run.snapshot_path(out), _use(state, bench))
+    save_prompt(state.intervention, bench.model, identity, run.snapshot_path(sweep.out), _use(state, bench))
     with CLOCK.stage("scores"):
-        behaviour, not_scored = _behaviour(state, bench, result_path)
+        behaviour, not_scored = _behaviour(state, bench, result_path, sweep.samples)
     with CLOCK.stage("bits"):
         sizes, not_rounded = _sizes(state, bench)
     state.log.final(run, loss, behaviour.scores)
@@ -84,7 +85,9 @@ def _prequential(state: TrainingState) -> dict[str, float] | None:
     return {"documents": n_documents, "nats_before": float(state.nats_before), "nats_after": state.nats_after}
 
 
-def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[TaskScores, dict[str, str]]:
+def _behaviour(
+    state: TrainingState, bench: Bench, result_path: Path, with_samples: bool
+) -> tuple[TaskScores, dict[str, str]]:
     """What the task measures beside the loss, logged; nothing of a control, which is there for its loss.
 
     Whatever goes wrong in a task, the trained prompt and its loss are kept.
@@ -97,6 +100,8 @@ def _behaviour(state: TrainingState, bench: Bench, result_path: Path) -> tuple[T
         return TaskScores({}, []), {}
     try:
         scored = run.task.score(PromptedModel(bench, state.intervention, state.scores), bench.held_out)
+        if not with_samples:
+            scored = TaskScores(scored.scores, [])
         scores, samples = plain(scored.scores, "a score"), plain(scored.samples, "a sample")
         check_behaviour(scores, samples)
         for name, picture in scored.pictures.items():

@@ -82,6 +82,9 @@ class Sweep:
     shard: Literal["auto", "runs", "documents"] = "auto"
     """What the processes of `accelerate launch` share out. runs: each trains runs of its own. documents: all train the
     same runs, each on its part of a step's documents. auto: runs, if there are at least as many as processes."""
+    samples: bool = True
+    """Keep samples and pictures of what the model writes in the results. Off for models whose terms forbid to spread
+    them; scores do not change."""
     trust_remote_code: bool = False
     """Let a model run Python code that comes with it."""
     log: str = "tensorboard"

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "report": {"results"},
     "sweep": {"models", "tasks", "training"},
     "prepare": {"data", "engine", "models", "results", "sweep", "tasks", "training"},
-    "save": {"data", "engine", "prepare", "probes", "report", "results", "tasks", "training"},
+    "save": {"data", "engine", "prepare", "probes", "report", "results", "sweep", "tasks", "training"},
     "serving": {"data", "engine", "interventions", "models", "results", "tasks"},
     "inspect_provider": {"data", "serving", "tasks"},
     "export": {"models", "report", "results", "serving"},

@@ -500,11 +500,11 @@ def scored(folders, tmp_path, monkeypatch) -> Callable[..., list[Result]]:
         steps=2, batch_size=2, max_tokens=24, n_evaluations=0, eval_documents=3, validation_documents=2
     )
 
-    def run_with(behaviour: Callable[[], TaskScores], **known: object) -> list[Result]:
+    def run_with(behaviour: Callable[[], TaskScores], samples: bool = True, **known: object) -> list[Result]:
         monkeypatch.setattr(Scored, "behaviour", staticmethod(behaviour), raising=False)
         monkeypatch.setattr(Scored, "known", known)
         models = (str(folders["neox"]),)
-        return run(Sweep("scored", task, models, (0, 2), (0,), (), recipe, out=tmp_path))
+        return run(Sweep("scored", task, models, (0, 2), (0,), (), recipe, out=tmp_path, samples=samples))
 
     return run_with
 
@@ -518,6 +518,17 @@ def fails(error: BaseException) -> Callable[[], TaskScores]:
 
 SCORE = {"value": np.float32(0.5), "interval": [np.float64(0.25), 1], "n": np.int64(4)}
 GOOD = TaskScores({"right": SCORE, "by_kind": {"a": SCORE}}, [{"kind": "text", "text": "a", "continuation": "b"}])
+
+
+@pytest.mark.parametrize("samples", [True, False])
+def test_samples_and_pictures_are_kept_unless_they_are_not_wanted(scored, tmp_path, samples: bool) -> None:
+    drawn = replace(GOOD, pictures={"drawn": np.zeros((2, 2, 3), np.uint8)})
+    for result in scored(lambda: drawn, samples):
+        assert result.scores["right"]["value"] == 0.5
+        assert [sample["continuation"] for sample in result.samples] == ["b"] * samples
+    assert len(list(tmp_path.rglob("*.drawn.png"))) == 2 * samples
+    logged = b"".join(path.read_bytes() for path in tmp_path.rglob("events*"))
+    assert (b"continuation" in logged) == samples
 
 
 def test_scores_of_numpy_are_saved(scored) -> None:
