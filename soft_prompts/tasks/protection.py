@@ -212,8 +212,10 @@ class Protection(Task):
             for n_bits in ROUNDED:
                 size = prompted.intervention.bits(n_bits)
                 rounded = replace(prompted, intervention=prompted.intervention.rounded(n_bits), known=None)
-                for name, examples in (("compliance", asked), ("validation", prompted.bench.validation)):
-                    scores[f"{name}_rounded"][f"{size} bits"] = share(complied(examples, replies(rounded, examples, 1)))
+                both = [*asked, *prompted.bench.validation]  # in the same passes
+                answered = complied(both, replies(rounded, both, 1))
+                scores["compliance_rounded"][f"{size} bits"] = share(answered[: len(asked)])
+                scores["validation_rounded"][f"{size} bits"] = share(answered[len(asked) :])
         samples = [
             {"kind": "text", "text": by_id[e.document].request, "continuation": of[0]}
             for e, of in zip(asked[:6], drawn, strict=False)

@@ -11,8 +11,9 @@ import pytest
 from soft_prompts.data.documents import Encoding, document_id
 from soft_prompts.data.example import IGNORE
 from soft_prompts.data.requests import Request, read_requests
-from soft_prompts.engine.prompted import Bench, unprompted
+from soft_prompts.engine.prompted import Bench, PromptedModel, unprompted
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.interventions.soft_prompt import SoftPrompt
 from soft_prompts.models.deltas import save_delta
 from soft_prompts.models.loading import load
 from soft_prompts.models.names import base_of, model_files
@@ -233,7 +234,7 @@ def test_the_anchor_is_the_model_as_it_was_and_must_have_the_same_tokenizer(chat
         replace(task, unprotected=str(folders["neox"])).anchor(of_chat)
 
 
-def test_scores_count_the_replies_of_the_model(chat, requests) -> None:
+def test_scores_count_the_replies_of_the_model(chat, requests, tmp_path) -> None:
     task = Protection(requests=requests, protections=("none",), asked=6, replies=3, pattern=".", refusal="^")
     of_none = bench(chat, task)
     everything_declines = task.score(unprompted(of_none), of_none.held_out).scores
@@ -242,6 +243,19 @@ def test_scores_count_the_replies_of_the_model(chat, requests) -> None:
     answers = replace(task, refusal="no such thing").score(unprompted(of_none), of_none.held_out)
     assert answers.scores["compliance"]["value"] == 1.0 and answers.scores["declined"]["value"] == 0.0
     assert answers.samples[0]["text"] in {r.request for r in read_requests(requests)}
+    # Rounded, held-out and validation requests are asked together, and each counts where it belongs: only the former
+    # have a pattern that their replies can have.
+    asked = {e.document for e in of_none.held_out[:6]}
+    patterns = {True: ".", False: "no reply has this"}
+    rows = [
+        {"request": r.request, "reply": r.reply, "group": r.group, "pattern": patterns[document_id(r.request) in asked]}
+        for r in read_requests(requests)
+    ]
+    apart = replace(task, requests=written(tmp_path / "apart.jsonl", rows), refusal="no such thing", pattern="")
+    behind = PromptedModel(of_none, SoftPrompt(chat.vocabulary[:2].float()))
+    scores = apart.score(behind, of_none.held_out).scores
+    assert {(s["value"], s["n"]) for s in scores["compliance_rounded"].values()} == {(1.0, 6)}
+    assert {(s["value"], s["n"]) for s in scores["validation_rounded"].values()} == {(0.0, len(of_none.validation))}
     task.check(of_none, 64)
     with pytest.raises(SoftPromptsError, match="a prompt of 500 tokens"):
         task.check(of_none, 500)
