@@ -7,7 +7,7 @@ documents is shown: one for all lengths and seeds. So has the default, so that t
 Expected: nothing beats the default by more than 0.05 nats. Averages and schedule-free steps come near it without
 knowing when they will end. What bounds a prompt's size loses where a prompt must force something unlikely.
 
-    python -m exploratory_tests.searches_test keys repetition
+    python -m exploratory_tests.searches_test --behaviours keys repetition
     python -m exploratory_tests.searches_test table results/searches
 
 schedule-free needs the package of this name: pip install --no-deps -r requirements-features.txt
@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import tyro
 
 from exploratory_tests.rivals_test import BEHAVIOURS
 from soft_prompts.answers import do_or_print
@@ -113,7 +112,7 @@ SEARCHES = {
 class Settings:
     """Options of the command line."""
 
-    behaviours: Annotated[tuple[str, ...], tyro.conf.Positional] = ("keys", "repetition", "skip")
+    behaviours: tuple[str, ...] = ("keys", "repetition", "skip")
     """Of those in exploratory_tests/rivals_test.py, the ones without conditions."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each has other starts and another order of documents."""

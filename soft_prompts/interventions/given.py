@@ -1,4 +1,4 @@
-"""Prompts that were trained before, here or with PEFT, as rows to start from or to measure."""
+"""Prompts that were trained before, here or with PEFT, to start from or to measure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from soft_prompts.errors import ODD_CONTENT, SoftPromptsError
+from soft_prompts.interventions.soft_prompt import PromptGenerator
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT calls the files of an adapter."""
@@ -55,6 +56,26 @@ def given_prompt(path: Path, vocabulary: Tensor, special: Collection[int]) -> Gi
     first = rows[0].to(vocabulary.device, vocabulary.dtype)  # a model in bfloat16 knows its embeddings so exactly only
     opener = next((i for i in sorted(special) if (vocabulary[i] == first).all()), None)
     return given if opener is None else Given(rows[1:], opener, before=False)
+
+
+def given_generator(path: Path) -> PromptGenerator | None:
+    """A trained prompt that depends on conditions. None: what lies there is something else.
+
+    Raises:
+        SoftPromptsError: It is a snapshot of one, but damaged.
+    """
+    if path.is_dir():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("kind") != PromptGenerator.__name__:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        made = PromptGenerator.from_config(PromptGenerator.config_of(tensors))
+        made.load_state_dict(tensors)
+    except (*ODD_CONTENT, OSError, SafetensorError, RuntimeError) as error:
+        raise SoftPromptsError(f"{path} cannot be read as a snapshot ({type(error).__name__}: {error}).") from error
+    return made
 
 
 def base_model(path: Path) -> str:

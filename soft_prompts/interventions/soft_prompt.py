@@ -175,6 +175,24 @@ class PromptGenerator(_Prompt):
         last = torch.randn((widths[-1], *initial.shape), generator=generator)
         self.out = nn.Parameter(last * condition_scale * widths[-1] ** 0.5)
 
+    @torch.no_grad()
+    def begin_with(self, other: PromptGenerator) -> None:
+        """Take over a trained generator: its hidden layers, and its tokens in the place of the first ones.
+
+        Raises:
+            ValueError: It has more tokens, tokens of another width, or other layers.
+        """
+        n_tokens, width = other.rows.shape
+        if n_tokens > len(self.rows) or width != self.rows.shape[1] or other.sizes != self.sizes:
+            raise ValueError(
+                f"it has {n_tokens} tokens of {width} numbers and layers of {other.sizes}, where at most "
+                f"{len(self.rows)} of {self.rows.shape[1]} and {self.sizes} are wanted"
+            )
+        unit = other.scale / self.scale
+        self.rows[:n_tokens] = other.rows * unit
+        self.out[:, :n_tokens] = other.out * unit
+        self.hidden.load_state_dict(other.hidden.state_dict())
+
     def forward(self, condition: Tensor) -> Tensor:
         hidden = condition.to(self.rows.dtype)  # [B, C]
         for layer in self.hidden:

@@ -78,7 +78,8 @@ class TrainConfig:
     """Text whose tokens a prompt starts from with --train.init text, repeated or cut to the prompt's length."""
     init_from: str = added_later("")
     """A trained prompt to start from: a snapshot, or a folder of PEFT's prompt tuning. It may be shorter; the tokens
-    behind it start as --train.init says. With --train.steps 0 it is measured as it is."""
+    behind it start as --train.init says. With --train.steps 0 it is measured as it is. A prompt with conditions begins
+    as one with the same layers; in a task with conditions, one without them stays without."""
     before: bool = added_later(False)
     """The prompt stands before the token that opens every text, not behind it: as PEFT does it with tokenizers that
     open texts by themselves. Only for tasks whose prompt stands at the front."""

@@ -15,7 +15,7 @@ from soft_prompts.data.example import Example
 from soft_prompts.engine.evaluate import TokenScores
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.interventions.base import Intervention
-from soft_prompts.interventions.given import given_prompt
+from soft_prompts.interventions.given import given_generator, given_prompt
 from soft_prompts.interventions.lora import LoRA
 from soft_prompts.interventions.noisy import NoisyPrompt
 from soft_prompts.interventions.soft_prompt import PromptGenerator, SoftPrompt, TokenwiseGenerator, initial_rows
@@ -163,12 +163,14 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     text = torch.tensor(model.tokenizer(config.init_text, add_special_tokens=False)["input_ids"], dtype=torch.long)
     rows = initial_rows(config.init, run.n_tokens, model.vocabulary, text, random)
     unit = model.scale if config.unit == "vocabulary" else 1.0
-    given = bool(config.init_from and run.n_tokens)
-    if given:
+    given, trained = bool(config.init_from and run.n_tokens), None
+    if given and n_conditions and (config.intervention, config.generator) == ("prompt", "shared"):
+        trained = given_generator(Path(config.init_from))
+    if given and not trained:
         rows = _begun(model, config, rows)
     if config.intervention == "words" and run.n_tokens:
         return Words(rows, unit, model.words)
-    if given:
+    if given and not trained:
         return SoftPrompt(rows, unit)
     if config.noise and n_conditions:
         raise SoftPromptsError("--train.noise is for prompts without conditions; leave it out for this task.")
@@ -178,7 +180,16 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
         return SoftPrompt(rows, unit)
     if config.generator == "tokenwise":
         return TokenwiseGenerator(rows.shape, n_conditions, config.width, random, unit)
-    return PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
+    made = PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
+    if trained:
+        try:
+            made.begin_with(trained)
+        except ValueError as error:
+            raise SoftPromptsError(
+                f"{config.init_from} is no start for this prompt: {error}; change --n-tokens, --train.width or "
+                f"--train.depth."
+            ) from error
+    return made
 
 
 def _begun(model: LanguageModel, config: TrainConfig, rows: Tensor) -> Tensor:

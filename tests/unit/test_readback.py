@@ -108,6 +108,32 @@ def test_training_starts_from_a_snapshot_and_new_tokens_stand_behind_it(tmp_path
     assert make_intervention(pocket, run_from(path, 0), 0).n_tokens == 0
 
 
+def test_a_prompt_with_conditions_goes_on_from_a_shorter_one(tmp_path, pocket) -> None:
+    random = torch.Generator().manual_seed(3)
+    given = PromptGenerator(pocket.vocabulary[[5, 9]] * 2, 0.5, (1, 8, 8), random)
+    path, of_two = tmp_path / "s.safetensors", torch.tensor([[0.25], [-1.0]])
+    save_prompt(given, pocket, {}, path)
+    run = run_from(path, 3, width=8, depth=2)
+    made = make_intervention(pocket, run, 1)
+    assert made.scale == pytest.approx(pocket.scale) and made.n_tokens == 3
+    torch.testing.assert_close(made(of_two)[:, :2], given(of_two))
+    assert (made(of_two)[0] != made(of_two)[1]).any()
+    cold = make_intervention(pocket, replace(run, train=replace(run.train, init_from="")), 1)
+    torch.testing.assert_close(made.rows[2], cold.rows[2])
+    assert not torch.allclose(made(of_two)[:, :2], cold(of_two)[:, :2])
+    for wrong in ({"n_tokens": 1}, {"train": replace(run.train, width=9)}):
+        with pytest.raises(SoftPromptsError, match="s.safetensors is no start for this prompt: it has 2 tokens"):
+            make_intervention(pocket, replace(run, **wrong), 1)
+    with pytest.raises(SoftPromptsError, match="holds a PromptGenerator, but only a prompt without conditions"):
+        make_intervention(pocket, replace(run, train=replace(run.train, generator="tokenwise")), 1)
+    with pytest.raises(SoftPromptsError, match="holds a PromptGenerator, but only a prompt without conditions"):
+        make_intervention(pocket, run, 0)
+    tensors = {**given.state_dict(), "out": given.out.detach()[:1].clone()}
+    safetensors.torch.save_file(tensors, path, {"kind": "PromptGenerator"})
+    with pytest.raises(SoftPromptsError, match="cannot be read as a snapshot"):
+        make_intervention(pocket, run, 1)
+
+
 def test_the_record_has_the_content_of_what_was_started_from_and_no_path(tmp_path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"1")
     config = run_from(tmp_path / "a.safetensors", 2).config
