@@ -307,10 +307,15 @@ def _by_model(found: Sequence[Found]) -> str:
         last = max(of.config["on_steps"])
         for weight_decay in of.config["weight_decays"]:
             lives = of.by_model(weight_decay)
-            cells = [", ".join(f"> {last}" if x == np.inf else f"{x:.0f}" for x in lives[n]) for n in lengths]
+            cells = [", ".join(_steps(x, last) for x in lives[n]) for n in lengths]
             body.append([of.pair, f"{weight_decay:g}", *cells, str(of.n_left_out)])
     head = ["half-life of each model", "decay", *(f"P={n}" for n in lengths), "did not learn A"]
     return markdown_table(head, body)
+
+
+def _steps(half_life: float, last: int) -> str:
+    """A half-life in words; without a gain to begin with there is nothing to lose."""
+    return "nothing to lose" if np.isnan(half_life) else f"> {last}" if half_life == np.inf else f"{half_life:.0f}"
 
 
 def _longer(found: Sequence[Found]) -> str:
@@ -345,12 +350,13 @@ def _longer(found: Sequence[Found]) -> str:
 
 def more_often(one: np.ndarray, other: np.ndarray) -> str:
     """In how many models a half-life is longer, of those where it differs, and the share's interval; "" if nowhere."""
-    differs = one != other  # two that were not seen to end do not
+    known = ~(np.isnan(one) | np.isnan(other))  # elsewhere there was nothing to lose
+    differs = known & (one != other)  # two that were not seen to end do not
     if not differs.any():
         return ""
     share = rate(one[differs] > other[differs])
     low, high = share["interval"]
-    return f"{(one > other).sum()} of {differs.sum()} [{low:.0%}, {high:.0%}]"
+    return f"{(one > other)[differs].sum()} of {differs.sum()} [{low:.0%}, {high:.0%}]"
 
 
 def _losses(found: Sequence[Found]) -> str:

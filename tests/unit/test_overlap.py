@@ -217,6 +217,8 @@ def test_a_half_life_that_was_not_seen_to_end_is_longer_than_any_other_and_like_
     never = np.inf
     assert more_often(np.array([never, 3.0, 5.0, never]), np.array([9.0, 4.0, 5.0, never])) == "1 of 2 [9%, 91%]"
     assert more_often(np.array([never]), np.array([never])) == ""
+    nothing = np.nan  # to lose
+    assert more_often(np.array([9.0, nothing, 7.0]), np.array([1.0, 2.0, nothing])) == "1 of 1 [21%, 100%]"
 
 
 def test_a_model_that_did_not_learn_is_counted_and_left_out(tmp_path, capsys) -> None:
