@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "searches"
 RESULT = "searches-seed-{seed}.json"
 """Name of a result's file."""
-RATES = (0.1, 0.3, 1.0)
-"""Learning rates that are tried, in units of an embedding's size."""
+RATES, USUAL = (0.1, 0.3, 1.0), 0.3
+"""Learning rates that are tried, in units of an embedding's size, and the default's."""
 
 
 def _adamw(parameters: Sequence[nn.Parameter], lr: float, **options: Any) -> Optimizer:
@@ -81,7 +81,7 @@ class Search:
     """A way to find a prompt: what it changes of the default recipe."""
 
     optimizer: Callable[[Sequence[nn.Parameter], float], Optimizer] = _adamw
-    rates: tuple[float, ...] = (0.3,)
+    rates: tuple[float, ...] = (USUAL,)
     schedule: Literal["cosine", "constant"] = "cosine"
     """Of the learning rate, behind a warm-up over 2 % of the steps."""
     averaged: float = 0.0
@@ -334,18 +334,24 @@ def table(folder: Path) -> str:
 
 
 def _of_behaviour(records: Sequence[dict[str, Any]]) -> str:
-    """The default's losses in a row, and below by how much the others are higher, with paired intervals."""
+    """The default's losses in a row, at the best of its rates, and below by how much those of its usual rate and the
+    others are higher, with paired intervals."""
     config = records[0]["config"]
     lengths, counts = config["n_tokens"], np.array(records[0]["counts"])
-    body, first = [], None
-    for name, rates in config["searches"].items():
-        best = min(rates, key=lambda rate: np.mean([of["validation"] for of in _entries(records, name, rate)]))
-        of_length = {n: _losses(records, name, best, n) for n in lengths}
-        first = first or of_length
-        cells = [f"{of_length[n].mean(0).sum() / counts.sum():.3f}" for n in lengths]
-        if of_length is not first:
-            cells = [with_interval(_above(of_length[n], first[n], counts), "+.3f") for n in lengths]
-        body.append([name, f"{best:g}" if len(rates) > 1 else f"{best:g} only", *cells])
+    asked = config["searches"]
+    chosen = {
+        name: min(rates, key=lambda rate: np.mean([of["validation"] for of in _entries(records, name, rate)]))
+        for name, rates in asked.items()
+    }
+    first, *others = chosen.items()
+    lowest = {n: _losses(records, *first, n) for n in lengths}
+    body = [[first[0], f"{first[1]:g}", *(f"{lowest[n].mean(0).sum() / counts.sum():.3f}" for n in lengths)]]
+    if first[1] != USUAL and USUAL in asked[first[0]]:
+        others = [(first[0], USUAL), *others]
+    for name, rate in others:
+        above = [_above(_losses(records, name, rate, n), lowest[n], counts) for n in lengths]
+        only = " only" if len(asked[name]) == 1 or name == first[0] else ""
+        body.append([name, f"{rate:g}{only}", *(with_interval(x, "+.3f") for x in above)])
     said = f"{config['behaviour']}, {config['train']['steps']} steps, {len(records)} seeds:"
     return f"{said}\n\n{markdown_table(['search', 'rate', *(f'P={n}' for n in lengths)], body)}"
 
