@@ -10,6 +10,7 @@ Expected: without a prompt the loss rises within tens of steps, and prompts brin
 keeps A alive, translations most; the digit that was left out fades faster. Weight decay shortens all half-lives. What
 is trained on with A keeps A.
 
+    python -m tests.overlap_test short                          # a model of each pair, for a first look
     python -m tests.overlap_test                                # makes its models, too
     python -m tests.overlap_test table results/decay_tiny       # half-lives and losses again, and a picture
     python -m tests.overlap_test --pairs translated --seeds 3 4 --on-steps 4 64 1024
@@ -21,7 +22,7 @@ import copy
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,8 @@ class Settings:
 
 
 DEFAULT = Settings()
+SHORT = replace(DEFAULT, seeds=(0,), on_steps=(4, 16, 64, 256))
+"""A model of each pair, for a first look."""
 
 
 def config_of(settings: Settings, pair: str) -> dict[str, Any]:
@@ -319,32 +322,36 @@ def _steps(half_life: float, last: int) -> str:
 
 
 def _longer(found: Sequence[Found]) -> str:
-    """In how many models A lasts longer: of the next pair, without weight decay, by digit, and behind prompts."""
-    lengths, body = found[0].config["n_tokens"], []
-
-    def compare(name: str, longer: Found, shorter: Found, one: dict[int, np.ndarray], other: dict[int, np.ndarray]):
-        both = sorted(set(longer.seeds) & set(shorter.seeds))
-        rows = [[of.seeds.index(seed) for seed in both] for of in (longer, shorter)]
-        body.append([name, *(more_often(one[n][rows[0]], other[n][rows[1]]) for n in lengths)])
-
-    for weight_decay in found[0].config["weight_decays"]:
-        lives = [of.by_model(weight_decay) for of in found]
-        for i, (one, other) in enumerate(pairwise(found), 1):
-            compare(f"{other.pair} than {one.pair}, decay {weight_decay:g}", other, one, lives[i], lives[i - 1])
+    """In how many models A lasts longer: of the next pair, by digit, behind prompts, and without weight decay."""
+    lengths, decays = found[0].config["n_tokens"], found[0].config["weight_decays"]
+    lives = {(of.pair, decay): of.by_model(decay) for of in found for decay in decays}
+    compared: dict[str, list[tuple[dict[int, np.ndarray], dict[int, np.ndarray]]]] = {}
+    for decay in decays:
+        for one, other in pairwise(found):
+            both = sorted(set(one.seeds) & set(other.seeds))
+            of_both = [
+                {n: lives[of.pair, decay][n][[of.seeds.index(seed) for seed in both]] for n in lengths}
+                for of in (other, one)
+            ]
+            compared[f"{other.pair} than {one.pair}, decay {decay:g}"] = [tuple(of_both)]
         for of in found:
-            with_it, without = (of.by_model(weight_decay, part) for part in _halves(len(of.counts) // 2))
-            compare(
-                f"{of.pair}, without digit {LEFT_OUT} than with it, decay {weight_decay:g}", of, of, without, with_it
-            )
-        for of, of_lengths in zip(found, lives, strict=True):
-            zero = {n: of_lengths[lengths[0]] for n in lengths}
-            compare(
-                f"{of.pair}, behind P tokens than behind {lengths[0]}, decay {weight_decay:g}", of, of, of_lengths, zero
-            )
-    for of in found:
-        for one, other in pairwise(of.config["weight_decays"]):
-            name = f"{of.pair}, decay {one:g} than {other:g}"
-            compare(name, of, of, of.by_model(one), of.by_model(other))
+            with_it, without = (of.by_model(decay, part) for part in _halves(len(of.counts) // 2))
+            compared[f"{of.pair}, without digit {LEFT_OUT} than with it, decay {decay:g}"] = [(without, with_it)]
+        for of in found:
+            here = lives[of.pair, decay]
+            of_none = {n: here[lengths[0]] for n in lengths}
+            for pair in (of.pair, "all pairs"):
+                name = f"{pair}, behind P tokens than behind {lengths[0]}, decay {decay:g}"
+                compared.setdefault(name, []).append((here, of_none))
+    for less, more in pairwise(decays):
+        for of in found:
+            for pair in (of.pair, "all pairs"):
+                of_decays = lives[of.pair, less], lives[of.pair, more]
+                compared.setdefault(f"{pair}, decay {less:g} than {more:g}", []).append(of_decays)
+    body = []
+    for name, parts in compared.items():
+        joined = [[np.concatenate([part[which][n] for part in parts]) for which in (0, 1)] for n in lengths]
+        body.append([name, *(more_often(one, other) for one, other in joined)])
     return markdown_table(["A lasts longer, models", *(f"P={n}" for n in lengths)], body)
 
 
@@ -432,4 +439,4 @@ def _draw(ax: Axes, of: Found) -> None:
 
 
 if __name__ == "__main__":
-    do_or_print(lambda: command(run, DEFAULT, __doc__, {}), table, figure)
+    do_or_print(lambda: command(run, DEFAULT, __doc__, {"short": SHORT}), table, figure)
