@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exploratory_tests import bits_test, learned_test, rates_test, rivals_test
+from exploratory_tests import bits_test, learned_test, rates_test, rivals_test, searches_test
 from soft_prompts.answers import check_folder, check_whole, run_or_print
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.records import save_record
@@ -19,6 +19,7 @@ TABLES = {
     "learned": learned_test.table,
     "rates": rates_test.table,
     "rivals": rivals_test.table,
+    "searches": searches_test.table,
 }
 
 
