@@ -257,7 +257,7 @@ def found_in(folder: Path) -> list[Found]:
     """What was measured below a folder, by pair.
 
     Raises:
-        SoftPromptsError: There is nothing, a file is none, or no model of a pair learned A.
+        SoftPromptsError: There is nothing, a file is none, or no model of any pair learned A.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in load_records(folder, RESULT.format(seed="*"), EXPERIMENT, ["measured"]):
@@ -267,7 +267,8 @@ def found_in(folder: Path) -> list[Found]:
         learned = [r for r in records if any(of["arm"] != "start" for of in r["measured"])]
         learned.sort(key=lambda r: r["seed"])
         if not learned:
-            raise SoftPromptsError(f"{records[0]['config']['pair']}: no model learned A; give more --steps.")
+            warn(f"{records[0]['config']['pair']} is left out: none of its {len(records)} models learned A.")
+            continue
         losses: dict[tuple[str, float, int, int], list[list[float]]] = {}
         of_b: dict[tuple[str, float, int], list[float]] = {}
         for record in learned:
@@ -280,6 +281,8 @@ def found_in(folder: Path) -> list[Found]:
         means = {key: float(np.mean(x)) for key, x in of_b.items()}
         seeds, n_left_out = [r["seed"] for r in learned], len(records) - len(learned)
         found.append(Found(records[0]["config"], arrays, means, seeds, n_left_out))
+    if not found:
+        raise SoftPromptsError(f"no model in {folder} learned A, so nothing could fade; give more --steps.")
     return sorted(found, key=lambda of: PAIRS.index(of.pair))
 
 

@@ -234,8 +234,11 @@ def test_a_model_that_did_not_learn_is_counted_and_left_out(tmp_path, capsys) ->
     assert overlap_test._by_model([of]).splitlines()[2] == "| translated | 0 | 10, 10 | 40, 40 | 1 |"
     for other in path.parent.glob("*.json"):
         other.write_text(path.read_text())
-    with pytest.raises(SoftPromptsError, match="translated: no model learned A; give more --steps"):
+    with pytest.raises(SoftPromptsError, match="no model in .* learned A, so nothing could fade; give more --steps"):
         table(tmp_path)
+    tiny_records(tmp_path / "other", "other clothes")
+    assert [of.pair for of in found_in(tmp_path)] == ["other clothes"]
+    assert "translated is left out: none of its 3 models learned A" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
