@@ -32,7 +32,7 @@ from soft_prompts.console import progress_bar, say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import check_writable
 from soft_prompts.options import recorded, settle
-from soft_prompts.records import load_records, place, save_record
+from soft_prompts.records import load_records, record_seeds
 from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import estimated, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
@@ -169,12 +169,8 @@ def run(settings: Settings) -> None:
 
     settle_process(torch.device("cpu"))
     for behaviour in settings.behaviours:
-        config = config_of(settings, behaviour)
-        for seed in settings.seeds:
-            path = settings.out / "results" / place(config) / RESULT.format(seed=seed)
-            if settings.force or not path.exists():
-                save_record(path, {"config": config, "seed": seed, **measured(settings, behaviour, seed)})
-                say(f"{behaviour}, seed {seed}: {path}")
+        of_seed = partial(measured, settings, behaviour)
+        record_seeds(settings.out, config_of(settings, behaviour), RESULT, settings.seeds, of_seed, settings.force)
     print(table(settings.out / "results" / EXPERIMENT))
     say(f"time: {in_words(CLOCK.read())}")
 

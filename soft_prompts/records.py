@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from soft_prompts.console import say
 from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import check_writable, safe_name, write_atomically
 from soft_prompts.models.names import model_files, model_name
@@ -77,6 +78,34 @@ def save_record(path: Path, values: dict[str, Any]) -> None:
 
     lines = [f"{json.dumps(key)}: {said(value)}" for key, value in values.items()]
     write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def record_seeds(
+    out: Path,
+    config: dict[str, Any],
+    name: str,
+    seeds: Sequence[int],
+    measure: Callable[[int], dict[str, Any]],
+    force: bool,
+) -> None:
+    """Measure, seed by seed, what has no record yet, and write it down.
+
+    Args:
+        out: The folder above results/.
+        config: As for ``place``.
+        name: Of the files, with "{seed}" in it.
+        seeds: Which are wanted.
+        measure: Gives what the record of a seed holds beside both.
+        force: Do again what has a record.
+
+    Raises:
+        SoftPromptsError: A file cannot be written.
+    """
+    for seed in seeds:
+        path = out / "results" / place(config) / name.format(seed=seed)
+        if force or not path.exists():
+            save_record(path, {"config": config, "seed": seed, **measure(seed)})
+            say(f"seed {seed}: {path}")
 
 
 def load_records(folder: Path, pattern: str, experiment: str, needed: Sequence[str]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.files import check_writable
 from soft_prompts.options import plain, recorded, settle
 from soft_prompts.pocket.overlap import DIGITS, FACTS, LEFT_OUT, LENGTH, MIXTURE, NEVER_A, PAIRS, WITHOUT_A
-from soft_prompts.records import load_records, place, save_record
+from soft_prompts.records import load_records, record_seeds
 from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import estimated, rate, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
@@ -135,14 +136,9 @@ def run(settings: Settings) -> None:
 
     settle_process(torch.device("cpu"))
     for pair in settings.pairs:
-        config = config_of(settings, pair)
-        for seed in settings.seeds:
-            path = settings.out / "results" / place(config) / RESULT.format(seed=seed)
-            if settings.force or not path.exists():
-                with CLOCK.stage("training"):
-                    values = measure(settings, pair, seed)
-                save_record(path, {"config": config, "seed": seed, **values})
-                say(f"{pair}, seed {seed}: {path}")
+        of_seed = partial(measure, settings, pair)
+        with CLOCK.stage("training"):
+            record_seeds(settings.out, config_of(settings, pair), RESULT, settings.seeds, of_seed, settings.force)
     print(table(settings.out / "results" / EXPERIMENT))
     say(f"time: {in_words(CLOCK.read())}")
 

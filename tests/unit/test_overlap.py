@@ -15,6 +15,7 @@ from soft_prompts.errors import SoftPromptsError
 from soft_prompts.pocket import fading, overlap
 from soft_prompts.pocket.overlap import DIGITS, FIRST, LEFT_OUT, LENGTH, MIXTURE, PAIRS, SECOND, Sums
 from soft_prompts.pocket.tiny import cost_of_a, cost_of_b, frozen, learning, measured, new_model
+from soft_prompts.records import place, record_seeds
 from soft_prompts.training.recipe import TrainConfig
 from tests import overlap_test
 from tests.overlap_test import DEFAULT, Settings, config_of, figure, found_in, more_often, table
@@ -254,6 +255,22 @@ def test_what_is_no_result_is_refused(tmp_path) -> None:
         table(tmp_path)
 
 
+def test_seeds_that_have_a_record_are_not_measured_again_unless_forced(tmp_path) -> None:
+    config, asked = {"experiment": "e", "model": "m"}, []
+
+    def measure(seed: int) -> dict:
+        asked.append(seed)
+        return {"found": 10 * seed + len(asked)}
+
+    for seeds, force in (((1, 2), False), ((1, 2, 3), False), ((2,), True)):
+        record_seeds(tmp_path, config, "e-seed-{seed}.json", seeds, measure, force)
+    assert asked == [1, 2, 3, 2]
+    files = sorted((tmp_path / "results" / place(config)).iterdir())
+    assert [path.name for path in files] == ["e-seed-1.json", "e-seed-2.json", "e-seed-3.json"]
+    assert [json.loads(path.read_text())["found"] for path in files] == [11, 24, 33]
+    assert json.loads(files[2].read_text()) == {"config": config, "seed": 3, "found": 33}
+
+
 def test_the_page_has_the_tables_of_the_committed_results() -> None:
     page = (RESULTS / "decay.md").read_text()
     assert all(part in page for part in table(RESULTS / "decay_tiny").split("\n\n"))
@@ -266,6 +283,6 @@ def test_the_committed_results_are_found_as_finished() -> None:
         pair, seed = records[path]["config"]["pair"], records[path]["seed"]
         own = config_of(DEFAULT, pair)
         assert records[path]["config"] == own
-        assert path == RESULTS / overlap_test.place(own) / overlap_test.RESULT.format(seed=seed)
+        assert path == RESULTS / place(own) / overlap_test.RESULT.format(seed=seed)
     found = {(r["config"]["pair"], r["seed"]) for r in records.values()}
     assert found == {(p, s) for p in DEFAULT.pairs for s in DEFAULT.seeds}
