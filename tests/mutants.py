@@ -401,7 +401,6 @@ FAULTS = [
     *of(
         "report/plots.py",
         "test_exhaustion",
-        ("*np.maximum(curve.band, 0)", "*curve.band"),
         ("[below, curve.widths]", "curve.widths"),
         among="below_a_loss",
     ),

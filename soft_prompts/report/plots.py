@@ -104,8 +104,8 @@ def draw_losses(ax: Axes, curve: Curve, color: tuple, label: str) -> None:
     x, losses = [position(p.n_tokens) for p in curve.points], [p.loss for p in curve.points]
     ax.plot(x, losses, color=color, label=label)
     if curve.widths is not None:
-        below = np.minimum(losses, curve.widths)  # no loss is below 0, whatever three seeds leave open
-        ax.fill_between(x, *np.maximum(curve.band, 0), color=color, alpha=0.25, linewidth=0)
+        below = np.minimum(losses, curve.widths)  # bars end at 0, too
+        ax.fill_between(x, *curve.band, color=color, alpha=0.25, linewidth=0)
         ax.errorbar(x, losses, [below, curve.widths], fmt="none", ecolor=color, elinewidth=1.2, capsize=4)
     dots = [(position(p.n_tokens), loss) for p in curve.points for loss in p.losses]
     ax.plot(*zip(*dots, strict=True), ".", color=color)

@@ -254,9 +254,11 @@ class Curve:
 
     @cached_property
     def band(self) -> list[list[float]] | None:
-        """Low and high ends of a band around the K losses that holds all at once, see ``stats.band``. None if they do
-        not pair."""
-        return [ends.tolist() for ends in band(self.paired.losses, self.paired.draws)] if self._pairs else None
+        """Low and high ends of a band around the K losses that holds all at once, see ``stats.band``; no loss is below
+        0, whatever three seeds leave open. None if they do not pair."""
+        if not self._pairs:
+            return None
+        return [np.maximum(ends, 0).tolist() for ends in band(self.paired.losses, self.paired.draws)]
 
     @cached_property
     def gains(self) -> list[dict[str, Any] | None]:

@@ -143,7 +143,7 @@ def test_half_the_steps_are_the_same_recipe_with_a_schedule_of_its_own() -> None
 def test_no_band_or_bar_reaches_below_a_loss_of_0() -> None:
     """Three seeds that differ by nats leave everything open, but not that."""
     curve = only_curve([trained(0, 4.0), *(trained(1, loss, seed) for seed, loss in enumerate((0.6, 0.7, 6.0)))])
-    assert curve.band[0][1] < 0 and curve.point(1).loss < curve.widths[1]
+    assert curve.band[0][1] == 0 < curve.band[1][1] and curve.point(1).loss < curve.widths[1]
     (ax, *_) = saturation_figure([curve]).axes
     lowest = [path.vertices[:, 1].min() for collection in ax.collections for path in collection.get_paths()]
     assert len(lowest) >= 2 and min(lowest) >= 0
