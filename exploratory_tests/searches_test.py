@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,9 +30,8 @@ from soft_prompts.answers import do_or_print
 from soft_prompts.cli import command
 from soft_prompts.console import progress_bar, say
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable
 from soft_prompts.options import recorded, settle
-from soft_prompts.records import load_records, record_seeds
+from soft_prompts.records import begin, load_records, record_seeds
 from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import estimated, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
@@ -162,12 +161,7 @@ def run(settings: Settings) -> None:
         SoftPromptsError: An option cannot work, or the behaviour has conditions.
     """
     settings.check()
-    check_writable([settings.out / "results"])
-    import torch
-
-    from soft_prompts.models.cpu import settle_process
-
-    settle_process(torch.device("cpu"))
+    begin(settings.out, "cpu")
     for behaviour in settings.behaviours:
         of_seed = partial(measured, settings, behaviour)
         record_seeds(settings.out, config_of(settings, behaviour), RESULT, settings.seeds, of_seed, settings.force)
@@ -184,8 +178,6 @@ def measured(settings: Settings, behaviour: str, seed: int) -> dict[str, Any]:
     Raises:
         SoftPromptsError: The behaviour has conditions, or what it needs cannot be loaded.
     """
-    from dataclasses import replace
-
     from soft_prompts.engine.evaluate import evaluate
     from soft_prompts.prepare import Workbench
     from soft_prompts.results.provenance import provenance
@@ -267,7 +259,7 @@ class Searcher:
             parametrize.remove_parametrizations(self.prompt, "rows")
         if hasattr(self.optimizer, "eval"):
             self.optimizer.eval()  # schedule-free steps are taken elsewhere than where the result is
-        if self.mean is not None and self.search.averaged:
+        if self.mean is not None:
             with torch.no_grad():
                 self.prompt.rows.copy_(self.mean)
         return self.prompt

@@ -16,6 +16,19 @@ from soft_prompts.models.names import model_files, model_name
 from soft_prompts.options import settle
 
 
+def begin(out: Path, device: str) -> None:
+    """Refuse folders that cannot be written, and set the process up for the device.
+
+    Raises:
+        SoftPromptsError: A folder cannot be written, or there is no such device.
+    """
+    check_writable([out / name for name in ("results", "runs")])
+    from soft_prompts.models.cpu import settle_process
+    from soft_prompts.models.device import pick_device
+
+    settle_process(pick_device(device))
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """What such an experiment asks of its models."""
@@ -40,11 +53,7 @@ class ModelOptions:
         Raises:
             SoftPromptsError: A folder cannot be written, or there is no such device.
         """
-        check_writable([self.out / name for name in ("results", "runs")])
-        from soft_prompts.models.cpu import settle_process
-        from soft_prompts.models.device import pick_device
-
-        settle_process(pick_device(self.device))
+        begin(self.out, self.device)
 
     def config(self, experiment: str, model: str) -> dict[str, Any]:
         """What every record on a model depends on, as plain JSON."""

@@ -35,10 +35,9 @@ from soft_prompts.answers import do_or_print
 from soft_prompts.cli import command
 from soft_prompts.console import say, warn
 from soft_prompts.errors import SoftPromptsError
-from soft_prompts.files import check_writable
 from soft_prompts.options import plain, recorded, settle
 from soft_prompts.pocket.overlap import DIGITS, FACTS, LEFT_OUT, LENGTH, MIXTURE, NEVER_A, PAIRS, WITHOUT_A
-from soft_prompts.records import load_records, record_seeds
+from soft_prompts.records import begin, load_records, record_seeds
 from soft_prompts.report.markdown import markdown_table, with_interval
 from soft_prompts.stats import estimated, rate, two_level_draws
 from soft_prompts.stopwatch import CLOCK, in_words
@@ -129,12 +128,7 @@ def run(settings: Settings) -> None:
         SoftPromptsError: An option cannot work, or no model learned A.
     """
     settings.check()
-    check_writable([settings.out / "results"])
-    import torch
-
-    from soft_prompts.models.cpu import settle_process
-
-    settle_process(torch.device("cpu"))
+    begin(settings.out, "cpu")
     for pair in settings.pairs:
         of_seed = partial(measure, settings, pair)
         with CLOCK.stage("training"):
