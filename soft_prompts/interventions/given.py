@@ -58,8 +58,11 @@ def given_prompt(path: Path, vocabulary: Tensor, special: Collection[int]) -> Gi
     return given if opener is None else Given(rows[1:], opener, before=False)
 
 
-def given_generator(path: Path) -> PromptGenerator | None:
+def given_generator(path: Path) -> tuple[PromptGenerator, bool] | None:
     """A trained prompt that depends on conditions. None: what lies there is something else.
+
+    Returns:
+        The prompt, and whether it stands before the token that opens every text.
 
     Raises:
         SoftPromptsError: It is a snapshot of one, but damaged.
@@ -68,14 +71,16 @@ def given_generator(path: Path) -> PromptGenerator | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("kind") != PromptGenerator.__name__:
+            known = file.metadata() or {}
+            if known.get("kind") != PromptGenerator.__name__:
                 return None
+            before = json.loads(known.get("use", "{}")).get("behind") == "nothing"
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         made = PromptGenerator.from_config(PromptGenerator.config_of(tensors))
         made.load_state_dict(tensors)
     except (*ODD_CONTENT, OSError, SafetensorError, RuntimeError) as error:
         raise SoftPromptsError(f"{path} cannot be read as a snapshot ({type(error).__name__}: {error}).") from error
-    return made
+    return made, before
 
 
 def base_model(path: Path) -> str:

@@ -166,6 +166,8 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     given, trained = bool(config.init_from and run.n_tokens), None
     if given and n_conditions and (config.intervention, config.generator) == ("prompt", "shared"):
         trained = given_generator(Path(config.init_from))
+    if trained:
+        _stands_as_asked(config, trained[1])
     if given and not trained:
         rows = _begun(model, config, rows)
     if config.intervention == "words" and run.n_tokens:
@@ -183,7 +185,7 @@ def _prompt(model: LanguageModel, run: Run, n_conditions: int, random: torch.Gen
     made = PromptGenerator(rows, unit, (n_conditions, *[config.width] * config.depth), random)
     if trained:
         try:
-            made.begin_with(trained)
+            made.begin_with(trained[0])
         except ValueError as error:
             raise SoftPromptsError(
                 f"{config.init_from} is no start for this prompt: {error}; change --n-tokens, --train.width or "
@@ -204,12 +206,21 @@ def _begun(model: LanguageModel, config: TrainConfig, rows: Tensor) -> Tensor:
     n_given = len(given.rows)
     if n_given > len(rows):
         raise SoftPromptsError(f"{path} holds a prompt of {n_given} tokens; give --n-tokens of at least as many.")
-    if not config.steps and given.before != config.before:
-        where, remedy = ("before", "give") if given.before else ("behind", "leave out")
-        raise SoftPromptsError(
-            f"the prompt in {path} stands {where} the token that opens every text; {remedy} --train.before."
-        )
+    _stands_as_asked(config, given.before)
     return torch.cat([given.rows, rows[n_given:]])
+
+
+def _stands_as_asked(config: TrainConfig, before: bool) -> None:
+    """A start may stand anywhere. What is measured as it is must stand where it was trained.
+
+    Raises:
+        SoftPromptsError: It does not.
+    """
+    if not config.steps and before != config.before:
+        where, remedy = ("before", "give") if before else ("behind", "leave out")
+        raise SoftPromptsError(
+            f"the prompt in {config.init_from} stands {where} the token that opens every text; {remedy} --train.before."
+        )
 
 
 class Clock:

@@ -128,6 +128,11 @@ def test_a_prompt_with_conditions_goes_on_from_a_shorter_one(tmp_path, pocket) -
         make_intervention(pocket, replace(run, train=replace(run.train, generator="tokenwise")), 1)
     with pytest.raises(SoftPromptsError, match="holds a PromptGenerator, but only a prompt without conditions"):
         make_intervention(pocket, run, 0)
+    measured = replace(run, n_tokens=2, train=replace(run.train, steps=0))
+    make_intervention(pocket, measured, 1)
+    save_prompt(given, pocket, {}, path, Use(3, "nothing"))
+    with pytest.raises(SoftPromptsError, match="stands before the token that opens every text; give --train.before"):
+        make_intervention(pocket, measured, 1)
     tensors = {**given.state_dict(), "out": given.out.detach()[:1].clone()}
     safetensors.torch.save_file(tensors, path, {"kind": "PromptGenerator"})
     with pytest.raises(SoftPromptsError, match="cannot be read as a snapshot"):
