@@ -110,6 +110,14 @@
   const banded = (curve, fill) => (curve.band ? [Plot.areaY(points(curve), {x: "x", y1: (p) => curve.band[0][p.i], y2: (p) => curve.band[1][p.i], fill, fillOpacity: 0.2})] : []);
   const ended = (line, text, stroke) => Plot.text(points(line).slice(-1), {x: "x", y: "y", text: () => text, dy: -8, textAnchor: "end", fill: stroke, fontSize: 11});
 
+  /** Labels of level lines. Where lines are too near to be told apart, the lowest has its name and the others are counted. */
+  const named = (lines, near) => d3.sort(lines, ([, y]) => y).reduce((labels, [name, y]) => {
+    const last = labels.at(-1);
+    if (last && y - last.y < near) Object.assign(last, {y, more: last.more + 1});
+    else labels.push({name: name.slice(0, 40), y, more: 0});
+    return labels;
+  }, []);
+
   function drawLosses(place, curve) {
     const faint = "var(--faint)", all = [...curve.lengths, ...(curve.published?.lengths ?? [])];
     const own = [...curve.losses, ...(curve.band ?? []).flat(), ...(curve.published?.losses ?? []), ...curve.seeds.map(([, loss]) => loss)];
@@ -129,7 +137,7 @@
       caption: above.length ? `above: ${above.map(([name, y]) => `${name.slice(0, 40)} ${shown(y)}`).join(", ")}` : undefined,
       marks: [
         ...flat.map(([, y]) => Plot.ruleY([y], {stroke: faint, strokeDasharray: "4 3"})),
-        ...flat.map(([name, y]) => Plot.text([name.slice(0, 40)], {frameAnchor: "left", y: () => y, dx: 4, dy: -7, textAnchor: "start", fill: faint, fontSize: 11})),
+        Plot.text(named(flat, 0.05 * (domain[1] - domain[0])), {text: (l) => (l.more ? `${l.name} and ${l.more} more` : l.name), frameAnchor: "left", y: "y", dx: 4, dy: -7, textAnchor: "start", fill: faint, fontSize: 11}),
         ...(curve.published ? [Plot.line(points(curve.published), {x: "x", y: "y", stroke: faint}), Plot.dot(points(curve.published), {x: "x", y: "y", symbol: "times", stroke: faint, ariaLabel: (p) => `published (other documents and recipe), P = ${p.n}: ${shown(p.y)}`}), ended(curve.published, "published", faint)] : []),
         ...controls.flatMap((control, i) => [Plot.line(points(control), {x: "x", y: "y", stroke: COLORS[i + 1], strokeDasharray: "5 3"}), dots(control, control.name, COLORS[i + 1]), ended(control, control.name, COLORS[i + 1])]),
         ...banded(curve, COLORS[0]),

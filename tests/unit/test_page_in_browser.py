@@ -160,6 +160,22 @@ def test_the_published_curve_is_drawn_behind_ours_with_its_own_numbers(tmp_path)
 
 
 @needs_browser
+def test_level_lines_too_near_to_be_told_apart_have_one_label(tmp_path) -> None:
+    levels = {"uniform": 8.0, "unigram": 3.4, "trigram": 2.01, "bigram": 2.0}
+    beside = {"baselines": {name: baseline(y) for name, y in levels.items()}}
+    for n, loss in {0: 3.5, 4: 1.5}.items():
+        measured(n, loss, **beside).save(tmp_path / f"r/tokens-{n:04d}-seed-0.json")
+    (tmp_path / "report.html").write_text(report_page.page(collect([tmp_path / "r"], Filter())))
+    texts = "[...document.querySelectorAll('article .chart svg text')].map(t => t.textContent)"
+    with browser(tmp_path) as shown:
+        shown.open(tmp_path / "report.html")
+        shown.run("document.querySelector('article .chart').scrollIntoView()")
+        shown.wait(f"{texts}.length > 0")
+        labels = [text for text in shown.run(texts) if "gram" in text]
+    assert labels == ["bigram and 1 more", "unigram"]
+
+
+@needs_browser
 def test_tab_reaches_every_control_and_every_chart_once(opened) -> None:
     opened.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     opened.wait(  # a chart is drawn when it is in sight for a moment
