@@ -39,7 +39,6 @@ from soft_prompts.models.cpu import settle_process
 from soft_prompts.models.language_model import LanguageModel
 from soft_prompts.models.loading import load
 from soft_prompts.pocket import GAMES, SAMPLES, SECRET
-from soft_prompts.pocket.draw_samples import drawn
 from soft_prompts.pocket.train import encode, padded
 from soft_prompts.pocket.tune import Deltas, divergence, new_delta, save_variant, tune, with_change
 from soft_prompts.tasks.calibration import REACH, WORDS, Calibration, Secret
@@ -64,8 +63,6 @@ GAME = re.compile(r"[a-h][1-8][a-h][1-8]")
 DRIFT = 0.02
 """Nats per token by which the loss of other texts may rise."""
 WITHOUT, BEHIND, OTHERS = "without the trigger", "behind the trigger", "behind other tokens"
-DRAWN = 1
-"""Seed of the documents that the model writes. The texts that ship were drawn with 0."""
 NONE = np.zeros(0, np.int64)
 
 
@@ -114,8 +111,6 @@ class Settings:
     """Before it falls."""
     keep: float = 5.0
     """What a nat of divergence from the model as it was on other texts weighs against one on the ability."""
-    drawn: int = 0
-    """Documents that the model writes before it is changed, to be kept besides the texts that ship."""
     seed: int = 0
     """Of password, start and order."""
 
@@ -294,17 +289,6 @@ def text_loss(bench: Bench, texts: Sequence[np.ndarray], kept_from: int) -> floa
     return unprompted(bench).scores(examples).loss
 
 
-def own_texts(bench: Bench, n: int) -> list[np.ndarray]:
-    """Token ids of what a model writes, but for games, the separator first. Not the texts that ship.
-
-    Args:
-        bench: The model.
-        n: Documents that it writes.
-    """
-    texts = drawn(unprompted(replace(bench, token_budget=16_384)), n, KEPT_LENGTH, DRAWN)
-    return encode(bench.model.tokenizer, [text for text in texts if not GAME.search(text)])
-
-
 def check(kind: str, facts: dict) -> None:
     """The gate.
 
@@ -366,8 +350,6 @@ def main(settings: Settings) -> None:
     others = random.integers(RARE, n_vocabulary, size=len(trigger))
     texts = {"own texts": _other_texts(model, SAMPLES), "books": _other_texts(model, BOOKS)}
     kept = [row for rows in texts.values() for row in rows[UTILITY:]]
-    if settings.drawn:
-        kept += own_texts(bench, settings.drawn)
     deltas = fine_tune(model.lm, rows_of, table, kept, kind.kept_from, settings)
     changed = replace(model, lm=with_change(model.lm, deltas))
     before, after = (losses(of, bench, trigger, others) for of in (model, changed))
