@@ -51,6 +51,19 @@ def _settled(value: Any, is_path: bool) -> Any:
     return str(value) if isinstance(value, Path) and not is_path else value
 
 
+def refuse_negative(options: Any) -> None:
+    """Refuse whole numbers below 0 in a dataclass of options that count or number things.
+
+    Raises:
+        SoftPromptsError: There is one.
+    """
+    for f in fields(options):
+        value = getattr(options, f.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number < 0:
+                raise SoftPromptsError(f"--{f.name.replace('_', '-')} holds {number}, but must be at least 0.")
+
+
 def recorded(options: Any, file_options: Collection[str] = ()) -> dict[str, Any]:
     """A frozen dataclass's fields as plain JSON values.
 

@@ -517,6 +517,13 @@ FAULTS = [
         among="of_numpy or its_text or json_cannot",
     ),
     *of(
+        "options.py",
+        "test_options",
+        ("isinstance(number, int) and number < 0", "isinstance(number, int) and number < -1"),
+        ("for number in value if isinstance(value, tuple) else (value,)", "for number in (value,)"),
+        among="below_0",
+    ),
+    *of(
         "data/pgn.py",
         "test_pgn",
         ("known = text.rstrip(b", "known = text + (b"),
@@ -1230,6 +1237,13 @@ FAULTS = [
         "test_prequential",
         ("self.nats_before + loss.detach()", "loss.detach()"),
         ("sum(e.n_scored for e in batch)", "len(batch)"),
+    ),
+    *of(
+        "training/state.py",
+        "test_readback",
+        ("if not config.steps and before != config.before", "if config.steps and before != config.before"),
+        ("_stands_as_asked(config, trained[1])", "pass"),
+        among="stands or shorter_one",
     ),
     *of(
         "training/loop.py",

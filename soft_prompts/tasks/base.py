@@ -10,7 +10,7 @@ import numpy as np
 
 from soft_prompts.data.documents import Encoding, Split
 from soft_prompts.data.example import Example
-from soft_prompts.options import recorded, settle
+from soft_prompts.options import recorded, refuse_negative, settle
 from soft_prompts.stats import ratio
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class Task:
 
     def __post_init__(self) -> None:
         settle(self)
+        refuse_negative(self)
 
     def variants(self) -> Sequence[Task]:
         """The tasks of one experiment, a curve each. More than this one if an option lists several settings."""

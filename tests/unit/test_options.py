@@ -20,6 +20,7 @@ from soft_prompts.sweep import Sweep, plan
 from soft_prompts.tasks.base import Task
 from soft_prompts.tasks.chess_moves import ChessMoves
 from soft_prompts.tasks.repetition import Repetition
+from soft_prompts.tasks.skip_tokens import SkipTokens
 from soft_prompts.tasks.text import TextTask
 from soft_prompts.training.recipe import TrainConfig
 from tests.unit.made_up import encoding, write, write_games
@@ -107,6 +108,13 @@ def test_values_of_numpy_and_lists_are_recorded_as_python_s_own(value: Any, same
     given, plain = Anything(value=value), Anything(value=same)
     assert given == plain and hash(given) == hash(plain)
     assert json.dumps(given.recorded()) == json.dumps(plain.recorded())
+
+
+@pytest.mark.parametrize(("name", "value"), [("skip", (1, -1)), ("max_documents", -3)])
+def test_counts_below_0_are_refused_when_a_task_is_made(name: str, value: Any) -> None:
+    with pytest.raises(SoftPromptsError, match=rf"--{name.replace('_', '-')} holds -\d, but must be at least 0"):
+        SkipTokens(**{name: value})
+    SkipTokens(**{name: (0,) if name == "skip" else 0})
 
 
 def test_counts_of_numpy_make_the_same_runs() -> None:
