@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from soft_prompts.errors import SoftPromptsError
+from soft_prompts.models.attention import quick_attention
 from soft_prompts.models.spread import weight_of
 
 
@@ -127,7 +128,9 @@ class LanguageModel:
 
         Rows of different lengths are padded on the right.
         """
-        return self.lm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state.to(self.device)
+        with quick_attention(embeddings):
+            read = self.lm.base_model(inputs_embeds=embeddings, use_cache=False)
+        return read.last_hidden_state.to(self.device)
 
     def reader(self) -> Reader:
         """What reads texts piece by piece."""
@@ -227,7 +230,8 @@ class Reader:
         if self._cache is None:
             self._pieces.append(piece)
             return self._model.body(torch.cat(self._pieces, 1))[:, -piece.shape[1] :]
-        read = self._model.lm.base_model(inputs_embeds=piece, past_key_values=self._cache, use_cache=True)
+        with quick_attention(piece):
+            read = self._model.lm.base_model(inputs_embeds=piece, past_key_values=self._cache, use_cache=True)
         return read.last_hidden_state.to(self._model.device)
 
     def hand_out(self, row_of: Tensor) -> None:
