@@ -667,6 +667,22 @@ FAULTS = [
         among="end_token or batches or still_read or dropped",
     ),
     *of(
+        "models/attention.py",
+        "test_attention",
+        ("itemsize == 2", "itemsize == 4"),
+        ("rows.shape[1] <= SHORT", "rows.shape[1] < SHORT"),
+        (" and torch.is_grad_enabled()", ""),
+        ("SDPBackend.MATH", "SDPBackend.FLASH_ATTENTION"),
+    ),
+    *of(
+        "models/language_model.py",
+        "test_attention",
+        (
+            "with quick_attention(piece):",
+            "with __import__('contextlib').nullcontext():",
+        ),
+    ),
+    *of(
         "models/language_model.py",
         "test_model test_generate",
         (

@@ -32,8 +32,7 @@ def choose_kernels() -> str:
 
     torch's precision "medium" sends float32 products to oneDNN. On some processors that is more than twice as fast at
     full precision, on others it rounds its input to bfloat16. Which of the two this processor does is measured, on
-    products of
-    the shapes that models have: precision is never given up silently.
+    products of the shapes that models have: precision is never given up silently.
 
     Returns:
         "medium" if it is exact here, else "highest"; this is also what is set.
@@ -53,8 +52,8 @@ def keep_memory() -> bool:
     """Let the process keep the memory that tensors give back.
 
     Every forward pass takes and gives back the same hundreds of megabytes. If glibc returns large blocks to the system
-    in
-    between, as it does by default, every page is fetched, zeroed and mapped again: a quarter of a small model's time.
+    in between, as it does by default, every page is fetched, zeroed and mapped again: a quarter of a small model's
+    time.
 
     Returns:
         False if the C library cannot be told, because it is not glibc.
